@@ -69,6 +69,23 @@ class NotFound(QflowError):
     """It does not exist, or the caller may not know that it does."""
 
 
+def no_such(
+    field: str,
+    value: object,
+    reason: str,
+    description: str,
+    *,
+    resource: tuple[str, str] | None = None,
+) -> NotFound:
+    """Make the error for a field that names what there is not; `description` says what there is."""
+    return NotFound(
+        reason,
+        f"{field} {value}: {description}",
+        fields=[FieldViolation(field, description, reason)],
+        resource=resource,
+    )
+
+
 class AlreadyExists(QflowError):
     """It exists already, or the request id was used for another request."""
 

@@ -16,8 +16,8 @@ _KINDS: Final = {
     for name, kind in vars(errors).items()
     if isinstance(kind, type) and issubclass(kind, errors.QflowError)
 }
-# Helpers of several modules that make the one kind, with the place of the reason.
-_HELPERS: Final = {"invalid": 1}
+# Helpers of several modules: the kind that each makes, with the place of the reason.
+_HELPERS: Final = {"invalid": ("InvalidArgument", 1), "no_such": ("NotFound", 2)}
 
 
 def _reasons(path: Path) -> Iterator[tuple[str, str]]:
@@ -34,15 +34,16 @@ def _reasons(path: Path) -> Iterator[tuple[str, str]]:
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name | ast.Attribute):
             continue
         called = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-        at = 0 if called in _KINDS else _HELPERS.get(called)
-        if at is None or len(node.args) <= at:
+        if called not in _KINDS and called not in _HELPERS:
+            continue
+        kind, at = _HELPERS.get(called, (called, 0))
+        if len(node.args) <= at:
             continue
         given = node.args[at]
         reason = given.value if isinstance(given, ast.Constant) else None
         if isinstance(given, ast.Name):
             reason = named.get(given.id)
         if isinstance(reason, str) and reason.isupper():
-            kind = "InvalidArgument" if called in _HELPERS else called
             yield reason, "ResourceExhausted" if kind == "QuotaExceeded" else kind
 
 

@@ -11,12 +11,7 @@ from uuid import UUID
 import structlog
 
 from services.kit.caller import Caller
-from services.kit.errors import (
-    FailedPrecondition,
-    FieldViolation,
-    NotFound,
-    Unavailable,
-)
+from services.kit.errors import FailedPrecondition, FieldViolation, Unavailable, no_such
 from services.kit.pg import as_caller
 from services.orchestrator.domain.plan import Phase, Plan
 from services.orchestrator.domain.state import Run
@@ -163,11 +158,7 @@ def _place(run: Run, node_id: str) -> int:
             f"names a part of {run.plan.places[whole].id}, and parts are not steered one by one:"
             " name the whole before it begins, or the run"
         )
-    raise NotFound(
-        "NODE_NOT_FOUND",
-        f"node {node_id}: {what}",
-        fields=[FieldViolation("node", what, "NODE_NOT_FOUND")],
-    )
+    raise no_such("node", node_id, "NODE_NOT_FOUND", what)
 
 
 def _check_turn(run: Run, place: int, node_id: str) -> None:

@@ -15,8 +15,8 @@ from services.kit.errors import (
     AlreadyExists,
     FieldViolation,
     InvalidArgument,
-    NotFound,
     ResourceExhausted,
+    no_such,
 )
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller, transaction
@@ -196,13 +196,8 @@ async def _check_subject(db: Db, subject: Subject) -> None:
         ("owner", "member", subject.owner_id, "no such user is in the tenant; name one who is"),
     ):
         if not seen[field]:
-            reason = f"{kind.upper()}_NOT_FOUND"
-            raise NotFound(
-                reason,
-                f"{field}_id {of}: {fault}",
-                fields=[FieldViolation(f"{field}_id", fault, reason)],
-                resource=("user" if kind == "member" else kind, str(of)),
-            )
+            resource = "user" if kind == "member" else kind, str(of)
+            raise no_such(f"{field}_id", of, f"{kind.upper()}_NOT_FOUND", fault, resource=resource)
 
 
 def _is_repeated(before: StoredLimit, allowed: Allowed) -> bool:
@@ -221,12 +216,7 @@ async def _get(db: Db, name: str) -> StoredLimit:
     found = await stored.get_limit(db, name)
     if found is None:
         fault = "there is no such limit; ListLimits shows those there are"
-        raise NotFound(
-            "LIMIT_NOT_FOUND",
-            f"name {name}: {fault}",
-            fields=[FieldViolation("name", fault, "LIMIT_NOT_FOUND")],
-            resource=("limit", name),
-        )
+        raise no_such("name", name, "LIMIT_NOT_FOUND", fault, resource=("limit", name))
     return found
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 import structlog
 
 from services.kit.caller import Caller
-from services.kit.errors import FieldViolation, NotFound
+from services.kit.errors import NotFound, no_such
 from services.kit.idempotency import Replayed, RequestKey, do_once
 from services.kit.pg import Db, Pool, as_caller, transaction
 from services.kit.updates import check_etag
@@ -85,9 +85,6 @@ def _no_tenant(tenant_id: UUID) -> NotFound:
     fault = (
         "there is no such tenant; a user's own has the id of the user, a team's that of the team"
     )
-    return NotFound(
-        "TENANT_NOT_FOUND",
-        f"tenant_id {tenant_id}: {fault}",
-        fields=[FieldViolation("tenant_id", fault, "TENANT_NOT_FOUND")],
-        resource=("tenant", str(tenant_id)),
+    return no_such(
+        "tenant_id", tenant_id, "TENANT_NOT_FOUND", fault, resource=("tenant", str(tenant_id))
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 from uuid import UUID
 
-from services.kit.errors import FieldViolation, NotFound
+from services.kit.errors import FieldViolation, NotFound, no_such
 
 _REASON: Final = "VERSION_NOT_FOUND"
 _NO_ALIAS: Final = "ALIAS_NOT_FOUND"
@@ -25,9 +25,6 @@ def no_version(field: str, fault: str, *, of: tuple[str, UUID | None]) -> NotFou
 def no_alias(alias: str, *, workflow_id: UUID) -> NotFound:
     """Make the error for an alias that a workflow lacks."""
     fault = "the workflow has no such alias; ListWorkflowAliases shows those it has"
-    return NotFound(
-        _NO_ALIAS,
-        f"workflow_alias {alias}: {fault}",
-        fields=[FieldViolation("workflow_alias", fault, _NO_ALIAS)],
-        resource=("workflow", str(workflow_id)),
+    return no_such(
+        "workflow_alias", alias, _NO_ALIAS, fault, resource=("workflow", str(workflow_id))
     )

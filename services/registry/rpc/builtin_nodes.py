@@ -10,7 +10,7 @@ from qflow.registry.v1 import builtin_node_service_pb2_grpc as pb_grpc
 from qflow.registry.v1 import node_pb2
 from qflow.types import expression, to_text
 
-from services.kit.errors import FieldViolation, NotFound
+from services.kit.errors import no_such
 from services.registry.domain.builtins import BUILTINS, BY_ID, BuiltinNode
 
 _KINDS: Final = {
@@ -38,11 +38,8 @@ def builtin_node(node_id: UUID, version: int) -> node_pb2.Node | None:
         return None
     if version > 1:
         fault = "the node is built in and has version 1"
-        raise NotFound(
-            "VERSION_NOT_FOUND",
-            f"version {version}: {fault}",
-            fields=[FieldViolation("version", fault, "VERSION_NOT_FOUND")],
-            resource=("node", str(node_id)),
+        raise no_such(
+            "version", version, "VERSION_NOT_FOUND", fault, resource=("node", str(node_id))
         )
     return _to_pb(found)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from services.kit.caller import Caller
-from services.kit.errors import FieldViolation, NotFound
+from services.kit.errors import no_such
 from services.kit.pg import as_caller
 from services.registry.domain import setting_table as table
 from services.registry.domain.definition import WorkflowNode
@@ -35,10 +35,11 @@ async def get_effective_settings(
     place = next((each for each in definition.nodes if each.id == workflow_node), None)
     if place is None:
         fault = "the workflow has no such node at this version"
-        raise NotFound(
+        raise no_such(
+            "workflow_node",
+            workflow_node,
             "WORKFLOW_NODE_NOT_FOUND",
-            f"workflow_node {workflow_node}: {fault}",
-            fields=[FieldViolation("workflow_node", fault, "WORKFLOW_NODE_NOT_FOUND")],
+            fault,
             resource=("workflow", str(workflow_id)),
         )
     found = [_capped(each, deps.caps) for each in _of_node(place)]

@@ -27,6 +27,7 @@ from services.kit.errors import (
     PermissionDenied,
     ResourceExhausted,
     invalid,
+    no_such,
 )
 from services.kit.idempotency import Replayed, RequestKey, do_once, replay, write_once
 from services.kit.ids import uuid7
@@ -255,9 +256,4 @@ def _in_use(name: str, readers: list[tuple[UUID, str]]) -> FailedPrecondition:
 
 def _not_found(name: str) -> NotFound:
     fault = "there is no such variable; ListVariables shows those there are"
-    return NotFound(
-        "VARIABLE_NOT_FOUND",
-        f"name {name}: {fault}",
-        fields=[FieldViolation("name", fault, "VARIABLE_NOT_FOUND")],
-        resource=("variable", name),
-    )
+    return no_such("name", name, "VARIABLE_NOT_FOUND", fault, resource=("variable", name))

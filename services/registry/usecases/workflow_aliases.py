@@ -14,10 +14,10 @@ from services.kit.caller import Caller
 from services.kit.errors import (
     Conflict,
     FailedPrecondition,
-    FieldViolation,
     NotFound,
     PermissionDenied,
     ResourceExhausted,
+    no_such,
 )
 from services.kit.idempotency import Replayed, RequestKey, do_once, replay
 from services.kit.ids import uuid7
@@ -282,9 +282,4 @@ def _not_yours() -> PermissionDenied:
 
 def _not_found(workflow_id: UUID, name: str) -> NotFound:
     fault = "the workflow has no such alias; ListWorkflowAliases shows those it has"
-    return NotFound(
-        "ALIAS_NOT_FOUND",
-        f"alias {name}: {fault}",
-        fields=[FieldViolation("alias", fault, "ALIAS_NOT_FOUND")],
-        resource=("workflow", str(workflow_id)),
-    )
+    return no_such("alias", name, "ALIAS_NOT_FOUND", fault, resource=("workflow", str(workflow_id)))

@@ -12,36 +12,17 @@ import structlog
 from qflow.types import Type
 
 from services.kit.caller import Caller
-from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
-from services.kit.idempotency import (
-    Replayed,
-    RequestKey,
-    rehearse,
-    replay,
-    write_once,
-)
+from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument, no_such
+from services.kit.idempotency import Replayed, RequestKey, rehearse, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.kit.updates import check_mask, stale
-from services.registry.domain.definition import (
-    ERROR,
-    INFO,
-    NODES_MAX,
-    Checked,
-    Definition,
-    Finding,
-)
+from services.registry.domain.definition import ERROR, INFO, NODES_MAX, Checked, Definition, Finding
 from services.registry.domain.texts import description_from, name_from
 from services.registry.gateways.graph_checker import GraphChecker
 from services.registry.storage import variables, workflows
 from services.registry.storage.workflows import Workflow
-from services.registry.usecases.changes import (
-    NOBODY,
-    WORKFLOW,
-    check_changeable,
-    hold,
-    not_found,
-)
+from services.registry.usecases.changes import NOBODY, WORKFLOW, check_changeable, hold, not_found
 from services.registry.usecases.node_uses import check_nodes, check_workflow_not_in_templates
 from services.registry.usecases.signatures import Standing, pinned_to_others, standing_in
 
@@ -295,11 +276,8 @@ async def get_version(pool: Pool, caller: Caller, workflow_id: UUID, version: in
             return found
         head = await get_visible(db, workflow_id)
     fault = f"the workflow has versions 1 to {head.version}"
-    raise NotFound(
-        "VERSION_NOT_FOUND",
-        f"version {version}: {fault}",
-        fields=[FieldViolation("version", fault, "VERSION_NOT_FOUND")],
-        resource=("workflow", str(workflow_id)),
+    raise no_such(
+        "version", version, "VERSION_NOT_FOUND", fault, resource=("workflow", str(workflow_id))
     )
 
 

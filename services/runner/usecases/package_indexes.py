@@ -10,12 +10,7 @@ from uuid import UUID
 
 from services.kit.audit import tell_change
 from services.kit.caller import Caller, check_administers
-from services.kit.errors import (
-    FieldViolation,
-    InvalidArgument,
-    NotFound,
-    ResourceExhausted,
-)
+from services.kit.errors import ResourceExhausted, invalid, no_such
 from services.kit.idempotency import Replayed, RequestKey, do_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
@@ -140,18 +135,10 @@ def _check(url: str, *, username: str, secret_name: str, trusted: Sequence[str])
             f"the address {refused}; a private host has to be in the deployment's "
             "QFLOW_PACKAGE_INDEX_HOSTS"
         )
-        raise InvalidArgument(
-            "INDEX_URL_REFUSED",
-            f"url: {fault}",
-            fields=[FieldViolation("url", fault, "INDEX_URL_REFUSED")],
-        ) from None
+        raise invalid("url", "INDEX_URL_REFUSED", fault) from None
     if bool(username) != bool(secret_name):
         fault = "a user name and a secret come together; set both or neither"
-        raise InvalidArgument(
-            "CREDENTIAL_INCOMPLETE",
-            f"username: {fault}",
-            fields=[FieldViolation("username", fault, "CREDENTIAL_INCOMPLETE")],
-        )
+        raise invalid("username", "CREDENTIAL_INCOMPLETE", fault)
 
 
 async def _written(
@@ -168,12 +155,7 @@ async def _secret_id(db: Db, caller: Caller, name: str) -> UUID:
     found = await secrets.get(db, caller.tenant_id, name)
     if found is None:
         fault = "there is no such secret; SetSecret makes it"
-        raise NotFound(
-            "SECRET_NOT_FOUND",
-            f"secret_name {name}: {fault}",
-            fields=[FieldViolation("secret_name", fault, "SECRET_NOT_FOUND")],
-            resource=("secret", name),
-        )
+        raise no_such("secret_name", name, "SECRET_NOT_FOUND", fault, resource=("secret", name))
     return found.id
 
 
@@ -181,12 +163,7 @@ async def _found(db: Db, caller: Caller, name: str) -> PackageIndex:
     found = await stored.get(db, caller.tenant_id, name)
     if found is None:
         fault = "there is no such package index; ListPackageIndexes shows those there are"
-        raise NotFound(
-            "INDEX_NOT_FOUND",
-            f"name {name}: {fault}",
-            fields=[FieldViolation("name", fault, "INDEX_NOT_FOUND")],
-            resource=("package_index", name),
-        )
+        raise no_such("name", name, "INDEX_NOT_FOUND", fault, resource=("package_index", name))
     return found
 
 

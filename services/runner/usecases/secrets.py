@@ -10,12 +10,7 @@ from uuid import UUID
 
 from services.kit.audit import tell_change
 from services.kit.caller import Caller, check_administers
-from services.kit.errors import (
-    FailedPrecondition,
-    FieldViolation,
-    NotFound,
-    ResourceExhausted,
-)
+from services.kit.errors import FailedPrecondition, NotFound, ResourceExhausted, no_such
 from services.kit.idempotency import Replayed, RequestKey, do_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
@@ -244,12 +239,7 @@ async def _found(db: Db, caller: Caller, name: str) -> Secret:
     found = await stored.get(db, caller.tenant_id, name)
     if found is None:
         fault = "there is no such secret; ListSecrets shows those there are"
-        raise NotFound(
-            "SECRET_NOT_FOUND",
-            f"name {name}: {fault}",
-            fields=[FieldViolation("name", fault, "SECRET_NOT_FOUND")],
-            resource=("secret", name),
-        )
+        raise no_such("name", name, "SECRET_NOT_FOUND", fault, resource=("secret", name))
     return found
 
 

@@ -7,6 +7,7 @@ from bisect import insort
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
+from uuid import UUID
 
 import msgspec
 
@@ -187,21 +188,7 @@ def write_signal(run: Run, slot: int | None, t: Transition, signal: Signal, name
 
 def begin_child(run: Run, slot: int, t: Transition, fx: Effects) -> None:
     """Begin a sub-workflow: an execution of its own, in the shard of this one."""
-    plan = run.place(slot).sub
-    assert plan is not None
-    values, text = _inputs(run, slot, plan)
-    child = Run(
-        id=fx.new_id(),
-        plan=plan,
-        tenant_id=run.tenant_id,
-        created_by=run.created_by,
-        status=RunStatus.PENDING,
-        input_values=values,
-        input_text=text,
-        shard=run.shard,
-        parent=(run.id, slot),
-        options=run.options.of_children(run.id),
-    )
+    child = _child(run, slot, fx.new_id())
     before = run.records[slot]
     first = before is None or not before.begun
     place_row(
@@ -241,13 +228,19 @@ def limit_total(run: Run, slot: int, fx: Effects) -> None:
 
 def start_again(run: Run, slot: int, fx: Effects) -> None:
     """Start a sub-workflow whose row never came to be, under the id that was chosen for it."""
-    record, plan = run.records[slot], run.place(slot).sub
+    record = run.records[slot]
     assert record is not None
     assert record.child is not None
+    child = _child(run, slot, record.child)
+    fx.starts.append(Start(child, _child_row(run, slot, child)))
+
+
+def _child(run: Run, slot: int, child_id: UUID) -> Run:
+    plan = run.place(slot).sub
     assert plan is not None
     values, text = _inputs(run, slot, plan)
-    child = Run(
-        id=record.child,
+    return Run(
+        id=child_id,
         plan=plan,
         tenant_id=run.tenant_id,
         created_by=run.created_by,
@@ -258,7 +251,6 @@ def start_again(run: Run, slot: int, fx: Effects) -> None:
         parent=(run.id, slot),
         options=run.options.of_children(run.id),
     )
-    fx.starts.append(Start(child, _child_row(run, slot, child)))
 
 
 def _inputs(run: Run, slot: int, plan: Plan) -> tuple[dict[str, bytes], str]:

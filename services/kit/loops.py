@@ -35,9 +35,10 @@ async def wait_any(events: Sequence[asyncio.Event], seconds: float | None = None
     One future stands in the queues of all: a task for each event would cost ten times as much, and
     every loop of a service waits so.
     """
-    if any(event.is_set() for event in events):
-        await asyncio.sleep(0)
-        return
+    for event in events:
+        if event.is_set():
+            await asyncio.sleep(0)
+            return
     loop = asyncio.get_running_loop()
     woken: asyncio.Future[Literal[True]] = loop.create_future()
     queues = [event._waiters for event in events]  # noqa: SLF001  # what its own wait() does

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from datetime import timedelta
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from services.kit.ids import uuid_from_bytes
@@ -37,13 +38,27 @@ _RECORD_ONLY: Final = frozenset(
 )
 _GROUP_ONLY: Final = frozenset({"queued", "filling", "elements", "source"})
 _HELD: Final = frozenset({NodeStatus.PAUSED, NodeStatus.PENDING})
-_RUN_FIELDS: Final = [each.name for each in dataclasses.fields(Run) if each.name not in _RUN_ONLY]
-_RECORD_FIELDS: Final = [
-    each.name for each in dataclasses.fields(NodeRecord) if each.name not in _RECORD_ONLY
-]
-_GROUP_FIELDS: Final = [
-    each.name for each in dataclasses.fields(Group) if each.name not in _GROUP_ONLY
-]
+
+
+class _Fields:
+    """Fields of a class that are held against each other, all at once while they are the same."""
+
+    def __init__(self, of: type[Any], without: frozenset[str]) -> None:
+        fields = dataclasses.fields(of)
+        self._names = [each.name for each in fields if each.name not in without]
+        self._read = attrgetter(*self._names)
+
+    def unlike(self, mine: Any, theirs: Any) -> list[tuple[str, Any, Any]]:
+        """Give the fields in which two differ, with what each has there."""
+        a, b = self._read(mine), self._read(theirs)
+        if a == b:
+            return []
+        return [each for each in zip(self._names, a, b, strict=True) if each[1] != each[2]]
+
+
+_RUN_FIELDS: Final = _Fields(Run, _RUN_ONLY)
+_RECORD_FIELDS: Final = _Fields(NodeRecord, _RECORD_ONLY)
+_GROUP_FIELDS: Final = _Fields(Group, _GROUP_ONLY)
 
 
 class Checker:
@@ -216,11 +231,9 @@ class Checker:
             {},
         )
         rows = found.run
-        for name in _RUN_FIELDS:
-            mine, theirs = getattr(run, name), getattr(rows, name)
-            if name == "undo" and run.abandoned:
-                continue  # nothing is undone any more
-            assert mine == theirs, f"restored {name} of {run.id}: {mine} is {theirs} in the rows"
+        for name, mine, theirs in _RUN_FIELDS.unlike(run, rows):
+            undoes_nothing = name == "undo" and run.abandoned  # any more
+            assert undoes_nothing, f"restored {name} of {run.id}: {mine} is {theirs} in the rows"
         begun = {
             slot
             for slot in run.seeded  # what is held up is given its turn anew
@@ -229,13 +242,15 @@ class Checker:
         assert begun == rows.seeded, f"restored seeded: {begun} is {rows.seeded} in the rows"
         assert run.groups.keys() == rows.groups.keys(), "restored groups"
         for slot, group in run.groups.items():
-            for name in _GROUP_FIELDS:
-                a, b = getattr(group, name), getattr(rows.groups[slot], name)
-                assert a == b, f"restored {name} of group {slot}: {a} is {b} in the rows"
-        for mine, theirs in zip(run.records, rows.records, strict=True):
-            if mine is None or theirs is None:
-                assert mine is theirs, f"restored records: {mine} is {theirs} in the rows"
+            for name, mine, theirs in _GROUP_FIELDS.unlike(group, rows.groups[slot]):
+                raise AssertionError(
+                    f"restored {name} of group {slot}: {mine} is {theirs} in the rows"
+                )
+        for record, restored in zip(run.records, rows.records, strict=True):
+            if record is None or restored is None:
+                assert record is restored, f"restored records: {record} is {restored} in the rows"
                 continue
-            for name in _RECORD_FIELDS:
-                a, b = getattr(mine, name), getattr(theirs, name)
-                assert a == b, f"restored {name} of {mine.id}: {a} is {b} in the rows"
+            for name, mine, theirs in _RECORD_FIELDS.unlike(record, restored):
+                raise AssertionError(
+                    f"restored {name} of {record.id}: {mine} is {theirs} in the rows"
+                )

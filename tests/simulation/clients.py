@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from tests.simulation.processes import Orchestrator
     from tests.simulation.world import World
 
-OWNER: Final = UUID(int=7)
-OTHER: Final = UUID(int=9)  # of the same tenant
+OWNER: Final = graphs.id_of(7)
+OTHER: Final = graphs.id_of(9)  # of the same tenant
 _RETRY_S: Final = 0.1
 _SPREAD_S: Final = 3.0
 
@@ -218,7 +218,9 @@ class Clients:
         having = [each for each in ready if run_id in each.engine.core.runs]  # calls are forwarded
         orchestrator = self._world.chance.choice(having or ready)
         task = orchestrator.spawn(call(orchestrator))
-        await asyncio.wait({task})
+        over = self._world.loop.create_future()
+        task.add_done_callback(lambda _: _wake(over))
+        await over
         if task.cancelled():
             raise OSError
         task.result()
@@ -233,6 +235,11 @@ class Clients:
         self.steering.check()
         for run_id in self._world.cancelled:
             assert store.runs[run_id]["status"] == "cancelled", "I14: only cancelled can follow"
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 async def _watched(engine: Engine, run_id: UUID) -> None:

@@ -11,6 +11,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, Final, TypeVarTuple
 
 _Ts = TypeVarTuple("_Ts")
@@ -34,7 +35,7 @@ class _Soon(list[Any]):
 
     def cancel(self) -> None:
         """Leave it where it is: it is thrown away when its time comes."""
-        self[:3] = (None, None, None)
+        self[0] = None
 
     def cancelled(self) -> bool:
         return self[0] is None
@@ -60,6 +61,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._now = 0.0
         self._timers: list[tuple[float, int, _Soon]] = []
         self._timer_count = 0
+        # The library's own is a frame around this, of which a world has hundreds.
+        self.create_future = partial(asyncio.Future, loop=self)  # type: ignore[method-assign]
         self.turns = 0
         self.ends = False  # all that is left is being put away
         self.faults: list[dict[str, Any]] = []
@@ -68,13 +71,19 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._now
 
+    def create_task(
+        self, coro: Any, *, name: object = None, context: Context | None = None
+    ) -> asyncio.Task[Any]:
+        """Make a task, which costs less where it has a name: the library would count."""
+        return asyncio.Task(coro, loop=self, name=str(name or "a task"), context=context)
+
     def call_soon(
         self,
         callback: Callable[[*_Ts], object],
         *args: *_Ts,
         context: Context | None = None,
     ) -> Any:
-        handle = _Soon((callback, args, context or copy_context(), 0.0))
+        handle = _Soon((callback, args, copy_context() if context is None else context, 0.0))
         self._ready.append(handle)
         return handle
 
@@ -88,7 +97,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         context: Context | None = None,
     ) -> Any:
         when = self._now + delay
-        handle = _Soon((callback, args, context or copy_context(), when))
+        handle = _Soon((callback, args, copy_context() if context is None else context, when))
         self._timer_count += 1
         heapq.heappush(self._timers, (when, self._timer_count, handle))
         return handle
@@ -100,7 +109,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         *args: *_Ts,
         context: Context | None = None,
     ) -> Any:
-        handle = _Soon((callback, args, context or copy_context(), when))
+        handle = _Soon((callback, args, copy_context() if context is None else context, when))
         self._timer_count += 1
         heapq.heappush(self._timers, (when, self._timer_count, handle))
         return handle
@@ -117,12 +126,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 raise StuckError(f"{TURNS_MAX} turns, and there is no end")
             while timers and timers[0][2][0] is None:
                 pop(timers)
-            if not ready and not self._stopping:
-                if not timers:
-                    raise StuckError("every task waits for ever")
-                self._now = max(self._now, timers[0][0])
-            while timers and timers[0][0] <= self._now:
-                ready.append(pop(timers)[2])
+            if timers:
+                if not ready and not self._stopping and timers[0][0] > self._now:
+                    self._now = timers[0][0]
+                now = self._now
+                while timers and timers[0][0] <= now:
+                    ready.append(pop(timers)[2])
+            elif not ready and not self._stopping:
+                raise StuckError("every task waits for ever")
             for _ in range(len(ready)):
                 callback, args, context, _ = ready.popleft()
                 if callback is None:

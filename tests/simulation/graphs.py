@@ -7,9 +7,9 @@ each other: `oracle.py` does.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -37,28 +37,32 @@ _ANSWERS: Final = {"choice": "branch", "approval": "reply"}
 _VALUED: Final = (None, "signal", "workflow")  # kinds whose answer the oracle can tell
 
 
-def version_ids() -> list[UUID]:
+@cache
+def version_ids() -> Sequence[UUID]:
     """Give the node versions that graphs are made of."""
-    return [_id(10 + at) for at in range(_VERSIONS)]
+    return [id_of(10 + at) for at in range(_VERSIONS)]
 
 
-def node_ids() -> list[UUID]:
+@cache
+def node_ids() -> Sequence[UUID]:
     """Give the nodes of which those are versions, which limits may name: two of each."""
-    return [_id(100 + at) for at in range(_VERSIONS // 2)]
+    return [id_of(100 + at) for at in range(_VERSIONS // 2)]
 
 
+@cache
 def node_of(version_id: UUID) -> UUID:
     """Give the node that a version is of."""
     return node_ids()[version_ids().index(version_id) % (_VERSIONS // 2)]
 
 
+@cache
 def code_of(version_id: UUID) -> int:
     """Say which code a version has: one of each node has the same."""
     return version_ids().index(version_id) // 2
 
 
-def _id(number: int) -> UUID:
-    """Give an id of the class that the engine's ids have."""
+def id_of(number: int) -> UUID:
+    """Give an id of the class that the engine's ids have, which is quicker than the library's."""
     return uuid_from_bytes(number.to_bytes(_ID_BYTES))
 
 
@@ -317,7 +321,7 @@ class _Drawing:
             last = numbers[-1]["id"]
             outputs = [{"name": "result", "node_id": last, "output": "result"}]
         definition = Definition(
-            workflow_id=_id(1_000_000 + self.number),
+            workflow_id=id_of(1_000_000 + self.number),
             version=1,
             nodes=self.nodes,
             connections=self.connections,
@@ -338,7 +342,7 @@ class _Drawing:
                 python_version=self.python,
                 output_types=[{"name": "result", "type": _INT}],
             )
-        pins_id = _id(2_000_000 + self.number)
+        pins_id = id_of(2_000_000 + self.number)
         return compile_plan(definition, versions, pins_id=pins_id, plans=self.inner)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from uuid import UUID
 from services.orchestrator.domain.status import RUN_FINAL
 from services.orchestrator.storage import flush, limit_slots
 from tests.simulation import graphs
+from tests.simulation.oracle import read
 from tests.simulation.store import Refused, Row, Store
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _key(run: Row, limit: Row) -> str:
     """Give the key that a run has, told from its row."""
     key = [str(run["created_by"])] if limit["per_owner"] else []
     if limit["key_expression"]:
-        given = json.loads(run["input_data"]).get("x")
+        given = read(run["input_data"]).get("x")
         key.append(str(given % _KEYS) if isinstance(given, int) else "?")
     return " ".join(key)
 

@@ -10,12 +10,13 @@ from services.orchestrator.domain.amounts import NOTHING, Amounts
 from services.orchestrator.domain.plan import Phase
 from services.orchestrator.domain.transition import Transition
 from services.orchestrator.storage import quota_usage
+from tests.simulation import graphs
 from tests.simulation.store import Row, Store
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-LIMITED: Final = UUID(int=8)  # the tenant with a quota, where there is one
+LIMITED: Final = graphs.id_of(8)  # the tenant with a quota, where there is one
 _ABANDONED_S: Final = 60.0
 _COUNTED: Final = ("nodes", "cpu_us", "gb_us", "moved_bytes")
 

@@ -6,18 +6,22 @@ import gc
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final, Self
+from itertools import count, takewhile
+from typing import TYPE_CHECKING, Final, Self
 
+from tests.simulation import pages
 from tests.simulation.world import World, quiet
+
+if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
 
 # Comparing memory with the rows after every flush costs a quarter of all: seeds by the thousand do
 # so after some of their flushes, a seed that is replayed after each.
 COMPARED_EVERY: Final = 4
-_BLOCK: Final = 50
-_COLLECT_EVERY: Final = 10
+_GROWN: Final = 20  # worlds after which a process holds about all that it will ever hold
 
 
 @dataclass(slots=True)
@@ -36,11 +40,11 @@ class Report:
         self.failures += other.failures
 
 
-def live_through(seeds: Sequence[int]) -> Report:
+def live_through(seeds: Iterable[int]) -> Report:
     """Live through seeds, here and one after another."""
     quiet()
     report = Report()
-    with _collecting_seldom() as collect:
+    with _collecting() as collect:
         for seed in seeds:
             world = World(seed, compared_every=COMPARED_EVERY)
             try:
@@ -55,21 +59,51 @@ def live_through(seeds: Sequence[int]) -> Report:
     return report
 
 
-def live_through_all(count: int) -> Report:
-    """Live through the seeds from 0, on all processors."""
-    blocks = [range(at, min(at + _BLOCK, count)) for at in range(0, count, _BLOCK)]
-    report = Report()
+def live_through_all(seeds: int) -> Report:
+    """Live through the seeds from 0, on all processors.
+
+    Each process takes the next seed when it is done with one, so that they end together, and does
+    so for as long as there are any: what it did to begin with, it does once.
+    """
+    processes = os.cpu_count() or 1
     spawning = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawning) as pool:
-        for part in pool.map(live_through, blocks):
+    report = Report()
+    with ProcessPoolExecutor(
+        processes, spawning, initializer=_share, initargs=(spawning.Value("q", 0),)
+    ) as pool:
+        for part in pool.map(_live_through_next, [seeds] * processes):
             report.add(part)
     return report
+
+
+def _share(taken: Synchronized[int]) -> None:
+    """Have a process know how many seeds were taken, by all processes."""
+    global _taken  # noqa: PLW0603  # what processes share comes to them as they begin, or never
+    _taken = taken
+    quiet(for_good=True)
+
+
+_taken: Synchronized[int]
+
+
+def _live_through_next(seeds: int) -> Report:
+    return live_through(takewhile(lambda seed: seed < seeds, _untaken()))
+
+
+def _untaken() -> Iterator[int]:
+    for lived in count():
+        if lived == _GROWN:
+            pages.enlarge()
+        with _taken.get_lock():
+            seed = _taken.value
+            _taken.value += 1
+        yield seed
 
 
 def first_failure(count: int) -> tuple[int, str] | None:
     """Give the first seed that fails, and how; None where none of so many does."""
     quiet()
-    with _collecting_seldom() as collect:
+    with _collecting() as collect:
         for seed in range(count):
             try:
                 World(seed).run()
@@ -91,23 +125,21 @@ def trace_of(seed: int) -> str:
     return "\n".join(world.trace)
 
 
-class _collecting_seldom:  # noqa: N801  # reads as what it does
-    """A world is one large cycle: looked for every few worlds, it costs a fifth less.
+class _collecting:  # noqa: N801  # reads as what it does
+    """A world is one large cycle: looked for after each of them alone, it costs a tenth less.
 
-    All that was there before, modules for the most part, is not looked through each time.
+    What is still there after that is modules and graphs, which are there for good: nobody looks
+    through them again.
     """
 
     def __enter__(self) -> Self:
-        self._since = 0
         gc.disable()
-        gc.collect()
-        gc.freeze()
+        self()
         return self
 
     def __call__(self) -> None:
-        self._since += 1
-        if self._since % _COLLECT_EVERY == 0:
-            gc.collect()
+        gc.collect()
+        gc.freeze()
 
     def __exit__(self, *_: object) -> None:
         gc.unfreeze()

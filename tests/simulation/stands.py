@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from asyncio import events, mixins
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 from services.orchestrator.domain import dispatch
 from services.orchestrator.domain.transition import Transition
 from services.orchestrator.engine import journal, member, outlet, treasury
+from services.orchestrator.engine.database_clock import DatabaseClock
 from services.orchestrator.loops import limits, members, quotas, result_cache, sweep
 from services.orchestrator.storage import flush
 from services.orchestrator.usecases import limits as limit_usecases
@@ -18,6 +21,7 @@ from services.orchestrator.usecases import recover, runners
 from services.runner.gateways import attach
 from services.runner.usecases import membership
 from tests.simulation.database import transaction
+from tests.simulation.store import EPOCH
 from tests.simulation.wire import Channel
 
 if TYPE_CHECKING:
@@ -27,10 +31,18 @@ if TYPE_CHECKING:
 @contextmanager
 def stood_in(world: World) -> Iterator[None]:
     """Put the simulation's database, wire, ids and chance in the places of the real ones."""
+    loop = world.loop
     with ExitStack() as stack:
 
         def put(target: Any, name: str, value: Any) -> None:
-            stack.enter_context(patch.object(target, name, value))
+            stack.callback(setattr, target, name, getattr(target, name))
+            setattr(target, name, value)
+
+        # The library asks the kernel which process this is before it says which loop runs there,
+        # and is asked that 700 times in a world.
+        put(asyncio, "get_running_loop", lambda: loop)
+        put(events, "get_running_loop", lambda: loop)
+        put(mixins._LoopBoundMixin, "_get_loop", lambda _: loop)
 
         for module in (
             *(member, members, sweep, recover, runners, limits, limit_usecases),
@@ -40,6 +52,11 @@ def stood_in(world: World) -> Iterator[None]:
         put(limits, "uuid7", world.new_id)
         put(journal, "flush", _FLUSH)
         put(outlet, "uuid7", world.new_id)
+        put(
+            outlet,
+            "DatabaseClock",
+            lambda: DatabaseClock(lambda: EPOCH + timedelta(seconds=loop.time())),
+        )
         put(journal, "uuid7", world.new_id)
         put(dispatch, "datetime", SimpleNamespace(now=lambda _: world.store.clock()))
         put(member, "uuid7", world.new_id)

@@ -19,6 +19,7 @@ from services.orchestrator.domain.status import RUN_FINAL
 from services.orchestrator.storage import signals
 from services.orchestrator.usecases.controls import Controls
 from services.orchestrator.usecases.signals import Answer, Messenger, word_id_of
+from tests.simulation import graphs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from tests.simulation.processes import Orchestrator
     from tests.simulation.world import World
 
-STEERS: Final = cast("Caller", SimpleNamespace(user_id=UUID(int=7), tenant_id=UUID(int=7)))
+STEERS: Final = cast("Caller", SimpleNamespace(user_id=graphs.id_of(7), tenant_id=graphs.id_of(7)))
 _HELP_S: Final = 0.3
 
 

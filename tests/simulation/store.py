@@ -34,26 +34,28 @@ from services.orchestrator.domain.transition import Transition
 from services.orchestrator.storage import flush
 
 Row = dict[str, Any]
-# Columns of a node's row that its birth may leave empty.
-_EMPTY: Final = (
-    "runner_incarnation",
-    "output_data",
-    "output_file_id",
-    "error_type",
-    "error_message",
-    "error_stack_trace",
-    "error_detail",
-    "cpu_us",
-    "memory_peak_bytes",
-    "io_read_bytes",
-    "io_write_bytes",
-    "container_id",
-    "child_execution_id",
-    "cache_hit",
-    "started_at",
-    "completed_at",
-    "due_at",
-)
+# Columns of a node's row that its birth may leave as they are here.
+_EMPTY: Final[Row] = dict.fromkeys(
+    (
+        "runner_incarnation",
+        "output_data",
+        "output_file_id",
+        "error_type",
+        "error_message",
+        "error_stack_trace",
+        "error_detail",
+        "cpu_us",
+        "memory_peak_bytes",
+        "io_read_bytes",
+        "io_write_bytes",
+        "container_id",
+        "child_execution_id",
+        "cache_hit",
+        "started_at",
+        "completed_at",
+        "due_at",
+    )
+) | {"retry_count": 0, "delivery_count": 0}
 # What the query of open nodes adds, of one that has no attempt behind it and waits for nothing.
 _NO_ATTEMPTS: Final[Row] = {
     "earlier_cpu_us": 0,
@@ -108,6 +110,7 @@ class Store:
     def __init__(self, *, recording: bool = False) -> None:
         self.now_s = 0.0  # turned by the world
         self.skew_s = 0.0  # the server's clock may be set
+        self._shown_s, self._shown = 0.0, EPOCH
         self.members: dict[UUID, Lease] = {}
         self.runners: dict[UUID, Lease] = {}
         self.shards: dict[int, UUID | None] = dict.fromkeys(range(SHARDS))
@@ -146,7 +149,10 @@ class Store:
 
     def clock(self) -> datetime:
         """Give clock_timestamp()."""
-        return EPOCH + timedelta(seconds=self.now_s + self.skew_s)
+        seconds = self.now_s + self.skew_s
+        if seconds != self._shown_s:  # it is looked at many times in a moment
+            self._shown_s, self._shown = seconds, EPOCH + timedelta(seconds=seconds)
+        return self._shown
 
     # --- the flush ------------------------------------------------------------------------------
 
@@ -393,9 +399,7 @@ class Store:
 
     def _put_node(self, node: NodeInsert | NodePlaced | NodeCopy, columns: Row) -> None:
         row = {
-            **dict.fromkeys(_EMPTY),
-            "retry_count": 0,
-            "delivery_count": 0,
+            **_EMPTY,
             **node._asdict(),
             "workflow_execution_id": node.run_id,
             **columns,

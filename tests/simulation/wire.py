@@ -63,6 +63,25 @@ class Channel:
             self._call.cancel()
 
 
+class Line:
+    """One way of a call: frames that have arrived, and whoever waits for them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.frames: deque[Any] = deque()
+        self._loop = loop
+        self._waiting: asyncio.Future[None] | None = None
+
+    def moves(self) -> asyncio.Future[None]:
+        """Give what is done with the next thing that happens here; one alone waits for it."""
+        self._waiting = self._loop.create_future()
+        return self._waiting
+
+    def move(self) -> None:
+        """Wake whoever waits: a frame is there, or the call is over."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+
 class Call:
     """One Attach call with both its ends."""
 
@@ -72,10 +91,8 @@ class Call:
         self.silent = False  # frames vanish, and nobody is told
         self._network = network
         self._loop = asyncio.get_running_loop()
-        self._up: deque[Any] = deque()
-        self._down: deque[Any] = deque()
-        self._up_ready = asyncio.Event()
-        self._down_ready = asyncio.Event()
+        self._up = Line(self._loop)
+        self._down = Line(self._loop)
         self._due_up = self._due_down = 0.0
         self._status: tuple[grpc.StatusCode, str] | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -105,10 +122,9 @@ class Call:
                 self._loop.call_at(late, self._arrive_up, again)
 
     async def read(self) -> Any:
-        while not self._down and self._status is None:
-            self._down_ready.clear()
-            await self._down_ready.wait()
-        return self._down.popleft() if self._down else grpc.aio.EOF
+        while not self._down.frames and self._status is None:
+            await self._down.moves()
+        return self._down.frames.popleft() if self._down.frames else grpc.aio.EOF
 
     async def code(self) -> grpc.StatusCode:
         assert self._status is not None
@@ -141,17 +157,16 @@ class Call:
 
     async def _requests(self) -> AsyncIterator[Any]:
         while True:
-            while not self._up:
-                self._up_ready.clear()
-                await self._up_ready.wait()
-            yield self._up.popleft()
+            while not self._up.frames:
+                await self._up.moves()
+            yield self._up.frames.popleft()
 
     # --- between them ---------------------------------------------------------------------------
 
     def break_off(self, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
         """Lose the connection with all that is on its way."""
         if self._status is None:
-            self._down.clear()
+            self._down.frames.clear()
             self._finish(code, "the connection broke")
         if self._serving is not None and not self._serving.done():
             self._serving.cancel()
@@ -164,20 +179,20 @@ class Call:
 
     def _arrive_up(self, frame: Any) -> None:
         if self._status is None and not self.silent:
-            self._up.append(frame)
-            self._up_ready.set()
+            self._up.frames.append(frame)
+            self._up.move()
 
     def _arrive_down(self, frame: Any) -> None:
         if self._status is None and not self.silent:
             for observer in self._network.observers:
                 observer(frame)
-            self._down.append(frame)
-            self._down_ready.set()
+            self._down.frames.append(frame)
+            self._down.move()
 
     def _finish(self, code: grpc.StatusCode, details: str) -> None:
         if self._status is None:
             self._status = (code, details)
-            self._down_ready.set()
+            self._down.move()
             self._network.calls.remove(self)
 
     def _check(self) -> None:

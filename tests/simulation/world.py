@@ -271,6 +271,12 @@ class Plans:
         return {each: self.by_id[each] for each in ids}
 
 
-def quiet() -> None:
-    """Say nothing of what processes log: there are thousands of them."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+def quiet(*, for_good: bool = False) -> None:
+    """Say nothing of what processes log: there are thousands of them.
+
+    For good where nothing else runs in this process: loggers need not be made for each word then.
+    """
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        cache_logger_on_first_use=for_good or None,
+    )

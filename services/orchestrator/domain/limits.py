@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -58,8 +59,12 @@ class Claim(NamedTuple):
     slots: tuple[UUID, ...]
 
 
+@lru_cache(maxsize=1000)
 def compile_key(text: str) -> Expression | None:
-    """Compile a key; `ExpressionError` says what is wrong with it."""
+    """Compile a key, once: all limits are read again whenever one of them changes.
+
+    `ExpressionError` says what is wrong with it.
+    """
     return compile_expression(text, {INPUT}) if text else None
 
 

@@ -46,8 +46,7 @@ class RunRow:
     options: RunOptions = NO_OPTIONS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeRow:
+class NodeRow(NamedTuple):
     """What a row of node_executions says."""
 
     id: UUID

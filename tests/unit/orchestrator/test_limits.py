@@ -61,6 +61,10 @@ def test_a_key_is_the_text_of_what_its_expression_gives(text: str, expected: str
     assert expected == key_of(compile_key(text), values)
 
 
+def test_a_key_is_compiled_once_however_often_limits_are_read() -> None:
+    assert compile_key("input.x % 2") is compile_key("input.x % 2")
+
+
 def test_a_long_key_is_known_by_its_digest() -> None:
     key = compile_key("input.x")
     one, other = (key_of(key, {"x": b'"%s"' % (each * 500)}) for each in (b"a", b"b"))

@@ -15,13 +15,13 @@ from services.orchestrator.domain.partly import Partly, kept_names
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.reuse import Kept
 from services.orchestrator.domain.state import Failure, FileValue, NodeOutput
-from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.domain.undoing import Heir, Undoing
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution, NodeExecution
 from services.orchestrator.storage.recovery import split_object
 
 _ENDED_BADLY: Final = (NodeStatus.FAILED, NodeStatus.CANCELLED)
-_UNDID_NOTHING: Final = NODE_FINAL - {NodeStatus.COMPLETED}
 _MAY_STAND: Final = (NodeStatus.COMPLETED, NodeStatus.SKIPPED)
 _PARTS_MAX: Final = 10_000  # elements of maps that are taken over: one statement copies them
 
@@ -32,6 +32,7 @@ class Taken:
 
     kept: tuple[Kept, ...] = ()
     partly: tuple[Partly, ...] = ()  # maps that go on
+    undoes: bool = False  # some of it is the new run's to undo, and no other's
     # What places gave, by its name, where their rows hold it.
     recorded: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
 
@@ -42,8 +43,7 @@ class Found:
 
     wholes: Mapping[int, NodeExecution]
     parts: Mapping[int, Mapping[str, NodeStatus]]
-    undoes: bool = False  # it is open: what has a compensation may yet be undone
-    stands: bool = False  # it completed, and so stands what it did
+    undoing: Undoing
 
     def completed(self) -> set[int]:
         """Give the places that completed."""
@@ -60,31 +60,6 @@ class Found:
     def _end_of(self, at: int) -> tuple[int, int]:
         row = self.wholes[at]
         return row.revision, row.execution_order
-
-    def undone(self, plan: Plan) -> set[int]:
-        """Give the places whose compensation completed, or is under way, or may yet come."""
-        undone = set()
-        for at in plan.compensations:
-            target, row = plan.places[at].compensates, self.wholes.get(at)
-            runs = self.undoes if row is None else row.status not in _UNDID_NOTHING
-            if target is not None and runs:
-                undone.add(target)
-        return undone
-
-    def settled(self, plan: Plan) -> dict[int, tuple[int, ...]]:
-        """Give the compensations that no run makes which takes over from this one, by place.
-
-        What a run that completed did is nobody else's to undo, nor what it took over so itself; and
-        whoever skipped a compensation wanted that to stay.
-        """
-        settled: dict[int, tuple[int, ...]] = {}
-        for at in plan.compensations:
-            target, row = plan.places[at].compensates, self.wholes.get(at)
-            if target is not None and (
-                self.stands or (row is not None and row.status is NodeStatus.SKIPPED)
-            ):
-                settled[target] = (*settled.get(target, ()), at)
-        return settled
 
     def poisoned(self) -> set[int]:
         """Give the maps of which elements were put aside, whether that was borne or too much."""
@@ -118,8 +93,20 @@ async def look(db: Db, parent: Execution, plan: Plan) -> Found:
             wholes[plan.index[row.node_id]] = row
         else:
             parts.setdefault(plan.index[row.definition_node_id], {})[row.node_id] = row.status
-    stands = parent.status is RunStatus.COMPLETED
-    return Found(wholes, parts, undoes=not parent.final, stands=stands)
+    undone = {at: wholes[at].status for at in plan.compensations if at in wholes}
+    heir = await _heir(db, parent, plan) if plan.compensations else None
+    return Found(wholes, parts, Undoing(plan, parent.status, undone, heir))
+
+
+async def _heir(db: Db, parent: Execution, plan: Plan) -> Heir | None:
+    """Read who took over what a run left to undo, and which of that it leaves alone."""
+    found = await executions.find_heir(db, parent.id)
+    if found is None:
+        return None
+    names = [plan.places[at].id for at in plan.compensations]
+    rows = await executions.list_nodes(db, found.id, node_ids=names)
+    skipped = {row.node_id for row in rows if row.status is NodeStatus.SKIPPED}
+    return Heir(found.id, found.status, skipped)
 
 
 def standing(
@@ -132,8 +119,9 @@ def standing(
     another way. What was undone is there no more, whatever its row says: kept, it would be
     missing, and undone twice.
     """
+    _refuse_taken(found, in_part)
     going_on = {child for at in in_part for child in plan.children[at]}
-    gone = {*lost, *found.undone(plan), *reuse.below(plan, going_on)}
+    gone = {*lost, *found.undoing.undone(), *reuse.below(plan, going_on)}
     places = dict.fromkeys([*found.ended(), *sorted(in_part)])
     return reuse.closed(plan, [at for at in places if at not in gone])
 
@@ -174,12 +162,16 @@ async def take(
     parts = await executions.list_nodes(db, parent.id, node_ids=wanted, full=True) if maps else []
     _refuse_gone_files(parent, [*rows, *parts])
     trees = {at: _tree(plan, at, parts) for at in maps}
-    settled = found.settled(plan)
+    settled = found.undoing.settled()
     return Taken(
         kept=tuple(
             _kept(plan, at, wholes[at], trees.get(at, ()), settled.get(at, ())) for at in places
         ),
         partly=tuple(Partly(at, trees[at]) for at in stand if at in in_part),
+        undoes=bool(
+            found.undoing.passed() & found.completed() & wholes.keys()
+            or found.undoing.whole(in_part).intersection(stand)
+        ),
         recorded={
             row.node_id: split_object(row.output_data)
             for row in rows
@@ -192,6 +184,20 @@ def _is_spread(row: NodeExecution) -> bool:
     """Say whether what a place gave is held by the rows of its elements."""
     held = row.output_data is not None or row.output_file_id is not None
     return row.status is NodeStatus.COMPLETED and not held
+
+
+def _refuse_taken(found: Found, in_part: Collection[int]) -> None:
+    """Refuse to go on with a map that another run goes on with, and may undo as a whole."""
+    heir, taken = found.undoing.heir, found.undoing.whole(in_part)
+    if heir is not None and taken:
+        name = found.wholes[min(taken)].node_id
+        raise FailedPrecondition(
+            "TAKEN_OVER",
+            f"execution {heir.execution_id} took over the elements of {name}, and undoes them "
+            "where it fails: make a new run of that one, or name the map in from_nodes of "
+            "RerunExecution, which runs all of its elements again",
+            resource=("execution", str(heir.execution_id)),
+        )
 
 
 def _refuse_gone_files(parent: Execution, rows: Sequence[NodeExecution]) -> None:

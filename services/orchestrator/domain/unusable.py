@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 from uuid import UUID
 
 from services.orchestrator.domain.rows import NodeChange, RunChange, Transition, more
 from services.orchestrator.domain.state import ENGINE_ERROR, Failure, FileValue, Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
+
+UNREADABLE: Final = "the engine cannot read its rows"
 
 
 def checked(
@@ -40,7 +43,7 @@ def give_up(
     run_id: UUID,
     revision: int,
     open_nodes: Iterable[tuple[UUID, int]],
-    why: str = "the engine cannot read its rows",
+    why: str = UNREADABLE,
 ) -> Transition:
     """End a run by its rows alone, because no run can be made of them or that run be ended."""
     failure = Failure(error_type=ENGINE_ERROR, message=why)

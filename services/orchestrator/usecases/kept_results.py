@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -23,7 +24,8 @@ from services.orchestrator.storage.recovery import split_object
 
 _ENDED_BADLY: Final = (NodeStatus.FAILED, NodeStatus.CANCELLED)
 _MAY_STAND: Final = (NodeStatus.COMPLETED, NodeStatus.SKIPPED)
-_PARTS_MAX: Final = 10_000  # elements of maps that are taken over: one statement copies them
+_PARTS_MAX: Final = 100_000  # elements of maps that are taken over
+_READ_MAX: Final = 5_000  # of them in one piece, between which others have their turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +157,13 @@ async def take(
     if len(wanted) > _PARTS_MAX:
         raise FailedPrecondition(
             "TOO_MANY_ELEMENTS",
-            f"{len(wanted)} elements would be kept, and {_PARTS_MAX} can be; "
-            "RerunExecution from the map runs all of them again",
+            f"{len(wanted)} elements would be kept, and {_PARTS_MAX} can be; RerunExecution "
+            "from the map runs all of them again, ListNodeExecutions shows what was put aside",
             resource=("execution", str(parent.id)),
         )
-    parts = await executions.list_nodes(db, parent.id, node_ids=wanted, full=True) if maps else []
+    parts = await _parts(db, parent, [plan.places[at].id for at in maps], frozenset(wanted))
     _refuse_gone_files(parent, [*rows, *parts])
-    trees = {at: _tree(plan, at, parts) for at in maps}
+    trees = await asyncio.to_thread(_trees, plan, maps, parts)
     settled = found.undoing.settled()
     return Taken(
         kept=tuple(
@@ -178,6 +180,24 @@ async def take(
             if row.output_data is not None
         },
     )
+
+
+async def _parts(
+    db: Db, parent: Execution, places: Iterable[str], wanted: Collection[str]
+) -> list[NodeExecution]:
+    """Read those of the elements of maps that are wanted."""
+    parts: list[NodeExecution] = []
+    for place in places if wanted else ():
+        last = 0
+        while True:
+            some = await executions.list_parts(
+                db, parent.id, place, after_order=last, limit=_READ_MAX, full=True
+            )
+            parts += [row for row in some if row.node_id in wanted]
+            if len(some) < _READ_MAX:
+                break
+            last = some[-1].execution_order
+    return parts
 
 
 def _is_spread(row: NodeExecution) -> bool:
@@ -228,6 +248,12 @@ def _kept(
     assert row.id is not None
     assert (output is None) is (row.status is NodeStatus.SKIPPED or _is_spread(row))
     return Kept(at, row.id, output, parts, settled)
+
+
+def _trees(
+    plan: Plan, maps: Iterable[int], parts: Sequence[NodeExecution]
+) -> dict[int, tuple[KeptPart, ...]]:
+    return {at: _tree(plan, at, parts) for at in maps}
 
 
 def _tree(plan: Plan, at: int, rows: Sequence[NodeExecution]) -> tuple[KeptPart, ...]:

@@ -75,7 +75,7 @@ class Launch(NamedTuple):
     def kept_count(self) -> int:
         """How many results are taken over, each element by itself where it has a row."""
         whole = sum(each.size for each in self.kept)
-        return whole + sum(part.size for each in self.partly for part in each.parts)
+        return whole + sum(each.size for each in self.partly)
 
 
 async def launch(engine: Engine, caller: Caller, asked: Launch) -> Run:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from qflow.orchestrator.v1 import rerun_service_pb2
 
-from services.orchestrator.domain import compatibility
+from services.orchestrator.domain import compatibility, partly
 from tests import factories
 from tests.fakes.runner import Fail
 from tests.integration.orchestrator.conftest import Orchestra
@@ -133,10 +133,12 @@ async def test_what_a_completed_run_did_is_undone_by_no_other(
     hold_invariants(orchestra)
 
 
+@pytest.mark.parametrize("copies_max", [1, 500])
 async def test_what_a_failed_run_left_is_undone_by_one_rerun_alone(
-    orchestra: Orchestra, order: str
+    orchestra: Orchestra, order: str, copies_max: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the first that takes it over; others made of the same run pay and give back themselves."""
+    monkeypatch.setattr(partly, "COPIES_MAX", copies_max)  # one that begins in parts is refused too
     worker = Worker("ship", "refund")
     async with orchestra.running():
         async with (await orchestra.runner(worker)).attached():

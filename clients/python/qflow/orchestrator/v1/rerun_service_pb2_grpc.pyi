@@ -58,7 +58,7 @@ class RerunServiceStub:
     (`NODE_MISSING`); ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body, or
     `BUSINESS_KEY_IN_USE` where an open run has its business key. Also with
     FAILED_PRECONDITION where everything would be kept (`NOTHING_TO_RERUN`), a result to be kept was a file that is gone (`KEPT_FILES`:
-    name that node, or one before it), more than 10,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
+    name that node, or one before it), more than 100,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
     not fit (`NODE_INCOMPATIBLE`); INVALID_ARGUMENT for nodes that are not there and inputs that do not fit; NOT_FOUND
     (`VERSION_NOT_FOUND`) for a version that a node lacks.
     """
@@ -76,7 +76,7 @@ class RerunServiceStub:
     that had not begun run too, and so does all else that did not complete.
 
     Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined
-    (`NOTHING_QUARANTINED`), or more than 10,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
+    (`NOTHING_QUARANTINED`), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
     with a map that has a compensation, and would undo its elements where it fails (`TAKEN_OVER`: make a new run of that).
     """
     BatchCancelExecutions: _grpc.UnaryUnaryMultiCallable[_rerun_service_pb2.BatchCancelExecutionsRequest, _rerun_service_pb2.BatchCancelExecutionsResponse]
@@ -118,7 +118,7 @@ class RerunServiceAsyncStub(RerunServiceStub):
     (`NODE_MISSING`); ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body, or
     `BUSINESS_KEY_IN_USE` where an open run has its business key. Also with
     FAILED_PRECONDITION where everything would be kept (`NOTHING_TO_RERUN`), a result to be kept was a file that is gone (`KEPT_FILES`:
-    name that node, or one before it), more than 10,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
+    name that node, or one before it), more than 100,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
     not fit (`NODE_INCOMPATIBLE`); INVALID_ARGUMENT for nodes that are not there and inputs that do not fit; NOT_FOUND
     (`VERSION_NOT_FOUND`) for a version that a node lacks.
     """
@@ -136,7 +136,7 @@ class RerunServiceAsyncStub(RerunServiceStub):
     that had not begun run too, and so does all else that did not complete.
 
     Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined
-    (`NOTHING_QUARANTINED`), or more than 10,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
+    (`NOTHING_QUARANTINED`), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
     with a map that has a compensation, and would undo its elements where it fails (`TAKEN_OVER`: make a new run of that).
     """
     BatchCancelExecutions: _aio.UnaryUnaryMultiCallable[_rerun_service_pb2.BatchCancelExecutionsRequest, _rerun_service_pb2.BatchCancelExecutionsResponse]  # type: ignore[assignment]
@@ -187,7 +187,7 @@ class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
         (`NODE_MISSING`); ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body, or
         `BUSINESS_KEY_IN_USE` where an open run has its business key. Also with
         FAILED_PRECONDITION where everything would be kept (`NOTHING_TO_RERUN`), a result to be kept was a file that is gone (`KEPT_FILES`:
-        name that node, or one before it), more than 10,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
+        name that node, or one before it), more than 100,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
         not fit (`NODE_INCOMPATIBLE`); INVALID_ARGUMENT for nodes that are not there and inputs that do not fit; NOT_FOUND
         (`VERSION_NOT_FOUND`) for a version that a node lacks.
         """
@@ -217,7 +217,7 @@ class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
         that had not begun run too, and so does all else that did not complete.
 
         Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined
-        (`NOTHING_QUARANTINED`), or more than 10,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
+        (`NOTHING_QUARANTINED`), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
         with a map that has a compensation, and would undo its elements where it fails (`TAKEN_OVER`: make a new run of that).
         """
 

@@ -172,7 +172,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     scheduler = Scheduler(
         pool=engine_pool,
         starter=starter,
-        ends=RunEnds(engine, router, schedules_changed.set),
+        ends=RunEnds(watcher, schedules_changed.set),
         overlaps=overlaps,
     )
     webhook_key = read_or_make(settings.webhook_key_file)

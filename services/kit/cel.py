@@ -8,6 +8,8 @@ What the bounds are and why stands in `cel_shape`. A program may be used by seve
 from __future__ import annotations
 
 import importlib.util
+import json
+import math
 import re
 import sys
 import threading
@@ -33,6 +35,8 @@ VALUES_BYTES_MAX: Final = 65_536
 _VALUE_DEPTH_MAX: Final = 64
 _INTEGER_MIN: Final = -(2**63)
 _INTEGER_MAX: Final = 2**63 - 1
+_INTEGER_CHARS_MAX: Final = 20
+_LONG_INTEGER: Final = re.compile(rb"[0-9]{19}")  # or a text, or a fraction
 # One unit is about 5 ns; all of it is a fifth of a second at most.
 _COST_MAX: Final = 40_000_000
 # A byte that is looked at or copied, of the shortest elements of a list.
@@ -112,11 +116,10 @@ class Expression:
             raise ExpressionError(f"the values it reads have {size_bytes} bytes, {limit}")
         read, longest = {}, 0
         for name, text in texts.items():
-            try:
-                read[name] = orjson.loads(text)
-            except ValueError:
-                raise ExpressionError(f"the value of {name!r} is not JSON") from None
+            read[name] = _parsed(name, text)
             longest = max(longest, _longest(name, read[name]))
+            if _LONG_INTEGER.search(text):  # it came as a number that is only near it
+                _check_numbers(name, text)
         if _cost(self.shape, texts, longest) > _COST_MAX:
             raise ExpressionError(
                 f"over values of {size_bytes} bytes, {longest} elements at most in one of them, "
@@ -182,6 +185,34 @@ def _loaded() -> Any:
             spec.loader.exec_module(module)
             _library = sys.modules[_COMPILED] = module
     return _library
+
+
+def _parsed(name: str, text: bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        pass
+    try:
+        _check_numbers(name, text)
+    except ExpressionError:
+        raise
+    except (ValueError, RecursionError):
+        pass
+    raise ExpressionError(f"the value of {name!r} is not JSON")
+
+
+def _check_numbers(name: str, text: bytes) -> None:
+    """Refuse numbers that the language has not, as they stand in the text."""
+
+    def check_integer(digits: str) -> None:
+        if len(digits) > _INTEGER_CHARS_MAX or not _INTEGER_MIN <= int(digits) <= _INTEGER_MAX:
+            raise ExpressionError(f"{name!r} holds an integer of more than 64 bits")
+
+    def check_double(digits: str) -> None:
+        if math.isinf(float(digits)):
+            raise ExpressionError(f"{name!r} holds a number beyond the largest double")
+
+    json.loads(text, parse_int=check_integer, parse_float=check_double)
 
 
 def _longest(name: str, value: Any) -> int:

@@ -61,6 +61,9 @@ class App:
     figures: Sequence[Figures] = ()
     # What it leans on, as grpc.health tells.
     dependencies: Sequence[Dependency] = ()
+    # Called once every address is bound, before anything is answered and any loop runs: who cannot
+    # listen is nobody that others should reckon with.
+    join: Callable[[], Awaitable[None]] | None = None
     # Called once after health says NOT_SERVING and before calls are ended; bounded by 25 s.
     on_drain: Callable[[], Awaitable[None]] | None = None
     # Called last, when no call and no loop runs any more.
@@ -115,11 +118,20 @@ async def _run(name: str, build: Build, env: Mapping[str, str]) -> int:
     try:
         await stack.enter_async_context(traces.told(name, env))
         app = await stack.enter_async_context(build(env))
-        _on_signals(stop.set)
         if app.close is not None:
             stack.push_async_callback(app.close)
-        settle_garbage()
-        await _serve(name, app, stop, env, started)
+        probe = Health(name, app.dependencies)
+        await probe.set("", HealthCheckResponse.NOT_SERVING)
+        metrics_address = address_of(env, name)
+        calls = None if metrics_address is None else Calls()
+        servers = await _listen(app, probe, env, calls)
+        told = [*app.figures, *([calls.figures] if calls else [])]
+        async with scraped(metrics_address, told) as metrics:
+            if app.join is not None:
+                await app.join()
+            _on_signals(stop.set)
+            settle_garbage()
+            await _serve(app, servers, probe, stop, started=started, metrics=metrics)
     except BaseExceptionGroup as group:
         raise _cause(group) from None
     except asyncio.CancelledError:
@@ -130,13 +142,10 @@ async def _run(name: str, build: Build, env: Mapping[str, str]) -> int:
     return _OK
 
 
-async def _serve(
-    name: str, app: App, stop: asyncio.Event, env: Mapping[str, str], started: float
-) -> None:
-    probe = Health(name, app.dependencies)
-    await probe.set("", HealthCheckResponse.NOT_SERVING)
-    metrics_address = address_of(env, name)
-    calls = None if metrics_address is None else Calls()
+async def _listen(
+    app: App, probe: Health, env: Mapping[str, str], calls: Calls | None
+) -> list[BoundServer]:
+    """Bind all addresses; nothing is answered before the servers are started."""
     servers: list[BoundServer] = []
     pairs = [(app.listener, app.servicers)]
     if app.internal_listener is not None:
@@ -153,8 +162,19 @@ async def _serve(
             tracer=traces.tracer(),
         )
         servers.append(server)
-    told = [*app.figures, *([calls.figures] if calls else [])]
-    async with scraped(metrics_address, told) as metrics, asyncio.TaskGroup() as tasks:
+    return servers
+
+
+async def _serve(
+    app: App,
+    servers: Sequence[BoundServer],
+    probe: Health,
+    stop: asyncio.Event,
+    *,
+    started: float,
+    metrics: str | None,
+) -> None:
+    async with asyncio.TaskGroup() as tasks:
         recording = () if app.recorder is None else (app.recorder.write_until,)
         for loop in (*app.loops, *recording):
             tasks.create_task(_run_loop(loop, stop))

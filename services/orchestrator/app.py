@@ -39,7 +39,6 @@ from services.kit import traces
 from services.kit.at_rest import data_at_rest
 from services.kit.audit import Recorder
 from services.kit.env import EnvError
-from services.kit.errors import QflowError, Unavailable
 from services.kit.figures import caches, pools
 from services.kit.lane import Lanes
 from services.kit.listen import listen
@@ -48,7 +47,7 @@ from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.health import database
 from services.kit.run import App, Loop, listener
 from services.orchestrator.engine.engine import Engine
-from services.orchestrator.engine.journal import BROKEN, FencedError
+from services.orchestrator.engine.journal import FencedError
 from services.orchestrator.engine.member import Member
 from services.orchestrator.engine.shards import Shards
 from services.orchestrator.engine.treasury import Treasury
@@ -63,6 +62,7 @@ from services.orchestrator.loops.quotas import keep_quotas
 from services.orchestrator.loops.result_cache import keep_cache
 from services.orchestrator.loops.schedules import run_schedules
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
+from services.orchestrator.loops.writing import Writer
 from services.orchestrator.rpc.attach import AttachServicer
 from services.orchestrator.rpc.controls import ControlServicer
 from services.orchestrator.rpc.event_subscriptions import EventSubscriptionServicer
@@ -82,7 +82,6 @@ from services.orchestrator.storage.limit_slots import CHANNEL as LIMITS_CHANNEL
 from services.orchestrator.storage.limit_slots import freed_by
 from services.orchestrator.storage.shards import CHANNEL
 from services.orchestrator.usecases.agenda import glance
-from services.orchestrator.usecases.balance import begin, hand_over
 from services.orchestrator.usecases.controls import Controls
 from services.orchestrator.usecases.event_courier import Courier
 from services.orchestrator.usecases.event_subscriptions import Subscribing
@@ -103,14 +102,13 @@ from services.orchestrator.usecases.watch import Watcher
 
 log = structlog.get_logger()
 
-_FLUSH_POLL_S = 0.01
 _LOCK_WAIT_S = 2.0
 _LOCK_POLL_S = 0.05  # of a standby, which is to take over within half a second
 
 
 @asynccontextmanager
 async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
-    """Put the orchestrator together, own the shards, load what is open."""
+    """Put the orchestrator together; `join` owns the shards and loads what is open."""
     settings = Settings.from_env(env)
     at_rest = data_at_rest(env)
     api_pool = await open_pool(
@@ -174,7 +172,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     scheduler = Scheduler(
         pool=engine_pool,
         starter=starter,
-        ends=RunEnds(engine, router, schedules_changed.set),
+        ends=RunEnds(watcher, schedules_changed.set),
         overlaps=overlaps,
     )
     webhook_key = read_or_make(settings.webhook_key_file)
@@ -182,8 +180,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     courier = Courier(engine_pool, webhooks, webhook_key, done=events_changed.set)
     subscribing = Subscribing(api_pool, webhook_key, loopback=settings.webhook_loopback)
     lanes = await Lanes.open(settings.lane_path, wanted=settings.attach_lane)
-    await begin(engine)
-    writing = asyncio.create_task(engine.run())
+    writer = Writer(engine)
     try:
         yield App(
             listener=listener(env, "orchestrator", "127.0.0.1:7102"),
@@ -234,7 +231,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 ),
             ],
             loops=[
-                partial(_until_fenced, partial(_follow, writing)),
+                partial(_until_fenced, writer.follow),
                 partial(_until_fenced, partial(keep_lease, engine)),
                 partial(_until_fenced, partial(keep_share, engine)),
                 partial(judge_strays, engine, engine_pool),
@@ -259,16 +256,13 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 pools({"api": api_pool, "engine": engine_pool}),
                 caches({"tokens": authenticator.asked}),
             ],
-            on_drain=partial(_drain, engine, writing),
+            join=writer.join,
+            on_drain=writer.drain,
         )
     finally:
         lanes.close()
         await webhooks.close()
-        writing.cancel()
-        try:
-            await member.rest(state="gone")
-        except (Unavailable, asyncpg.PostgresError, OSError):
-            log.warning("member_not_signed_off")
+        await writer.close()
         await engine.journal.close()
         await router.peers.close()
         await api_pool.close()
@@ -290,29 +284,6 @@ async def _until_fenced(loop: Loop, stop: asyncio.Event) -> None:
     except FencedError:
         log.warning("member_fenced")
         stop.set()
-
-
-async def _follow(writing: asyncio.Task[None], stop: asyncio.Event) -> None:
-    """Take the process down when the journal fails. It goes on writing while calls drain."""
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({writing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if writing.done():
-        await writing
-
-
-async def _drain(engine: Engine, writing: asyncio.Task[None]) -> None:
-    """Give the runs to the others and write what is queued, unless nothing writes any more.
-
-    Runners go on with what they have.
-    """
-    if not writing.done():
-        try:
-            await hand_over(engine)
-        except (QflowError, FencedError, asyncpg.PostgresError, *BROKEN) as error:
-            log.warning("shards_not_handed_over", error=repr(error))
-    while not (engine.journal.idle or writing.done()):  # noqa: ASYNC110  # milliseconds, once per process
-        await asyncio.sleep(_FLUSH_POLL_S)
 
 
 def _heard(member: Member, shards: Shards, told_by: str) -> None:

@@ -53,6 +53,7 @@ class FakeRunner:
     answer: Answer
     slots: int = 8
     cpu_us: int = 100  # that each attempt says it took
+    user_us: int = 0  # that each attempt says it was in the user's function
     moved_bytes: int = 10  # that each attempt says it was given and gave
     incarnation: UUID = field(default_factory=uuid7)
     assigns: list[pb.AttemptAssignment] = field(default_factory=list)
@@ -234,6 +235,7 @@ class FakeRunner:
             token=assign.token,
             cpu_us=self.cpu_us,
             memory_peak_bytes=1 << 20,
+            user_us=self.user_us,
             serialization_us=5,
             transfer_us=7,
             moved_bytes=self.moved_bytes,

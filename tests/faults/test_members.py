@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -38,6 +39,19 @@ async def cluster(database: Database) -> AsyncIterator[Cluster]:
         finally:
             await made.stop()
     discard(folder)
+
+
+async def test_who_cannot_listen_is_no_member(cluster: Cluster) -> None:
+    """None was ever: others would give it shards, and wait for it."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        made = cluster.orchestrator("first", QFLOW_ORCHESTRATOR_LISTEN=taken)
+        runner = cluster.runner(made, QFLOW_RUNNER_LISTEN=taken)
+        assert [2, 2] == [await each.ended() for each in (made, runner)]
+    for each in (made, runner):
+        assert "is it in use" in each.said()
+    for table in ("engine_members", "runner_members"):
+        assert [] == cluster.sql.execute(f"SELECT FROM {table}").fetchall(), table
 
 
 async def two(cluster: Cluster) -> tuple[OrchestratorProcess, OrchestratorProcess]:

@@ -18,10 +18,10 @@ from services.orchestrator.domain.commands import AckCommand
 from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.dispatch import Dispatch
 from services.orchestrator.domain.effects import Effects
-from services.orchestrator.domain.ledger import Budget
+from services.orchestrator.domain.ledger import Budget, Ledger
 from services.orchestrator.domain.limits import Demand, Lane, Limit, Limits
 from services.orchestrator.domain.out import Out
-from services.orchestrator.domain.records import NO_USAGE, NodeRecord, Usage
+from services.orchestrator.domain.records import NO_USAGE, Usage
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.steps import attempts
@@ -330,13 +330,13 @@ def budget_counted_twice_after_a_reload() -> Any:
 
 def stopped_attempts_are_free() -> Any:
     """What an attempt consumed that was told to end is charged to nobody."""
-    original = Core._charge
+    original = Ledger.charge
 
-    def charge(self: Core, run: Run, record: NodeRecord, usage: Usage, t: Transition) -> Any:
-        usage = NO_USAGE if record.killing is not None else usage
-        return original(self, run, record, usage, t)
+    def charge(self: Ledger, run: Run, root: Run, usage: Usage, t: Transition) -> Any:
+        stopped = run.cancelling or run.expired  # nothing is told to end in any other run
+        return original(self, run, root, NO_USAGE if stopped else usage, t)
 
-    return patch.object(Core, "_charge", charge)
+    return patch.object(Ledger, "charge", charge)
 
 
 def cached_for_other_inputs() -> Any:

@@ -73,6 +73,11 @@ class RunnerProcess:
         assert self._process is not None
         self._process.send_signal(number)
 
+    async def ended(self) -> int:
+        """Wait for its end; gives the exit code."""
+        assert self._process is not None
+        return await asyncio.to_thread(self._process.wait, _STOP_S)
+
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Stop it and give its exit code; safe to call twice."""
         process, self._process = self._process, None

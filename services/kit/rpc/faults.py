@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -11,9 +11,12 @@ from typing import Any, Final, NamedTuple
 import protovalidate
 from buf.validate import validate_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.kit.errors import FieldViolation, InvalidArgument
+from services.kit.rpc import times
 
 FAULTS_MAX: Final = 100
 # In all lists and maps of one message together; it leaves 21 bytes to each where they fill 4 MiB.
@@ -41,11 +44,12 @@ def find_content_faults(
 ) -> list[FieldViolation]:
     """Find what no rule says once for all: NUL in a text, a number that names no enum value.
 
-    In a message that keeps its rules, an enum whose rule admits its values alone has one of them.
+    And moments and spans that are none, which every language would read in another way. In a
+    message that keeps its rules, an enum whose rule admits its values alone has one of them.
     """
-    if not has_nul and (keeps_rules and _rules_know_enums(message.DESCRIPTOR)):
+    if not has_nul and (keeps_rules and _rules_tell_all(message.DESCRIPTOR)):
         return []
-    if not has_nul and _enums_known(message):
+    if not has_nul and _is_known(message):
         return []
     return [*islice(_content_faults(message, "", texts=has_nul), FAULTS_MAX)]
 
@@ -202,10 +206,14 @@ def _reason(rule_id: str) -> str:
 
 def _content_faults(message: Message, path: str, *, texts: bool) -> Iterator[FieldViolation]:
     for field, value in message.ListFields():
-        if not (_holds_enum(field) or (texts and _holds_text(field))):
+        if not (_is_looked_at(field) or (texts and _holds_text(field))):
             continue  # numbers alone: there may be ten thousand of them
         for place, kind, item in _items(field, value, f"{path}{field.name}"):
-            if isinstance(item, Message):
+            if isinstance(item, Timestamp | Duration):
+                wrong = times.fault(item)
+                if wrong is not None:
+                    yield FieldViolation(place, *wrong)
+            elif isinstance(item, Message):
                 yield from _content_faults(item, f"{place}.", texts=texts)
             elif isinstance(item, str):
                 if "\0" in item:
@@ -216,9 +224,18 @@ def _content_faults(message: Message, path: str, *, texts: bool) -> Iterator[Fie
 
 
 @cache
-def _rules_know_enums(descriptor: Descriptor) -> bool:
-    """Whether every enum in a message, and in all that can stand within, has such a rule."""
-    return all(_is_defined_only(each) for each in _within(descriptor) if each.enum_type is not None)
+def _rules_tell_all(descriptor: Descriptor) -> bool:
+    """Whether every enum in a message and all that can stand within has such a rule; and no time.
+
+    No rule that the contract could state would say of each time that it is one.
+    """
+    fields = _within(descriptor)
+    knows_enums = all(_is_defined_only(each) for each in fields if each.enum_type is not None)
+    return knows_enums and not any(map(_is_time, fields))
+
+
+def _is_time(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.full_name in times.NAMES
 
 
 def _is_defined_only(field: FieldDescriptor) -> bool:
@@ -229,10 +246,11 @@ def _is_defined_only(field: FieldDescriptor) -> bool:
 
 
 @cache
-def _holds_enum(field: FieldDescriptor) -> bool:
+def _is_looked_at(field: FieldDescriptor) -> bool:
+    """Whether it is an enum or a time, or one may stand within it."""
     searched = _searched(field)
     inner = () if searched is None else _within(searched)
-    return any(each.enum_type is not None for each in (field, *inner))
+    return any(each.enum_type is not None or _is_time(each) for each in (field, *inner))
 
 
 @cache
@@ -242,41 +260,43 @@ def _holds_text(field: FieldDescriptor) -> bool:
     return any(each.type == FieldDescriptor.TYPE_STRING for each in (field, *inner))
 
 
-class _EnumField(NamedTuple):
-    """A field that is an enum, or within whose message one may stand."""
+class _KnownField(NamedTuple):
+    """A field that is an enum or a time, or within whose message one may stand."""
 
     name: str
     numbers: frozenset[int]  # empty for a message
+    knows: Callable[[Any], bool]  # of a message: whether all in it is known
     is_repeated: bool
     is_map: bool
 
 
 @cache
-def _enum_fields(descriptor: Descriptor) -> tuple[_EnumField, ...]:
+def _known_fields(descriptor: Descriptor) -> tuple[_KnownField, ...]:
     fields = []
-    for field in filter(_holds_enum, descriptor.fields):
+    for field in filter(_is_looked_at, descriptor.fields):
         enum, inner = field.enum_type, field.message_type
         numbers = frozenset(enum.values_by_number) if enum is not None else frozenset[int]()
+        knows = times.is_right if _is_time(field) else _is_known
         is_map = inner is not None and inner.GetOptions().map_entry
-        fields.append(_EnumField(field.name, numbers, field.is_repeated, is_map))
+        fields.append(_KnownField(field.name, numbers, knows, field.is_repeated, is_map))
     return tuple(fields)
 
 
-def _enums_known(message: Message) -> bool:
-    """Whether every number names a value, found out without making up where each one stands.
+def _is_known(message: Message) -> bool:
+    """Whether every number names a value and every time is one.
 
-    Maps are left to the search that does.
+    Found out without making up where each one stands; maps are left to the search that does.
     """
-    for field in _enum_fields(message.DESCRIPTOR):
+    for field in _known_fields(message.DESCRIPTOR):
         value = getattr(message, field.name)
         if field.is_map:
             known = not value
         elif field.numbers:
             known = field.numbers.issuperset(value) if field.is_repeated else value in field.numbers
         elif field.is_repeated:
-            known = all(map(_enums_known, value))
+            known = all(map(field.knows, value))
         else:
-            known = not message.HasField(field.name) or _enums_known(value)
+            known = not message.HasField(field.name) or field.knows(value)
         if not known:
             return False
     return True

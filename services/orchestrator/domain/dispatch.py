@@ -105,16 +105,20 @@ class Dispatch(Families):
             if not self.locks_pending[version]:
                 del self.locks_pending[version]
 
-    def _unqueue(self, run_id: UUID) -> None:
-        """Drop what waits of a run, for a runner or what comes before it; not the run itself."""
+    def _unqueue(self, run_id: UUID) -> dict[int, int]:
+        """Drop what waits of a run, for a runner or what comes before it; not the run itself.
+
+        Returns the turns that its slots had in the lines of limits.
+        """
         self.ready.forget(run_id)
-        self.limited.forget(run_id)
+        turns = self.limited.forget(run_id)
         self.cache.unask(run_id)
         if self.locks_pending:
             self._forget_locks(run_id)
         run = self.runs.get(run_id)
         if run is not None:
             run.queued.clear()
+        return turns
 
     # --- what a slot waits for ------------------------------------------------------------------
 
@@ -149,7 +153,8 @@ class Dispatch(Families):
                 return
             lane = self.limits.of_slot(run, slot)
             if lane:
-                self._wait(lane, run, Waiting(run.id, slot, alone))
+                turn = run.limit_turns.pop(slot, 0)
+                self._wait(lane, run, Waiting(run.id, slot, alone, since=turn))
             else:
                 self._await_runner(run, slot, alone=alone)
         else:
@@ -297,8 +302,8 @@ class Dispatch(Families):
         lane = self.limits.of_run(run)
         if lane:
             run.asleep = True
-            run.limit_turn = run.limit_turn or self.limited.new_turn()
-            self._wait(lane, run, Waiting(run.id, WHOLE_RUN, since=run.limit_turn))
+            turn = run.limit_turns.setdefault(WHOLE_RUN, self.limited.new_turn())
+            self._wait(lane, run, Waiting(run.id, WHOLE_RUN, since=turn))
         return bool(lane)
 
     def _wait(self, lane: Lane, run: Run, waiting: Waiting) -> None:

@@ -65,11 +65,9 @@ class Ledger:
         """Whether anything is limited at all."""
         return bool(self.budgets or self.quotas)
 
-    def charge(
-        self, run: Run, root: Run, usage: Usage, *, wall_us: int, t: Transition
-    ) -> Failure | None:
+    def charge(self, run: Run, root: Run, usage: Usage, t: Transition) -> Failure | None:
         """Count an attempt with the change that ends it; gives why its run ends if that does."""
-        gb_us = usage.memory_peak_bytes * wall_us >> 30
+        gb_us = usage.memory_peak_bytes * usage.took_us >> 30
         if run.tenant_id in self.quotas:
             charge = Charge(run.tenant_id, usage.cpu_us, gb_us, usage.moved_bytes)
             t.charges = more(t.charges, charge)

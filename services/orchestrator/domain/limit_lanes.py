@@ -22,7 +22,7 @@ class Waiting(NamedTuple):
     run_id: UUID
     slot: int
     alone: bool = False
-    since: int = 0  # of a run: the turn in which it asked first, before any pause
+    since: int = 0  # the turn that it had before a pause, or in which its run asked first
 
 
 class Place(NamedTuple):
@@ -44,6 +44,7 @@ class Group:
     tenant_id: UUID | None
     since: int  # when it came, or was asked for last
     runs: OrderedDict[UUID, deque[Waiting]] = field(default_factory=OrderedDict)
+    turns: dict[UUID, int] = field(default_factory=dict)  # of runs: they stand in this order
     size: int = 0
     asked: int = 0  # places that are asked for, as yet without an answer
     crowd: Crowd | None = None  # where it stands
@@ -53,38 +54,49 @@ class Group:
         for found in self.runs.values():
             yield from found
 
-    def push(self, waiting: Waiting) -> None:
+    def push(self, waiting: Waiting, turn: int) -> None:
         """Let something wait, at the end of what waits of its run.
 
-        A run that asked before others comes before them, also where a pause took it out.
+        A run whose turn was before that of others comes before them: a pause took it out.
         """
-        later = []
-        for run_id in reversed(self.runs) if waiting.since else ():
-            if self.runs[run_id][0].since < waiting.since:
-                break
-            later.append(run_id)
-        self.runs.setdefault(waiting.run_id, deque()).append(waiting)
-        for run_id in reversed(later):
-            self.runs.move_to_end(run_id)
+        found = self.runs.get(waiting.run_id)
+        if found is None:
+            self._insert(waiting.run_id, deque([waiting]), turn)
+        else:
+            found.append(waiting)
         self.size += 1
 
-    def pop(self) -> Waiting:
-        """Take out who is next; its run goes to the end."""
+    def _insert(self, run_id: UUID, found: deque[Waiting], turn: int) -> None:
+        later = []
+        for other in reversed(self.runs):
+            if self.turns[other] <= turn:
+                break
+            later.append(other)
+        self.runs[run_id], self.turns[run_id] = found, turn
+        for other in reversed(later):
+            self.runs.move_to_end(other)
+
+    def pop(self, turn: int) -> Waiting:
+        """Take out who is next; its run goes to the end, with the turn that is the last."""
         run_id, found = self.runs.popitem(last=False)
         waiting = found.popleft()
         if found:
-            self.runs[run_id] = found
+            self.runs[run_id], self.turns[run_id] = found, turn
+        else:
+            del self.turns[run_id]
         self.size -= 1
         return waiting
 
-    def forget(self, run_id: UUID, *, whole: bool) -> int:
-        """Drop what waits of a run, the run itself only if `whole`; returns how much that was."""
-        found = self.runs.pop(run_id)
-        kept = deque(each for each in found if each.slot == WHOLE_RUN and not whole)
-        if kept:
-            self.runs[run_id] = kept
-        self.size -= len(found) - len(kept)
-        return len(found) - len(kept)
+    def forget(self, run_id: UUID, *, whole: bool) -> dict[int, int]:
+        """Drop what waits of a run, the run itself only if `whole`; returns its turn, by slot."""
+        found, turn = self.runs[run_id], self.turns[run_id]
+        gone = [each.slot for each in found if whole or each.slot != WHOLE_RUN]
+        if len(gone) == len(found):
+            del self.runs[run_id], self.turns[run_id]
+        else:
+            self.runs[run_id] = deque(each for each in found if each.slot == WHOLE_RUN)
+        self.size -= len(gone)
+        return dict.fromkeys(gone, turn)
 
     def ahead_of(self, run_id: UUID) -> int:
         """Count what comes before the first that waits of a run, of what waits here."""

@@ -19,6 +19,7 @@ from services.orchestrator.domain.limit_lanes import STEP_MAX, Count, Crowd, Gro
 from services.orchestrator.domain.limits import Claim, Demand, Lane
 from services.orchestrator.domain.turns import Line, Turns
 
+_FIRST = 1  # the turn that nobody's is before
 _FEW = 16  # groups that are cheaper to move than to keep apart
 
 
@@ -66,12 +67,12 @@ class LimitQueue:
         """Let something wait in a lane; owners are told apart whatever their tenants are."""
         groups = self._lanes.setdefault(lane, {})
         group = groups.get((priority, owner))
+        turn = waiting.since or self.new_turn()
         if group is None:
             counts = tuple(self._count(each, tenant_id) for each in lane)
-            since = waiting.since or self.new_turn()
-            group = Group(lane, owner, priority, counts, tenant_id, since=since)
+            group = Group(lane, owner, priority, counts, tenant_id, since=turn)
             groups[priority, owner] = group
-        group.push(waiting)
+        group.push(waiting, turn)
         self._groups_of.setdefault(waiting.run_id, {})[group] = None
         self.size += 1
         self._settle(group)
@@ -88,16 +89,25 @@ class LimitQueue:
         found.groups += 1
         return found
 
-    def forget(self, run_id: UUID, *, whole: bool = False) -> None:
-        """Drop what waits of a run and what was taken for it; the run itself only if `whole`."""
+    def forget(self, run_id: UUID, *, whole: bool = False) -> dict[int, int]:
+        """Drop what waits of a run and what was taken for it; the run itself only if `whole`.
+
+        Returns the turns with which its slots stand where they stood, if they ask again; those that
+        had places already come first.
+        """
+        turns: dict[int, int] = {}
         for group in self._groups_of.pop(run_id, ()):
-            self.size -= group.forget(run_id, whole=whole)
+            gone = group.forget(run_id, whole=whole)
+            self.size -= len(gone)
+            turns |= gone
             if run_id in group.runs:
                 self._groups_of.setdefault(run_id, {})[group] = None
             self._settle(group)
-        for claims in self._claims.pop(run_id, {}).values():
+        for slot, claims in self._claims.pop(run_id, {}).items():
+            turns[slot] = _FIRST
             for claim in claims:
                 self.abandon(claim)
+        return turns
 
     def drain(self) -> list[Waiting]:
         """Take out all that waits: the limits changed, and it may need something else by now."""
@@ -295,7 +305,7 @@ class LimitQueue:
         if group is None:
             self.abandon(claim)
             return None
-        waiting = group.pop()
+        waiting = group.pop(self.new_turn())
         self.size -= 1
         self._serve(group)
         if waiting.run_id not in group.runs:

@@ -22,6 +22,10 @@ class Out:
         self.transitions.append(t)
         self._latest[t.run_id] = t
 
+    def before(self, t: Transition, earlier: Transition) -> None:
+        """Add a transition of the same run right before another one."""
+        self.transitions.insert(self.transitions.index(t), earlier)
+
     def of(self, run_id: UUID) -> Transition:
         """Give the transition of a run that more can be added to."""
         t = self._latest.get(run_id)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from services.orchestrator.domain.copies import KeptPart, copy_part
 from services.orchestrator.domain.effects import Effects
 from services.orchestrator.domain.groups import finish, new_group, pass_over
+from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.rows import NodeCopy
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus
@@ -23,6 +25,11 @@ class Partly:
     place: int
     parts: tuple[KeptPart, ...]
 
+    @property
+    def size(self) -> int:
+        """Count the results that are copied for it."""
+        return sum(part.size for part in self.parts)
+
 
 def kept_names(names: Mapping[str, NodeStatus]) -> list[str]:
     """Give the parts of one map that may be kept: of elements in which nothing was put aside."""
@@ -31,6 +38,7 @@ def kept_names(names: Mapping[str, NodeStatus]) -> list[str]:
 
 
 _DONE = NodeStatus.COMPLETED
+COPIES_MAX: Final = 500  # rows that one flush copies: it holds up all others meanwhile
 
 
 def _element_of(name: str) -> str:
@@ -62,3 +70,30 @@ def resume(run: Run, taken: Iterable[Partly], t: Transition, fx: Effects) -> Non
         pass_over(group)
         if group.over:
             finish(run, group, t, fx)
+
+
+def takes_many(copies: Collection[NodeCopy], partly: Iterable[Partly]) -> bool:
+    """Whether a run takes over more than one flush should copy."""
+    return len(copies) + sum(each.size for each in partly) > COPIES_MAX
+
+
+def spread(t: Transition, out: Out) -> None:
+    """Have what a run takes over written by several flushes, the elements of maps first.
+
+    A map's own row comes with the last, as all that follows from it: a run whose elements have none
+    was never made whole.
+    """
+    copies, t.copies, t.file_uses = t.copies, (), ()
+    parts = []
+    for each in copies:
+        row = each._replace(first=False)
+        if row.node_id == row.definition_node_id:
+            t.copy(row)
+        else:
+            parts.append(row)
+    for at in range(0, len(parts), COPIES_MAX):
+        some = Transition(t.run_id, begins=True)
+        for row in parts[at : at + COPIES_MAX]:
+            some.copy(row)
+        out.before(t, some)
+    t.begun_whole = True

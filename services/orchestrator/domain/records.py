@@ -27,6 +27,7 @@ class Usage(NamedTuple):
     io_read_bytes: int = 0
     io_write_bytes: int = 0
     moved_bytes: int = 0  # of the values and files that it was given and gave
+    took_us: int = 0  # by its runner's own clock, which nobody sets
 
 
 NO_USAGE = Usage()

@@ -24,6 +24,10 @@ from services.orchestrator.domain.values import FileValue, ListOutput, NodeOutpu
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 
+class UnfinishedError(ValueError):
+    """A run of which not all is there that it was to begin with."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRow:
     """What a row of workflow_executions says of an open run."""
@@ -154,7 +158,12 @@ class _Restoration:
         slot = run.plan.index.get(node.node_id)
         if slot is None:
             group, index = split_name(node.node_id)
-            above = self.slots[group]
+            above = self.slots.get(group)
+            if above is None:
+                raise UnfinishedError(
+                    "its orchestrator ended while it took over elements of a map from the run that "
+                    "it was made of; nothing of it had begun: make it of that one again"
+                )
             slot = run.add_part(above, index)
             self.parts.setdefault(above, {})[index] = slot
         self.slots[node.node_id] = slot

@@ -40,6 +40,7 @@ class RunInsert(NamedTuple):
     parent_node_id: str | None = None  # of a sub-workflow: whatever became of it, it is inserted
     ignores_cache: bool = False
     traceparent: str | None = None  # of what it is a part; kept only where traces are told
+    undoes_parent: bool = False  # refuse where another run has what its parent left to undo
 
 
 class Follows(NamedTuple):

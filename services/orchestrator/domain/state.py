@@ -98,7 +98,8 @@ class Run:
     parent: tuple[UUID, int] | None = None  # the run and slot whose sub-workflow this is
     options: RunOptions = NO_OPTIONS
     asleep: bool = False  # it was to start at a time that has not come, or waits for a limit
-    limit_turn: int = field(default=0, compare=False)  # when it first asked for a place, here
+    # When it first asked for a place here, and its slots that a pause took out of their lines.
+    limit_turns: dict[int, int] = field(default_factory=dict, compare=False)
     begun: bool = False  # something of it began: its row has a start time
     revision: int = 0
     order: int = 0  # the last execution_order that was drawn

@@ -81,6 +81,9 @@ class Transition:
     views: Sequence[View] = ()  # nodes as they then stood
     complete_views: bool = True  # whether `views` holds every node that it changed
     revision: int = 0
+    # Of a beginning that takes many flushes: others go between, and it is over with the last.
+    begins: bool = False
+    begun_whole: bool = False
 
     def copy(self, row: NodeCopy) -> None:
         """Add a result that is taken over, and whose file it is where it is one."""

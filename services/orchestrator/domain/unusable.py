@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 from uuid import UUID
 
 from services.orchestrator.domain.records import ENGINE_ERROR, Failure
@@ -11,6 +12,8 @@ from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.transition import Transition, more
 from services.orchestrator.domain.values import FileValue
+
+UNREADABLE: Final = "the engine cannot read its rows"
 
 
 def checked(
@@ -43,7 +46,7 @@ def give_up(
     run_id: UUID,
     revision: int,
     open_nodes: Iterable[tuple[UUID, int]],
-    why: str = "the engine cannot read its rows",
+    why: str = UNREADABLE,
 ) -> Transition:
     """End a run by its rows alone, because no run can be made of them or that run be ended."""
     failure = Failure(error_type=ENGINE_ERROR, message=why)

@@ -108,6 +108,10 @@ class Journal:
         self._seal = seal
         self._family = family
         self._queue: deque[_Queued] = deque()
+        # What is queued of runs that begin over many flushes, by family: every second flush is for
+        # one of these, so that nobody waits for more than one.
+        self._beginning: dict[UUID, deque[_Queued]] = {}
+        self._others_first = True
         self._wake = asyncio.Event()
         self._doubted = False
         self._first: deque[Callable[[], Awaitable[None]]] = deque()
@@ -128,11 +132,22 @@ class Journal:
 
     def submit(self, transition: Transition) -> None:
         """Queue a transition; its commands go out once it is durable."""
-        rows, size = transition.cost()
-        self._queue.append(_Queued(transition, rows, size))
-        self._queued_rows += rows
-        self.pending_bytes += size
+        queued = _Queued(transition, *transition.cost())
+        if transition.begins or self._beginning:
+            family = self._family(transition.run_id)
+            if transition.begins:
+                self._beginning.setdefault(family, deque())
+            if family in self._beginning:
+                self._beginning[family].append(queued)
+                self._wake.set()
+                return
+        self._put(queued)
         self._wake.set()
+
+    def _put(self, queued: _Queued) -> None:
+        self._queue.append(queued)
+        self._queued_rows += queued.rows
+        self.pending_bytes += queued.size
 
     def not_before(self, at: datetime) -> None:
         """Stamp nothing earlier than this: the latest time in what was loaded."""
@@ -141,12 +156,16 @@ class Journal:
     @property
     def idle(self) -> bool:
         """Whether nothing waits to be written, and nothing is being written."""
-        return not (self._queue or self._first or self._writing)
+        return not (self._queue or self._beginning or self._first or self._writing)
 
     def drop(self, run_ids: Collection[UUID]) -> None:
         """Forget what is queued for runs that are forgotten, or loaded again, and their parts."""
         family = self._family
         kept = [each for each in self._queue if family(each.transition.run_id) not in run_ids]
+        for each in [each for each in self._beginning if each in run_ids]:
+            # What is left are marks, for which somebody waits.
+            marks = self._beginning.pop(each)
+            kept += [mark for mark in marks if mark.transition.run_id in self._marks]
         self._queue = deque(kept)
         self._queued_rows = sum(each.rows for each in kept)
         self.pending_bytes = sum(each.size for each in kept)
@@ -154,6 +173,7 @@ class Journal:
     def clear(self) -> None:
         """Forget everything that is queued: it will be derived again from what is committed."""
         self._queue.clear()
+        self._beginning.clear()
         self._first.clear()
         self._queued_rows = self.pending_bytes = 0
         self._give_up_marks()
@@ -173,12 +193,16 @@ class Journal:
         """Return once all that is queued now is committed; False when it never will be."""
         if self._over:
             return False
-        mark: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        empty = Transition(uuid7())
-        self._marks[empty.run_id] = mark
-        self.submit(empty)
-        await asyncio.wait({mark})
-        return not mark.cancelled()
+        marks = []
+        for queue in (self._queue, *self._beginning.values()):
+            mark: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            empty = Transition(uuid7())
+            self._marks[empty.run_id] = mark
+            queue.append(_Queued(empty, *empty.cost()))
+            marks.append(mark)
+        self._wake.set()
+        await asyncio.wait(marks)
+        return not any(mark.cancelled() for mark in marks)
 
     def doubt(self) -> None:
         """Trust memory no more: `run` raises before it writes anything else."""
@@ -197,8 +221,8 @@ class Journal:
     async def run(self) -> None:
         """Write until cancelled. Raises `FencedError` or `OutcomeUnknownError`."""
         while True:
-            idle = not (self._queue or self._first or self._doubted)
-            while not (self._queue or self._first or self._doubted):
+            idle = not self._has_work
+            while not self._has_work:
                 self._wake.clear()
                 await self._wake.wait()
             # What came in with the commit, or with what ends the wait, joins this batch: a turn of
@@ -219,6 +243,10 @@ class Journal:
             finally:
                 self._writing = False
 
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._queue or self._beginning or self._first or self._doubted)
+
     async def open(self) -> None:
         """Have a connection; it also hears what other members tell, while nothing is written."""
         async with self._opening:
@@ -236,6 +264,10 @@ class Journal:
 
     def _take(self) -> list[Transition]:
         """Take the longest head of the queue in which no row stands twice."""
+        if self._beginning and not (self._queue and self._others_first):
+            self._others_first = True
+            return self._take_beginning()
+        self._others_first = False
         batch: list[Transition] = []
         touched = _Touched()
         followed: set[int] = set()  # what starts of one plan follow is written once
@@ -257,6 +289,19 @@ class Journal:
         self._queued_rows -= taken
         self._flushed_rows = taken
         return batch
+
+    def _take_beginning(self) -> list[Transition]:
+        """Take one transition of a run that begins; behind the last of those it is as any other."""
+        family = next(iter(self._beginning))
+        queue = self._beginning.pop(family)
+        queued = queue.popleft()
+        if queue and (queue[0].transition.begins or queue[0].transition.begun_whole):
+            self._beginning[family] = queue
+        else:
+            for each in queue:
+                self._put(each)
+        self._flushed_rows = queued.rows
+        return [queued.transition]
 
     async def _write(self, batch: list[Transition]) -> None:
         if not any(t.writes for t in batch):  # commands alone

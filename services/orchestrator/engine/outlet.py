@@ -182,6 +182,9 @@ class Outlet:
                 refused.append(t.run_id)
                 continue
             self._stamp(t, run, committed.at)
+            if t.begun_whole:
+                _stamp_taken(run, committed.at)
+                self._callers.started(t.run_id)
             if self._refusals and t.writes:  # words to runners prove nothing
                 self._refusals.pop(t.run_id, None)
             if t.frees:
@@ -229,7 +232,8 @@ class Outlet:
                 timeout_ms = row.timeout_ms
                 begun = self.core.begin_in(run, delay_s, now=self.now(), timeout_ms=timeout_ms)
                 self._apply(begun)
-        self._callers.started(t.run_id)
+        if not t.begins:
+            self._callers.started(t.run_id)
         return True
 
     def _carry_out(self, command: Command) -> None:
@@ -327,6 +331,14 @@ class Outlet:
                 else "",
             )
         )
+
+
+def _stamp_taken(run: Run | None, at: datetime) -> None:
+    """Know when what a run took over ended in it: with the last of that."""
+    for record in run.records if run is not None else ():
+        if record is not None and record.completed_at is None and record.status in NODE_FINAL:
+            record.started_at = None if record.status is NodeStatus.SKIPPED else at
+            record.completed_at = at
 
 
 def _starts(t: Transition) -> bool:

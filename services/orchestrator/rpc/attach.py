@@ -231,6 +231,7 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
         moved_bytes=max(0, result.moved_bytes),
         serialization_us=result.serialization_us,
         transfer_us=result.transfer_us,
+        took_us=max(0, result.transfer_us + result.user_us + result.serialization_us),
         stdout_tail=_storable(stdout) if stdout else "",
         stderr_tail=_storable(stderr) if stderr else "",
         container_id=_id(container, "results.container_id") if container else None,

@@ -194,6 +194,25 @@ async def find_key(db: Db, workflow_id: UUID, business_key: str) -> Execution | 
     return None if row is None else _to_execution(row)
 
 
+_FIND_HEIR: Final[LiteralString] = """
+    SELECT id, status FROM workflow_executions
+     WHERE parent_execution_id = $1 AND undoes_parent
+"""
+
+
+class Successor(NamedTuple):
+    """A run that is made of another."""
+
+    id: UUID
+    status: RunStatus
+
+
+async def find_heir(db: Db, execution_id: UUID) -> Successor | None:
+    """Give the run that took over what another one did and had not undone; there is but one."""
+    row = await db.fetchrow(_FIND_HEIR, execution_id)
+    return None if row is None else Successor(row["id"], RunStatus(row["status"]))
+
+
 _COUNTS: Final[LiteralString] = """
     SELECT workflow_execution_id, status, count(*) AS n,
            count(*) FILTER (WHERE node_id <> definition_node_id) AS parts

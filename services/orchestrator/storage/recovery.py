@@ -15,7 +15,13 @@ from services.orchestrator.domain.children import EndedChild
 from services.orchestrator.domain.options import RunOptions
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.records import Failure, detail_of_class
-from services.orchestrator.domain.restore import NodeRow, RunRow, SignalRow, restore
+from services.orchestrator.domain.restore import (
+    NodeRow,
+    RunRow,
+    SignalRow,
+    UnfinishedError,
+    restore,
+)
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.timers import BEGIN
@@ -129,6 +135,7 @@ class LostRun:
     revision: int
     reason: str
     open_nodes: Sequence[tuple[UUID, int]]  # rows that are not final, with their tokens
+    told: str = ""  # what its callers are told of the reason
 
 
 async def open_runs(
@@ -156,7 +163,8 @@ async def open_runs(
                 if node["completed_at"] is None
             ]
             revision = max([row["revision"], *(node["revision"] for node in nodes)])
-            found.append(LostRun(row["id"], revision, repr(error), still_open))
+            told = str(error) if isinstance(error, UnfinishedError) else ""
+            found.append(LostRun(row["id"], revision, repr(error), still_open, told))
     return found
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -15,16 +16,17 @@ from services.orchestrator.domain.partly import Partly, kept_names
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.records import Failure
 from services.orchestrator.domain.reuse import Kept
-from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
+from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.domain.undoing import Heir, Undoing
 from services.orchestrator.domain.values import FileValue, NodeOutput
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution, NodeExecution
 from services.orchestrator.storage.recovery import split_object
 
 _ENDED_BADLY: Final = (NodeStatus.FAILED, NodeStatus.CANCELLED)
-_UNDID_NOTHING: Final = NODE_FINAL - {NodeStatus.COMPLETED}
 _MAY_STAND: Final = (NodeStatus.COMPLETED, NodeStatus.SKIPPED)
-_PARTS_MAX: Final = 10_000  # elements of maps that are taken over: one statement copies them
+_PARTS_MAX: Final = 100_000  # elements of maps that are taken over
+_READ_MAX: Final = 5_000  # of them in one piece, between which others have their turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Taken:
 
     kept: tuple[Kept, ...] = ()
     partly: tuple[Partly, ...] = ()  # maps that go on
+    undoes: bool = False  # some of it is the new run's to undo, and no other's
     # What places gave, by its name, where their rows hold it.
     recorded: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
 
@@ -43,8 +46,7 @@ class Found:
 
     wholes: Mapping[int, NodeExecution]
     parts: Mapping[int, Mapping[str, NodeStatus]]
-    undoes: bool = False  # it is open: what has a compensation may yet be undone
-    stands: bool = False  # it completed, and so stands what it did
+    undoing: Undoing
 
     def completed(self) -> set[int]:
         """Give the places that completed."""
@@ -61,31 +63,6 @@ class Found:
     def _end_of(self, at: int) -> tuple[int, int]:
         row = self.wholes[at]
         return row.revision, row.execution_order
-
-    def undone(self, plan: Plan) -> set[int]:
-        """Give the places whose compensation completed, or is under way, or may yet come."""
-        undone = set()
-        for at in plan.compensations:
-            target, row = plan.places[at].compensates, self.wholes.get(at)
-            runs = self.undoes if row is None else row.status not in _UNDID_NOTHING
-            if target is not None and runs:
-                undone.add(target)
-        return undone
-
-    def settled(self, plan: Plan) -> dict[int, tuple[int, ...]]:
-        """Give the compensations that no run makes which takes over from this one, by place.
-
-        What a run that completed did is nobody else's to undo, nor what it took over so itself; and
-        whoever skipped a compensation wanted that to stay.
-        """
-        settled: dict[int, tuple[int, ...]] = {}
-        for at in plan.compensations:
-            target, row = plan.places[at].compensates, self.wholes.get(at)
-            if target is not None and (
-                self.stands or (row is not None and row.status is NodeStatus.SKIPPED)
-            ):
-                settled[target] = (*settled.get(target, ()), at)
-        return settled
 
     def poisoned(self) -> set[int]:
         """Give the maps of which elements were put aside, whether that was borne or too much."""
@@ -119,8 +96,20 @@ async def look(db: Db, parent: Execution, plan: Plan) -> Found:
             wholes[plan.index[row.node_id]] = row
         else:
             parts.setdefault(plan.index[row.definition_node_id], {})[row.node_id] = row.status
-    stands = parent.status is RunStatus.COMPLETED
-    return Found(wholes, parts, undoes=not parent.final, stands=stands)
+    undone = {at: wholes[at].status for at in plan.compensations if at in wholes}
+    heir = await _heir(db, parent, plan) if plan.compensations else None
+    return Found(wholes, parts, Undoing(plan, parent.status, undone, heir))
+
+
+async def _heir(db: Db, parent: Execution, plan: Plan) -> Heir | None:
+    """Read who took over what a run left to undo, and which of that it leaves alone."""
+    found = await executions.find_heir(db, parent.id)
+    if found is None:
+        return None
+    names = [plan.places[at].id for at in plan.compensations]
+    rows = await executions.list_nodes(db, found.id, node_ids=names)
+    skipped = {row.node_id for row in rows if row.status is NodeStatus.SKIPPED}
+    return Heir(found.id, found.status, skipped)
 
 
 def standing(
@@ -133,8 +122,9 @@ def standing(
     another way. What was undone is there no more, whatever its row says: kept, it would be
     missing, and undone twice.
     """
+    _refuse_taken(found, in_part)
     going_on = {child for at in in_part for child in plan.children[at]}
-    gone = {*lost, *found.undone(plan), *reuse.below(plan, going_on)}
+    gone = {*lost, *found.undoing.undone(), *reuse.below(plan, going_on)}
     places = dict.fromkeys([*found.ended(), *sorted(in_part)])
     return reuse.closed(plan, [at for at in places if at not in gone])
 
@@ -168,19 +158,23 @@ async def take(
     if len(wanted) > _PARTS_MAX:
         raise FailedPrecondition(
             "TOO_MANY_ELEMENTS",
-            f"{len(wanted)} elements would be kept, and {_PARTS_MAX} can be; "
-            "RerunExecution from the map runs all of them again",
+            f"{len(wanted)} elements would be kept, and {_PARTS_MAX} can be; RerunExecution "
+            "from the map runs all of them again, ListNodeExecutions shows what was put aside",
             resource=("execution", str(parent.id)),
         )
-    parts = await executions.list_nodes(db, parent.id, node_ids=wanted, full=True) if maps else []
+    parts = await _parts(db, parent, [plan.places[at].id for at in maps], frozenset(wanted))
     _refuse_gone_files(parent, [*rows, *parts])
-    trees = {at: _tree(plan, at, parts) for at in maps}
-    settled = found.settled(plan)
+    trees = await asyncio.to_thread(_trees, plan, maps, parts)
+    settled = found.undoing.settled()
     return Taken(
         kept=tuple(
             _kept(plan, at, wholes[at], trees.get(at, ()), settled.get(at, ())) for at in places
         ),
         partly=tuple(Partly(at, trees[at]) for at in stand if at in in_part),
+        undoes=bool(
+            found.undoing.passed() & found.completed() & wholes.keys()
+            or found.undoing.whole(in_part).intersection(stand)
+        ),
         recorded={
             row.node_id: split_object(row.output_data)
             for row in rows
@@ -189,10 +183,42 @@ async def take(
     )
 
 
+async def _parts(
+    db: Db, parent: Execution, places: Iterable[str], wanted: Collection[str]
+) -> list[NodeExecution]:
+    """Read those of the elements of maps that are wanted."""
+    parts: list[NodeExecution] = []
+    for place in places if wanted else ():
+        last = 0
+        while True:
+            some = await executions.list_parts(
+                db, parent.id, place, after_order=last, limit=_READ_MAX, full=True
+            )
+            parts += [row for row in some if row.node_id in wanted]
+            if len(some) < _READ_MAX:
+                break
+            last = some[-1].execution_order
+    return parts
+
+
 def _is_spread(row: NodeExecution) -> bool:
     """Say whether what a place gave is held by the rows of its elements."""
     held = row.output_data is not None or row.output_file_id is not None
     return row.status is NodeStatus.COMPLETED and not held
+
+
+def _refuse_taken(found: Found, in_part: Collection[int]) -> None:
+    """Refuse to go on with a map that another run goes on with, and may undo as a whole."""
+    heir, taken = found.undoing.heir, found.undoing.whole(in_part)
+    if heir is not None and taken:
+        name = found.wholes[min(taken)].node_id
+        raise FailedPrecondition(
+            "TAKEN_OVER",
+            f"execution {heir.execution_id} took over the elements of {name}, and undoes them "
+            "where it fails: make a new run of that one, or name the map in from_nodes of "
+            "RerunExecution, which runs all of its elements again",
+            resource=("execution", str(heir.execution_id)),
+        )
 
 
 def _refuse_gone_files(parent: Execution, rows: Sequence[NodeExecution]) -> None:
@@ -223,6 +249,12 @@ def _kept(
     assert row.id is not None
     assert (output is None) is (row.status is NodeStatus.SKIPPED or _is_spread(row))
     return Kept(at, row.id, output, parts, settled)
+
+
+def _trees(
+    plan: Plan, maps: Iterable[int], parts: Sequence[NodeExecution]
+) -> dict[int, tuple[KeptPart, ...]]:
+    return {at: _tree(plan, at, parts) for at in maps}
 
 
 def _tree(plan: Plan, at: int, rows: Sequence[NodeExecution]) -> tuple[KeptPart, ...]:

@@ -69,12 +69,13 @@ class Launch(NamedTuple):
     alias: str = ""
     kept: tuple[Kept, ...] = ()  # results that it takes over
     partly: tuple[Partly, ...] = ()  # maps of which it takes over some elements
+    undoes: bool = False  # some of that is its own to undo
 
     @property
     def kept_count(self) -> int:
         """How many results are taken over, each element by itself where it has a row."""
         whole = sum(each.size for each in self.kept)
-        return whole + sum(part.size for each in self.partly for part in each.parts)
+        return whole + sum(each.size for each in self.partly)
 
 
 async def launch(engine: Engine, caller: Caller, asked: Launch) -> Run:
@@ -187,6 +188,7 @@ def _row(run: Run, asked: Launch) -> RunInsert:
         node_version_id=options.node_version_id,
         ignores_cache=options.ignores_cache,
         traceparent=run.options.traceparent,
+        undoes_parent=asked.undoes,
     )
 
 

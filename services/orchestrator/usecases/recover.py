@@ -11,7 +11,7 @@ import structlog
 
 from services.kit.pg import Pool, transaction
 from services.orchestrator.domain.plan import Plan
-from services.orchestrator.domain.unusable import give_up
+from services.orchestrator.domain.unusable import UNREADABLE, give_up
 from services.orchestrator.engine.loaded import Loaded
 from services.orchestrator.storage import limit_slots, quota_usage, recovery
 from services.orchestrator.storage.flush import ENGINE_FORMAT
@@ -52,7 +52,8 @@ async def load(
         for each in found:
             if isinstance(each, LostRun):
                 log.error("execution_unreadable", execution_id=str(each.id), reason=each.reason)
-                loaded.given_up.append(give_up(each.id, each.revision, each.open_nodes))
+                told = each.told or UNREADABLE
+                loaded.given_up.append(give_up(each.id, each.revision, each.open_nodes, told))
             else:
                 loaded.runs.append((each.run, dict(each.due_s), each.deadline_s))
                 loaded.ended_children += each.ended_children

@@ -133,6 +133,7 @@ class Rerunner:
             wishes=_wishes(parent, again),
             kept=taken.kept,
             partly=taken.partly,
+            undoes=taken.undoes,
         )
 
     async def _check_workflow(self, caller: Caller, plan: Plan) -> None:

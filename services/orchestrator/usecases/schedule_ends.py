@@ -13,11 +13,9 @@ from uuid import UUID
 
 import structlog
 
-from services.orchestrator.engine.engine import Engine
-from services.orchestrator.engine.hub import Moved
 from services.orchestrator.engine.journal import DATABASE_FAULTS
 from services.orchestrator.gateways.peers import PeerGone
-from services.orchestrator.usecases.forward import Router
+from services.orchestrator.usecases.watch import Watcher
 
 log = structlog.get_logger()
 
@@ -32,9 +30,8 @@ _MOMENT_S: Final = 1.0
 class RunEnds:
     """Knows of which schedules a tick may begin, as the runs that it waited for are over."""
 
-    def __init__(self, engine: Engine, router: Router, told: Callable[[], None]) -> None:
-        self._engine = engine
-        self._router = router
+    def __init__(self, watcher: Watcher, told: Callable[[], None]) -> None:
+        self._watcher = watcher
         self._told = told  # whoever starts what is due
         self._over: set[UUID] = set()
         self._listening: dict[UUID, asyncio.Task[None]] = {}
@@ -74,26 +71,15 @@ class RunEnds:
 
     async def _end(self, run_id: UUID) -> None:
         """Wait until a run is over, or nobody's: whoever looks then will see."""
-        heard = False
+        watcher, heard = self._watcher, False
         while True:
-            if run_id in self._engine.core.runs:
-                await self._end_here(run_id)
-                return
-            address = await self._router.address(run_id)
+            while run_id in watcher.engine.core.runs:
+                await watcher.await_end(run_id, timeout_s=_LOOK_AGAIN_S)
+                heard = True
+            address = await watcher.router.address(run_id)
             if address is None:
                 if not heard:
                     await asyncio.sleep(_MOMENT_S)
                 return
-            await self._router.peers.await_end(address, run_id, _ANSWER_S)
+            await watcher.router.peers.await_end(address, run_id, _ANSWER_S)
             heard = True
-
-    async def _end_here(self, run_id: UUID) -> None:
-        """Wait until a run is over, or this engine's no more."""
-        with self._engine.hub.subscribed(run_id, ends_only=True) as end:
-            while run_id in self._engine.core.runs:
-                try:
-                    change = await end.next(_LOOK_AGAIN_S)
-                except Moved:
-                    return
-                if change is not None and change.final:
-                    return

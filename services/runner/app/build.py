@@ -59,7 +59,7 @@ _USUAL_PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 @asynccontextmanager
 async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
-    """Prove the walls, take the home, write this incarnation's row, and serve."""
+    """Take the home, prove the walls, and serve; `join` writes this incarnation's row."""
     settings = Settings.from_env(env)
     lock = await lock_home(settings)
     api_pool = await open_pool(
@@ -124,11 +124,8 @@ async def _base(
 async def _runner(base: Base) -> AsyncIterator[App]:
     packages = _packages(base)
     work = await _work(base, packages)
-    await base.membership.begin()
-    usual = base.interpreters.get(_USUAL_PYTHON) or next(reversed(base.interpreters.values()))
-    work.spares.want(Shape(usual, None, Limits()))
     try:
-        yield app_of(base, packages, work)
+        yield app_of(base, packages, work, join=partial(_join, base, work))
     finally:
         await work.pool.close()
         await work.rows.flush()
@@ -141,6 +138,13 @@ async def _runner(base: Base) -> AsyncIterator[App]:
             await base.membership.end(in_order=work.desk.drained)
         except Exception as problem:  # noqa: BLE001 - the lease lapses by itself
             log.warning("runner_not_signed_off", fault=type(problem).__name__)
+
+
+async def _join(base: Base, work: Work) -> None:
+    """Be an incarnation that others know, with the interpreter that is used first."""
+    await base.membership.begin()
+    usual = base.interpreters.get(_USUAL_PYTHON) or next(reversed(base.interpreters.values()))
+    work.spares.want(Shape(usual, None, Limits()))
 
 
 def _packages(base: Base) -> Packages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from qflow.runner.v1.environment_service_pb2_grpc import (
@@ -56,7 +57,9 @@ from services.runner.usecases.prepare import Preparer
 from services.runner.usecases.reaping import Reaper
 
 
-def app_of(base: Base, packages: Packages, work: Work) -> App:
+def app_of(
+    base: Base, packages: Packages, work: Work, *, join: Callable[[], Awaitable[None]]
+) -> App:
     """Give the service of these parts."""
     settings, authenticator = base.settings, Authenticator(base.api_pool)
     shown = ShownEnvironments(
@@ -87,6 +90,7 @@ def app_of(base: Base, packages: Packages, work: Work) -> App:
             caches({"tokens": authenticator.asked}),
         ],
         loops=_loops(base, packages, work),
+        join=join,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Final
 
 from google.rpc import status_pb2
 from qflow.telemetry.v1 import metric_service_pb2 as pb
@@ -17,6 +18,9 @@ from services.kit.rpc.errors import to_status
 from services.kit.rpc.request_key import answered, request_key
 from services.telemetry.domain.points import Refusal, Series
 from services.telemetry.usecases.record import Recorded, record_points
+
+_NANOS: Final = 1_000_000_000
+_NEVER_US: Final = 1 << 62  # of what is no moment: no point is recorded so far ahead
 
 
 class MetricServicer(MetricServiceServicer):
@@ -57,6 +61,8 @@ def _time_us(point: pb.MetricPoint, now_us: int) -> int:
     seconds = moment.seconds
     if not seconds and not point.HasField("record_time"):
         return now_us
+    if not 0 <= moment.nanos < _NANOS:
+        return _NEVER_US
     return seconds * 1_000_000 + moment.nanos // 1000
 
 

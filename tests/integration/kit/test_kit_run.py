@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -197,6 +198,27 @@ async def test_a_wrong_setting_is_named_and_nothing_starts(env: dict[str, str], 
         [fault] = [line for line in lines if line["event"] == "service_misconfigured"]
         assert word in fault["fault"]
         assert await process.wait() == 2
+
+
+@pytest.mark.parametrize("setting", ["QFLOW_TINY_LISTEN", "QFLOW_TINY_METRICS_LISTEN"])
+async def test_a_service_whose_port_is_taken_never_joined(setting: str) -> None:
+    """Others would reckon with it, and give it of their work."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        async with tiny(**{setting: f"127.0.0.1:{other.getsockname()[1]}"}) as process:
+            lines = await events_until(process, "")
+            assert 2 == await process.wait()
+    assert "service_misconfigured" in names(lines)
+    assert "joined" not in names(lines)
+
+
+async def test_a_start_that_waits_to_join_ends_at_once_when_told() -> None:
+    """F20: as one does that waits for its database; it is let go of in order."""
+    async with tiny(TINY_JOIN="wait") as process:
+        await events_until(process, "joined")
+        process.terminate()
+        told = names(await events_until(process, ""))
+        assert ["start_given_up", "closed", "service_stopped"] == told
+        assert 0 == await process.wait()
 
 
 async def test_reflection_can_be_switched_off() -> None:

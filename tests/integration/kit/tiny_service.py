@@ -34,6 +34,12 @@ async def drain() -> None:
         raise ZeroDivisionError
 
 
+async def join() -> None:
+    log.info("joined")
+    if os.environ.get("TINY_JOIN") == "wait":
+        await asyncio.Event().wait()
+
+
 async def hang() -> None:
     await asyncio.Event().wait()
 
@@ -56,6 +62,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
             Dependency("postgres", database(pool).is_there, essential=False),
         ],
         loops=[crash if env.get("TINY_LOOP") == "crash" else idle],
+        join=join,
         on_drain=drain,
         close=hang if env.get("TINY_CLOSE") == "hang" else pool.close,
     )

@@ -73,8 +73,11 @@ class Orchestra:
                     authenticator=app.authenticator,
                     health_servicer=health.aio.HealthServicer(),
                 )
-                await server.start()
                 servers.append(server)
+            assert app.join is not None
+            await app.join()
+            for server in servers:
+                await server.start()
             loops = [asyncio.ensure_future(loop(stop)) for loop in app.loops]
             self.address = servers[0].address
             self.attach_address = servers[1].address

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from qflow.orchestrator.v1 import rerun_service_pb2
 
-from services.orchestrator.domain import compatibility
+from services.orchestrator.domain import compatibility, partly
 from tests import factories
+from tests.fakes.runner import Fail
 from tests.integration.orchestrator.conftest import Orchestra
-from tests.integration.orchestrator.control import COMPLETED, FAILED, ended, reruns, start
+from tests.integration.orchestrator.control import (
+    COMPLETED,
+    FAILED,
+    ended,
+    refusal,
+    reruns,
+    start,
+)
 from tests.integration.orchestrator.test_constructs import nodes_of
 from tests.integration.orchestrator.test_reruns import Worker, fork, hold_invariants, node, rerun
 
@@ -121,6 +130,92 @@ async def test_what_a_completed_run_did_is_undone_by_no_other(
             own = await reruns(orchestra).RerunExecution(rerun(first.id, node("pay")))
             assert FAILED == (await ended(orchestra, own.execution.id)).status
     assert {"quote": 1, "pay": 2, "ship": 5, "refund": 1} == worker.ran
+    hold_invariants(orchestra)
+
+
+@pytest.mark.parametrize("copies_max", [1, 500])
+async def test_what_a_failed_run_left_is_undone_by_one_rerun_alone(
+    orchestra: Orchestra, order: str, copies_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the first that takes it over; others made of the same run pay and give back themselves."""
+    monkeypatch.setattr(partly, "COPIES_MAX", copies_max)  # one that begins in parts is refused too
+    worker = Worker("ship", "refund")
+    async with orchestra.running():
+        async with (await orchestra.runner(worker)).attached():
+            first = await ended(orchestra, (await start(orchestra, order)).id)
+            assert {"quote": 1, "pay": 1, "ship": 1, "refund": 1} == worker.ran
+    worker.failing.discard("refund")
+    async with orchestra.running():  # both begin at once, before anything runs
+        stub = reruns(orchestra)
+        made = await asyncio.gather(*(stub.RerunExecution(rerun(first.id)) for _ in range(2)))
+        assert [1, 2] == sorted(each.kept_results for each in made)
+        held = await stub.ForkExecution(fork(first.id))
+        async with (await orchestra.runner(worker)).attached():
+            for execution in (*(each.execution for each in made), held.execution):
+                assert FAILED == (await ended(orchestra, execution.id)).status
+    # It was paid once by each, and each payment was given back once.
+    assert {"quote": 1, "pay": 3, "ship": 4, "refund": 4} == worker.ran
+    hold_invariants(orchestra)
+
+
+async def test_what_a_rerun_that_completed_took_over_is_its_own(
+    orchestra: Orchestra, order: str
+) -> None:
+    """Another one of the same run keeps it too, and does not take it from that."""
+    worker = Worker("ship", "refund")
+    async with orchestra.running():
+        async with (await orchestra.runner(worker)).attached():
+            stub = reruns(orchestra)
+            first = await ended(orchestra, (await start(orchestra, order)).id)
+            worker.failing.clear()
+            heir = await stub.RerunExecution(rerun(first.id))
+            assert COMPLETED == (await ended(orchestra, heir.execution.id)).status
+            worker.failing.add("ship")
+            later = await stub.RerunExecution(rerun(first.id))
+            assert FAILED == (await ended(orchestra, later.execution.id)).status
+    assert [2, 2] == [each.kept_results for each in (heir, later)]
+    assert {"quote": 1, "pay": 1, "ship": 3, "refund": 1} == worker.ran
+    hold_invariants(orchestra)
+
+
+async def test_a_map_that_another_run_goes_on_with_is_not_gone_on_with(
+    orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both would undo its elements: the one that was made of it first is to be made use of."""
+    monkeypatch.setattr(compatibility, "check", lambda *_: None)
+    one = factories.node(orchestra.sql, orchestra.owner)
+    workflow = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes={"pay": one, "refund": one},
+        edges=[("", "x", "refund", "x")],
+        node_settings={
+            "pay": {"map": {"input": "x", "max_failed": 1}, "parameters": {"x": "[1,-1]"}},
+            "refund": {"compensates": "pay"},
+        },
+        outputs=[("out", "pay")],
+    )
+
+    def answer(_define: Any, _assign: Any, inputs: dict[str, Any]) -> object:
+        if inputs["x"] < 0:
+            raise Fail(retryable=False)
+        return 1
+
+    async with orchestra.running():
+        async with (await orchestra.runner(answer)).attached():
+            stub = reruns(orchestra)
+            first = await ended(orchestra, (await start(orchestra, workflow)).id)
+            assert COMPLETED == first.status
+            asked = rerun_service_pb2.RetryQuarantinedRequest(execution_id=first.id)
+            made = await stub.RetryQuarantined(asked)
+            assert COMPLETED == (await ended(orchestra, made.execution.id)).status
+            told = await refusal(stub.RetryQuarantined(asked))
+            assert ("FAILED_PRECONDITION", "TAKEN_OVER") == told[:2]
+            next_one = rerun_service_pb2.RetryQuarantinedRequest(execution_id=made.execution.id)
+            again = (await stub.RetryQuarantined(next_one)).execution
+            assert COMPLETED == (await ended(orchestra, again.id)).status
+            whole = await stub.RerunExecution(rerun(first.id, node("pay")))
+            assert COMPLETED == (await ended(orchestra, whole.execution.id)).status
     hold_invariants(orchestra)
 
 

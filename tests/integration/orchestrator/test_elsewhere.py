@@ -30,6 +30,7 @@ from services.orchestrator.usecases.overlaps import Overlaps
 from services.orchestrator.usecases.plans import Plans
 from services.orchestrator.usecases.read import Reader
 from services.orchestrator.usecases.schedule_ends import RunEnds
+from services.orchestrator.usecases.watch import Watcher
 from tests import factories
 from tests.fakes.runner import FakeRunner
 from tests.integration.orchestrator import test_schedules
@@ -141,7 +142,8 @@ async def test_a_schedule_is_told_of_the_end_of_a_run_that_another_has(
             schedule_id, other_id = uuid.uuid4(), uuid.uuid4()
 
             async def listen(overlaps: Overlaps) -> None:
-                ends = RunEnds(overlaps.router.engine, overlaps.router, told.set)
+                router = overlaps.router
+                ends = RunEnds(Watcher(overlaps.reader, router.engine, router), told.set)
                 ends.follow(schedule_id, named)
                 await cancel(orchestra, str(named[0]))
                 await ended(orchestra, [str(named[0])])

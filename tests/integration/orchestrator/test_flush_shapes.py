@@ -243,6 +243,7 @@ _UNUSUAL: dict[str, Any] = {
     "relation": "retry",
     "ignores_cache": True,
     "traceparent": f"00-{'1' * 32}-{'2' * 16}-00",
+    "undoes_parent": True,
 }
 
 

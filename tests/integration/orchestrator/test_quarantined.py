@@ -11,11 +11,21 @@ import pytest
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
 from qflow.orchestrator.v1.rerun_service_pb2 import RetryQuarantinedRequest
 
+from services.orchestrator.domain import partly
+from services.orchestrator.engine.journal import Journal, OutcomeUnknownError
 from services.orchestrator.usecases import kept_results
 from tests import factories
 from tests.fakes.runner import Fail
 from tests.integration.orchestrator.conftest import Orchestra
-from tests.integration.orchestrator.control import chain, ended, refusal, reruns, start
+from tests.integration.orchestrator.control import (
+    COMPLETED,
+    FAILED,
+    chain,
+    ended,
+    refusal,
+    reruns,
+    start,
+)
 from tests.integration.orchestrator.test_constructs import nodes_of
 from tests.integration.orchestrator.test_reruns import node, rerun
 
@@ -79,10 +89,18 @@ def mapped(orchestra: Orchestra, request: pytest.FixtureRequest) -> tuple[int, s
     return depth, str(made)
 
 
+@pytest.mark.parametrize("copies_max", [1, 2, 500])
 async def test_only_what_was_put_aside_runs_again(
-    orchestra: Orchestra, mapped: tuple[int, str]
+    orchestra: Orchestra,
+    mapped: tuple[int, str],
+    copies_max: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Over a restart too, within the map's window; the parent stays as it was."""
+    """Over a restart too, within the map's window; the parent stays as it was.
+
+    However many flushes write what is kept.
+    """
+    monkeypatch.setattr(partly, "COPIES_MAX", copies_max)
     depth, workflow = mapped
     seen: list[Any] = []
     async with adding(orchestra, seen, mended=False):
@@ -111,6 +129,40 @@ async def test_only_what_was_put_aside_runs_again(
     assert [(first.output_json,)] == orchestra.rows(
         "SELECT output_data::text FROM workflow_executions WHERE id = %s", parent.id
     )
+
+
+async def test_what_an_orchestrator_left_half_made_begins_nothing(
+    orchestra: Orchestra, mapped: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What had been kept would run again: it fails, says so, and can be made once more."""
+    _, workflow = mapped
+    seen: list[Any] = []
+    monkeypatch.setattr(partly, "COPIES_MAX", 1)
+    async with orchestra.running():
+        async with (await orchestra.runner(add_one(seen, mended=False))).attached():
+            parent = await ended(orchestra, (await start(orchestra, workflow, '{"x":10}')).id)
+        written, taken = Journal._take_beginning, list[str]()
+
+        def dies(self: Journal) -> Any:
+            [t] = written(self)
+            taken.append(str(t.run_id))
+            if len(taken) > 2:
+                raise OutcomeUnknownError
+            return [t]
+
+        monkeypatch.setattr(Journal, "_take_beginning", dies)
+        asked = RetryQuarantinedRequest(execution_id=parent.id)
+        code, reason, _ = await refusal(reruns(orchestra).RetryQuarantined(asked))
+        assert ("UNAVAILABLE", "ENGINE_RECOVERING") == (code, reason)
+        failed = await ended(orchestra, taken[0])
+        assert (FAILED, "engine_error") == (failed.status, failed.error.error_type)
+        assert "make it of that one again" in failed.error.message
+        monkeypatch.setattr(Journal, "_take_beginning", written)
+        seen.clear()
+        again = await reruns(orchestra).RetryQuarantined(asked)
+        async with (await orchestra.runner(add_one(seen, mended=True))).attached():
+            assert COMPLETED == (await ended(orchestra, again.execution.id)).status
+    assert seen[:-1] in ([-2, -4], [1, -2, -4])
 
 
 async def test_a_rerun_keeps_what_was_put_aside_and_has_it_run_again(

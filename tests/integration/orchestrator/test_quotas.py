@@ -281,6 +281,19 @@ async def test_what_attempts_move_is_counted_for_their_run_and_for_the_day(
             assert "15000" == (await refused(orchestra, workflow))["used"]
 
 
+async def test_gb_seconds_are_counted_by_the_clock_of_the_runner(orchestra: Orchestra) -> None:
+    """Stamps may wait for hours until a clock that was ahead has been caught up with: ADR 96."""
+    async with orchestra.running():
+        await set_quota(orchestra, per_day=Amounts(gb_seconds=10))
+        runner = await orchestra.runner(add_one)
+        runner.user_us = 2 * 1024 * 1_000_000  # of one MiB: two GB seconds
+        async with runner.attached():
+            run = await start(orchestra, three(orchestra), budget=Amounts(gb_seconds=4))
+            over = await ended(orchestra, run.id)
+            assert (FAILED, "budget_exceeded") == (over.status, over.error.error_type)
+            assert 4 == (await used(orchestra)).gb_seconds
+
+
 async def test_what_a_tenant_keeps_is_told_with_its_quota(orchestra: Orchestra) -> None:
     async with orchestra.running():
         said: dict[str, Any] = {"stored_bytes": 1 << 40, "stored_files": 7, "environments": 3}

@@ -88,6 +88,8 @@ async def test_a_point_that_cannot_be_recorded_is_listed_and_the_others_are_reco
         Timestamp(seconds=-62_135_596_800),  # the year 1
         Timestamp(seconds=253_402_300_799),  # the year 9999
         Timestamp(seconds=2**62),
+        Timestamp(seconds=int(now.timestamp()), nanos=10**9),
+        Timestamp(seconds=int(now.timestamp()), nanos=-1),
         Timestamp(seconds=int(now.timestamp()) + 400),
         Timestamp(seconds=int(now.timestamp()) - 367 * 86_400),
     ]
@@ -107,15 +109,15 @@ async def test_a_point_that_cannot_be_recorded_is_listed_and_the_others_are_reco
         ]
     )
     answer = await record(telemetry, owner)(request)
-    assert (4, 11) == (answer.recorded_count, answer.rejected_count)
-    assert [0, 1, 2, 3, 4, 9, 10, 11, 12, 13, -1] == [each.point_index for each in answer.rejected]
+    assert (4, 13) == (answer.recorded_count, answer.rejected_count)
+    assert [0, 1, 2, 3, 4, *range(9, 16), -1] == [each.point_index for each in answer.rejected]
     assert {code_pb2.INVALID_ARGUMENT} == {each.status.code for each in answer.rejected}
     reasons = []
     for each in answer.rejected:
         info = error_details_pb2.ErrorInfo()
         assert each.status.details[0].Unpack(info)
         reasons.append(info.reason)
-    assert ["METRIC_VALUE_INVALID"] * 5 + ["RECORD_TIME_INVALID"] * 5 == reasons[:-1]
+    assert ["METRIC_VALUE_INVALID"] * 5 + ["RECORD_TIME_INVALID"] * 7 == reasons[:-1]
     assert "METRIC_NAME_RESERVED" == reasons[-1]
     found = await asked(
         telemetry, owner, metric_name="m", start_time=at(0), end_time=at(600), percentiles=[100]

@@ -117,6 +117,30 @@ def test_what_fails_whatever_the_values_are_is_refused_when_it_is_new(
     assert said in caught.value.message
 
 
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize("digits", ["9223372036854775809", "1" + "0" * 300])
+def test_an_integer_of_more_than_64_bits_is_no_literal(sign: str, digits: str) -> None:
+    """As the language has it: what stands in the text is refused as it is stored."""
+    with pytest.raises(ExpressionError, match="invalid int literal"):
+        compile_expression(f"x > {sign}{digits}", NAMES)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("x > 9223372036854775806", b"9223372036854775807"),
+        ("x == -9223372036854775808", b"-9223372036854775808"),
+        ("x > 1.0", b"1" + b"0" * 30 + b".5"),
+        ("x > 1.0", b"1.0e30"),
+        (f"x == '{'9' * 30}'", b'"' + b"9" * 30 + b'"'),
+    ],
+)
+def test_many_digits_that_are_no_integer_of_more_than_64_bits_are_read(
+    text: str, value: bytes
+) -> None:
+    assert compile_expression(text, NAMES).holds({"x": value})
+
+
 def test_what_is_new_and_right_is_compiled() -> None:
     text = "x.matches(r'^o\\.k$') && timestamp(y).getHours() < 24"
     values = {"x": b'"o.k"', "y": b'"2026-01-31T12:00:00Z"'}
@@ -130,7 +154,14 @@ def test_what_is_new_and_right_is_compiled() -> None:
         ("x", {"x": b"null"}, "it gave null"),
         ("x + 1 > 0", {"x": b"9223372036854775807"}, "overflow"),
         ("x > 0", {"x": b"9223372036854775808"}, "more than 64 bits"),
-        ("x > 0", {"x": b"[1e400]"}, "not JSON"),
+        ("x < 0", {"x": b"-9223372036854775809"}, "more than 64 bits"),
+        ("x > 0", {"x": b"18446744073709551616"}, "more than 64 bits"),
+        ("x > 0", {"x": b"9" * 300}, "more than 64 bits"),
+        ("x > 0", {"x": b"9" * 5_000}, "more than 64 bits"),
+        ("x.a[0] > 0", {"x": b'{"a":[1' + b"0" * 400 + b"]}"}, "more than 64 bits"),
+        ("x > 0", {"x": b"[" * 900 + b"9" * 20 + b"]" * 900}, "nested more than"),
+        ("x > 0", {"x": b"[" * 5_000 + b"9" * 20 + b"]" * 5_000}, "not JSON"),
+        ("x > 0", {"x": b"[1e400]"}, "beyond the largest double"),
         ("x > 0", {"x": b"NaN"}, "not JSON"),
         ("x > 0", {"x": b"nonsense"}, "not JSON"),
         ("x > 0", {}, "'x' has no value"),

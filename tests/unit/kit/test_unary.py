@@ -140,7 +140,7 @@ def test_enums_are_not_searched_where_their_rules_were_kept(
         searched.append(message)
         return True
 
-    monkeypatch.setattr(faults, "_enums_known", known)
+    monkeypatch.setattr(faults, "_is_known", known)
     message = GetWorkflowRequest(workflow_id=_ID)
     assert [] == faults.find_content_faults(message, has_nul=False, keeps_rules=True)
     assert not searched
@@ -151,8 +151,8 @@ def test_enums_are_not_searched_where_their_rules_were_kept(
 def test_an_enum_without_a_rule_of_its_own_is_searched_for() -> None:
     """B8."""
     unruled = auth_pb2.AuthRule.DESCRIPTOR
-    assert not faults._rules_know_enums(unruled)
-    assert faults._rules_know_enums(GetWorkflowRequest.DESCRIPTOR)
+    assert not faults._rules_tell_all(unruled)
+    assert faults._rules_tell_all(GetWorkflowRequest.DESCRIPTOR)
     wrong = GetWorkflowRequest(workflow_id=_ID, view=77)  # type: ignore[arg-type]
     assert faults.find_rule_faults(wrong)
     assert faults.find_content_faults(wrong, has_nul=False, keeps_rules=False)

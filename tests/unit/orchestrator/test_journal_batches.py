@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -47,6 +48,45 @@ def test_a_row_stands_once_in_a_batch() -> None:
     assert queue[:3] == written._take()
     assert [queue[3], behind] == written._take()
     assert (0, 0) == (written.pending_bytes, written._queued_rows)
+
+
+def test_who_begins_over_many_flushes_has_every_second_one() -> None:
+    """Others wait for one of them at most, and what is its own waits behind its beginning."""
+    parts = [replace(completes(ONE, at), begins=True) for at in range(3)]
+    last, behind = replace(completes(ONE, 9), begun_whole=True), completes(ONE, 10)
+    others = [completes(OTHER, 20 + at) for at in range(3)]
+    written = journal([])
+    for each in (*parts, last, others[0], behind):
+        written.submit(each)
+    taken = [written._take()]
+    for each in others[1:]:
+        taken.append(written._take())
+        written.submit(each)
+        taken.append(written._take())
+    while not written.idle:
+        taken.append(written._take())
+    first, second, third = others
+    assert [[first], [parts[0]], [second], [parts[1]], [third], [parts[2]], [last]] == taken[:7]
+    assert [[behind]] == taken[7:]
+    assert (0, 0) == (written.pending_bytes, written._queued_rows)
+
+
+async def test_what_is_queued_of_who_begins_is_waited_for_and_dropped_with_it() -> None:
+    flushed: list[list[Transition]] = []
+    written = journal(flushed)
+    for at in range(3):
+        written.submit(replace(completes(ONE, at), begins=True))
+    async with asyncio.TaskGroup() as tasks:
+        all_of_it = tasks.create_task(written.written())
+        await asyncio.sleep(0)
+        writing = tasks.create_task(written.run())
+        assert await all_of_it
+        assert 3 == len(flushed)
+        writing.cancel()
+    written.submit(replace(completes(ONE, 5), begins=True))
+    assert not written.idle
+    written.drop({ONE})
+    assert written.idle
 
 
 async def test_a_change_of_which_only_an_error_is_told_is_written() -> None:

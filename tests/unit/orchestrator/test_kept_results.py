@@ -10,7 +10,8 @@ import pytest
 
 from services.orchestrator.domain.compile import compile_plan
 from services.orchestrator.domain.plan import Definition, Plan
-from services.orchestrator.domain.status import NodeStatus
+from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.undoing import Heir, Undoing
 from services.orchestrator.storage.executions import NodeExecution
 from services.orchestrator.usecases.kept_results import Found, standing
 from tests.unit.orchestrator.test_compatibility import INT, edge, version
@@ -51,7 +52,9 @@ def found(plan: Plan, parts: Mapping[str, NodeStatus] | None = None, **ends: Nod
         plan.index[name]: NodeExecution(node_id=name, status=status)
         for name, status in ends.items()
     }
-    return Found(wholes, {plan.index["pay"]: parts} if parts else {})
+    undone = {at: wholes[at].status for at in plan.compensations if at in wholes}
+    undoing = Undoing(plan, RunStatus.FAILED, undone)
+    return Found(wholes, {plan.index["pay"]: parts} if parts else {}, undoing)
 
 
 def names(plan: Plan, places: list[int]) -> list[str]:
@@ -84,14 +87,15 @@ def test_what_stands_is_given_in_the_order_in_which_it_ended(plan: Plan) -> None
         )
         for name, (revision, order) in ends.items()
     }
-    stands = names(plan, standing(plan, Found(wholes, {}), lost=(), in_part=()))
+    seen = Found(wholes, {}, Undoing(plan, RunStatus.FAILED, {}))
+    stands = names(plan, standing(plan, seen, lost=(), in_part=()))
     assert ["quote", "note", "pay", "ship"] == stands
 
 
 def test_what_a_run_that_is_open_may_yet_undo_does_not_stand(plan: Plan) -> None:
-    wholes = found(plan, quote=DONE, pay=DONE, ship=FAILED, note=DONE).wholes
-    for undoes, stands in ((True, ["quote", "note"]), (False, ["quote", "pay", "note"])):
-        seen = Found(wholes, {}, undoes=undoes)
+    over = found(plan, quote=DONE, pay=DONE, ship=FAILED, note=DONE)
+    opened = replace(over, undoing=replace(over.undoing, status=RunStatus.RUNNING))
+    for seen, stands in ((opened, ["quote", "note"]), (over, ["quote", "pay", "note"])):
         assert stands == names(plan, standing(plan, seen, lost=(), in_part=()))
 
 
@@ -111,20 +115,42 @@ def test_a_map_has_poison_however_it_ended(plan: Plan, end: NodeStatus) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stands", "refund", "settled"),
+    ("status", "refund", "settled"),
     [
-        (True, None, True),  # it completed: nothing was to be undone
-        (False, NodeStatus.SKIPPED, True),  # by hand, or as that run was made of one that completed
-        (False, FAILED, False),
-        (False, None, False),
+        (RunStatus.COMPLETED, None, True),  # nothing was to be undone
+        # By hand, or as that run was made of one that completed.
+        (RunStatus.FAILED, NodeStatus.SKIPPED, True),
+        (RunStatus.FAILED, FAILED, False),
+        (RunStatus.FAILED, None, False),
     ],
 )
 def test_what_stands_is_nobody_elses_to_undo(
-    plan: Plan, refund: NodeStatus | None, *, stands: bool, settled: bool
+    plan: Plan, status: RunStatus, refund: NodeStatus | None, *, settled: bool
 ) -> None:
-    ends = {"quote": DONE, "pay": DONE, "ship": FAILED}
-    if refund is not None:
-        ends["refund"] = refund
-    seen = replace(found(plan, None, **ends), stands=stands)
-    expected = {plan.index["pay"]: (plan.index["refund"],)} if settled else {}
-    assert expected == seen.settled(plan)
+    pay, at = plan.index["pay"], plan.index["refund"]
+    seen = Undoing(plan, status, {} if refund is None else {at: refund})
+    assert ({pay: (at,)} if settled else {}) == seen.settled()
+    assert (set() if settled else {pay}) == seen.passed()
+
+
+@pytest.mark.parametrize(
+    ("heir", "refund", "fate"),
+    [
+        (RunStatus.RUNNING, FAILED, "gone"),
+        (RunStatus.FAILED, FAILED, "gone"),  # undone there, or left for who runs that again
+        (RunStatus.COMPLETED, FAILED, "settled"),  # what it stands on
+        (RunStatus.COMPLETED, DONE, "gone"),
+        (RunStatus.RUNNING, NodeStatus.SKIPPED, "settled"),
+    ],
+)
+def test_what_another_run_took_over_is_not_undone_twice(
+    plan: Plan, heir: RunStatus, refund: NodeStatus, fate: str
+) -> None:
+    pay, at = plan.index["pay"], plan.index["refund"]
+    taken = Heir(uuid.uuid4(), heir, ())
+    seen = Undoing(plan, RunStatus.FAILED, {at: refund}, taken)
+    assert (fate == "gone") is (pay in seen.undone())
+    assert (fate == "settled") is (pay in seen.settled())
+    assert set() == seen.passed()
+    left = replace(seen, heir=replace(taken, skipped={"refund"}))
+    assert (refund is DONE) is (pay in left.undone())

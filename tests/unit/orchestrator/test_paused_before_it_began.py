@@ -15,7 +15,7 @@ from services.orchestrator.domain.rows import RunInsert
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RunStatus
 from services.orchestrator.domain.transition import Transition
-from tests.unit.orchestrator.test_core import _IDS, TENANT
+from tests.unit.orchestrator.test_core import _IDS, ONE, TENANT, new_core
 from tests.unit.orchestrator.test_found_by_worlds import _stored, answer, plan_of
 from tests.unit.orchestrator.test_holding_what_closes import a_core, statuses
 
@@ -145,6 +145,49 @@ def test_a_run_that_is_resumed_has_its_place_in_line_again(*, crashes: bool) -> 
         grant(core)
         order += [run for run in runs if run.id in core.held and run not in order]
     assert runs == order
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_attempts_of_a_run_that_is_resumed_have_their_place_in_line_again(*, crashes: bool) -> None:
+    """Of two each: one has a place, so its run is the last; the second is paused, and the last."""
+    core = a_core()
+    core.limits_known([Limit(id=UUID(int=1), tenant_id=TENANT, name="all", revision=1)], now=0.0)
+    plan = plan_of({}, {})
+    runs, written = [], []
+    for _ in range(3):
+        run, said = begin(core, plan)
+        runs.append(run)
+        written += said
+    written += core.slots_taken(core.limited.ask(1, lambda: UUID(int=next(_IDS))), now=0.0)
+    for at in (1, 0):
+        written += core.pause(runs[at].id)
+    if crashes:  # then all lines are made anew, of runs as they were read
+        store, limits = _stored(written), list(core.limits.by_id.values())
+        core = a_core()
+        core.limits_known(limits, now=0.0)
+        runs = [store.restore(run.id, plan) for run in runs]
+        for run in runs:
+            core.adopt(run, now=0.0, due_s={}, deadline_s=None)
+        core.redispatch()
+    for at in (0, 1):
+        core.resume(runs[at].id, now=0.0)
+    ahead = [[each.ahead for each in core.limited.places_of(run.id)] for run in runs]
+    assert ([[0], [1], [2]] if crashes else [[2], [0], [1]]) == ahead
+    assert 5 == core.limited.size
+
+
+def test_an_attempt_that_had_a_place_already_is_the_first_once_its_run_is_resumed() -> None:
+    core = new_core((ONE, 0))  # no runner takes it yet
+    core.unlocked = {UUID(int=0)}
+    core.limits_known([Limit(id=UUID(int=1), tenant_id=TENANT, name="all", revision=1)], now=0.0)
+    runs = [begin(core, plan_of({}))[0] for _ in range(3)]
+    grant(core)
+    assert [False, True, True] == [core.limited.waits(run.id) for run in runs]
+    core.pause(runs[0].id)
+    core.resume(runs[0].id, now=0.0)
+    assert [[0], [1], [2]] == [
+        [each.ahead for each in core.limited.places_of(run.id)] for run in runs
+    ]
 
 
 def test_a_run_that_came_late_is_behind_those_that_asked_before_it() -> None:

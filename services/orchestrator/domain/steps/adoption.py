@@ -10,6 +10,7 @@ from services.orchestrator.domain import children, planner, routes, waits
 from services.orchestrator.domain.children import EndedChild
 from services.orchestrator.domain.credits import Runner
 from services.orchestrator.domain.effects import Due, Ready, Stop
+from services.orchestrator.domain.limit_lanes import WHOLE_RUN
 from services.orchestrator.domain.needs import Offer
 from services.orchestrator.domain.out import Out
 from services.orchestrator.domain.records import NodeRecord
@@ -128,11 +129,11 @@ class Adoption(Follow):
         return False
 
     def _revive(self, run: Run, out: Out) -> None:
-        if is_unbegun(run):
-            if run.status is RunStatus.PAUSED:
-                run.limit_turn = self.limited.new_turn()  # its place in line, once it is resumed
-            else:
-                self._waits_for_limit(run)
+        if run.status is RunStatus.PAUSED:  # its place in line, once it is resumed
+            ready = (at for at, left in enumerate(run.remaining) if not left)
+            run.limit_turns = dict.fromkeys((WHOLE_RUN, *ready), self.limited.new_turn())
+        elif is_unbegun(run):
+            self._waits_for_limit(run)
         t = Transition(run.id)
         for slot, record in enumerate(list(run.records)):  # an end may begin others
             if record is not None and record.child and record.status is _WAITING:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
-from typing import Final, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from services.orchestrator.domain import failed_edges, planner, unusable
 from services.orchestrator.domain.commands import SupersededCommand
 from services.orchestrator.domain.effects import Ready
 from services.orchestrator.domain.out import Out
-from services.orchestrator.domain.records import Failure, NodeRecord, Usage
+from services.orchestrator.domain.records import Failure, Usage
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.domain.steps.follow import Follow
 from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.values import FileValue
-
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class Outcome(NamedTuple):
@@ -74,7 +71,9 @@ class Attempts(Follow):
         t = out.of(run.id)
         result = unusable.checked(run, slot, outcome.result)
         self._free(runner_id, record.id)
-        spent = self._charge(run, record, outcome.usage, t) if self.ledger else None
+        spent = None
+        if self.ledger:
+            spent = self.ledger.charge(run, self._root(run), outcome.usage, t)
         if record.killing is not None:
             planner.confirm_stopped(run, slot, t, self.fx, usage=outcome.usage)
         elif isinstance(result, Failure):
@@ -88,13 +87,6 @@ class Attempts(Follow):
             self._give_back(record.id, t)
         if spent is not None:
             self._exhaust(self._root(run), spent, out)
-
-    def _charge(self, run: Run, record: NodeRecord, usage: Usage, t: Transition) -> Failure | None:
-        """Count what an attempt consumed; says why its run ends where that was the last of it."""
-        wall_us = 0
-        if record.started_at is not None:
-            wall_us = max(0, (self.fx.wall() - record.started_at) // _MICROSECOND)
-        return self.ledger.charge(run, self._root(run), usage, wall_us=wall_us, t=t)
 
     def declined(self, runner_id: UUID, ref: UUID, token: int) -> list[Transition]:
         """Take back an attempt that its runner does not take."""

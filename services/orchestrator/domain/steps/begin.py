@@ -10,7 +10,7 @@ from services.orchestrator.domain.commands import Finished
 from services.orchestrator.domain.dispatch import Dispatch
 from services.orchestrator.domain.effects import Ready
 from services.orchestrator.domain.out import Out
-from services.orchestrator.domain.partly import Partly, resume
+from services.orchestrator.domain.partly import Partly, resume, spread, takes_many
 from services.orchestrator.domain.plan import Kind
 from services.orchestrator.domain.records import NodeRecord
 from services.orchestrator.domain.rows import Follows, NodeCopy, RunInsert
@@ -40,18 +40,22 @@ class Begin(Dispatch):
         t = Transition(run.id, revision=1, follows=follows)
         out.add(t)
         t.run_inserts = [row]
+        many = takes_many(copies, partly)
+        if many:
+            t.begins = True
+            t = out.after(run.id)
         for each in copies:
             t.copy(each)
         if copies:
-            for place in run.plan.compensations:
-                if run.records[place] is not None:  # it was settled with what was taken over
-                    write_placed(run, place, t)
+            _write_settled(run, t)
         if row.start_at is not None:  # its time is told by the database's clock: `begin_in`
             run.asleep = True
             return
         if row.timeout_ms is not None:
             self.timers.set(self._time() + row.timeout_ms / 1000, run.id, DEADLINE)
         resume(run, partly, t, self.fx)
+        if many:
+            spread(t, out)
         if self._waits_for_limit(run):
             return
         if t.copies or run.groups:
@@ -59,12 +63,8 @@ class Begin(Dispatch):
         else:
             self.fx.todo.extend(run.plan.roots)
             routes.settle(run, t, self.fx)
-        if t.run_changes:  # over already: no statement changes a row that it inserts
-            end = out.after(run.id)
-            end.revision = run.revision
-            t.run_changes, end.run_changes = (), t.run_changes
-            end.commands = [each for each in t.commands if isinstance(each, Finished)]
-            t.commands = [each for each in t.commands if not isinstance(each, Finished)]
+        if t.run_changes and not many:
+            _end_behind(run, t, out)
 
     def _begin_late(self, run: Run, out: Out) -> None:
         """Begin a run whose time has come, or that no limit holds up any more.
@@ -88,6 +88,22 @@ class Begin(Dispatch):
         """Have a slot looked at when what its row says is due."""
         record.due_s = at
         self.timers.set(at, run.id, slot)
+
+
+def _write_settled(run: Run, t: Transition) -> None:
+    """Write the compensations that were settled with what was taken over."""
+    for place in run.plan.compensations:
+        if run.records[place] is not None:
+            write_placed(run, place, t)
+
+
+def _end_behind(run: Run, t: Transition, out: Out) -> None:
+    """Write the end of a run that is over already: no statement changes a row that it inserts."""
+    end = out.after(run.id)
+    end.revision = run.revision
+    t.run_changes, end.run_changes = (), t.run_changes
+    end.commands = [each for each in t.commands if isinstance(each, Finished)]
+    t.commands = [each for each in t.commands if not isinstance(each, Finished)]
 
 
 def is_unbegun(run: Run) -> bool:

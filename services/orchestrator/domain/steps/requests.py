@@ -44,7 +44,7 @@ class Requests(Follow):
         with self._step(run_id, asked=True):
             for run in self._family(run_id):
                 controls.pause(run, out.of(run.id))
-                self._unqueue(run.id)
+                run.limit_turns |= self._unqueue(run.id)
                 if not run.begun:
                     self._leave_limit(run, out.of(run.id))
         return self._dispatch(out)

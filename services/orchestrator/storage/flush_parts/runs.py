@@ -31,7 +31,8 @@ FRESH: Final = "given.pins_id NOT IN (SELECT pins_id FROM stale)"
 # not inserted, nor one whose plan is stale: the answer says which were. Nor are its nodes then. The
 # same goes for a run of one node whose node went away, and for one whose business key an open run
 # has (a unique index) or earlier ones forbid: those are seen as the statement began, so a run that
-# ends in this very flush still counts as open.
+# ends in this very flush still counts as open. And for one that would undo what another run has
+# taken over from the same one (a unique index).
 RUN_INSERTS: Final = Part(
     "started",
     """
@@ -40,7 +41,8 @@ RUN_INSERTS: Final = Part(
     request_id uuid, request_digest text, python_version text, timeout_ms bigint, revision bigint,
     alias text, business_key text, key_reuse text, labels text, priority smallint,
     start_at timestamptz, parent_execution_id uuid, relation text, node_version_id uuid,
-    parent_node_id text, ignores_cache boolean, traceparent text
+    parent_node_id text, ignores_cache boolean, traceparent text,
+    undoes_parent boolean
     """,
     """
     INSERT INTO workflow_executions
@@ -48,7 +50,7 @@ RUN_INSERTS: Final = Part(
             input_data, request_id, request_digest, python_version, revision, engine_format,
             created_at, queued_at, started_at, deadline_at, business_key, labels, priority,
             start_at, parent_execution_id, relation, node_version_id, parent_node_id,
-            ignores_cache, traceparent)
+            ignores_cache, traceparent, undoes_parent)
     SELECT given.id, given.workflow_id, given.tenant_id, given.created_by, given.workflow_version,
            given.pins_id, given.shard, given.status, given.input_data::json, given.request_id,
            given.request_digest, given.python_version, given.revision, 1,
@@ -57,7 +59,8 @@ RUN_INSERTS: Final = Part(
            GREATEST(clock.at, given.start_at) + given.timeout_ms * interval '1 millisecond',
            given.business_key, given.labels::jsonb, given.priority, given.start_at,
            given.parent_execution_id, given.relation, given.node_version_id, given.parent_node_id,
-           NULLIF(given.ignores_cache, false), given.traceparent
+           NULLIF(given.ignores_cache, false), given.traceparent,
+           NULLIF(given.undoes_parent, false)
       FROM given
       LEFT JOIN workflows ON workflows.id = given.workflow_id
        AND (given.parent_node_id IS NOT NULL

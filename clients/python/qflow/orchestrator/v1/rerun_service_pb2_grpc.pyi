@@ -49,7 +49,8 @@ class RerunServiceStub:
     it. A named node may get other inputs, or another version of its node, which is checked against the results that feed
     it. The kept results are copied: removing the parent takes nothing from the new run. A result that was undone
     is not kept: where a compensation completed, its node runs again, and what hangs on it. What a completed run did is
-    not undone where the new run fails: the compensations of kept results are skipped from its beginning.
+    not undone where the new run fails: the compensations of kept results are skipped from its beginning. What a failed run
+    left to undo goes to the first run that keeps it: others made of the same one run it again, unless that one completed.
     What was skipped stays so where all that it waits for is kept: behind a branch that was not taken nothing runs again.
 
     Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
@@ -57,7 +58,7 @@ class RerunServiceStub:
     (`NODE_MISSING`); ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body, or
     `BUSINESS_KEY_IN_USE` where an open run has its business key. Also with
     FAILED_PRECONDITION where everything would be kept (`NOTHING_TO_RERUN`), a result to be kept was a file that is gone (`KEPT_FILES`:
-    name that node, or one before it), more than 10,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
+    name that node, or one before it), more than 100,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
     not fit (`NODE_INCOMPATIBLE`); INVALID_ARGUMENT for nodes that are not there and inputs that do not fit; NOT_FOUND
     (`VERSION_NOT_FOUND`) for a version that a node lacks.
     """
@@ -75,7 +76,8 @@ class RerunServiceStub:
     that had not begun run too, and so does all else that did not complete.
 
     Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined
-    (`NOTHING_QUARANTINED`), or more than 10,000 elements would be kept (`TOO_MANY_ELEMENTS`).
+    (`NOTHING_QUARANTINED`), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
+    with a map that has a compensation, and would undo its elements where it fails (`TAKEN_OVER`: make a new run of that).
     """
     BatchCancelExecutions: _grpc.UnaryUnaryMultiCallable[_rerun_service_pb2.BatchCancelExecutionsRequest, _rerun_service_pb2.BatchCancelExecutionsResponse]
     """Asks many runs to stop, as CancelExecution does. With a filter, those that are open and were not asked before."""
@@ -107,7 +109,8 @@ class RerunServiceAsyncStub(RerunServiceStub):
     it. A named node may get other inputs, or another version of its node, which is checked against the results that feed
     it. The kept results are copied: removing the parent takes nothing from the new run. A result that was undone
     is not kept: where a compensation completed, its node runs again, and what hangs on it. What a completed run did is
-    not undone where the new run fails: the compensations of kept results are skipped from its beginning.
+    not undone where the new run fails: the compensations of kept results are skipped from its beginning. What a failed run
+    left to undo goes to the first run that keeps it: others made of the same one run it again, unless that one completed.
     What was skipped stays so where all that it waits for is kept: behind a branch that was not taken nothing runs again.
 
     Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
@@ -115,7 +118,7 @@ class RerunServiceAsyncStub(RerunServiceStub):
     (`NODE_MISSING`); ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body, or
     `BUSINESS_KEY_IN_USE` where an open run has its business key. Also with
     FAILED_PRECONDITION where everything would be kept (`NOTHING_TO_RERUN`), a result to be kept was a file that is gone (`KEPT_FILES`:
-    name that node, or one before it), more than 10,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
+    name that node, or one before it), more than 100,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
     not fit (`NODE_INCOMPATIBLE`); INVALID_ARGUMENT for nodes that are not there and inputs that do not fit; NOT_FOUND
     (`VERSION_NOT_FOUND`) for a version that a node lacks.
     """
@@ -133,7 +136,8 @@ class RerunServiceAsyncStub(RerunServiceStub):
     that had not begun run too, and so does all else that did not complete.
 
     Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined
-    (`NOTHING_QUARANTINED`), or more than 10,000 elements would be kept (`TOO_MANY_ELEMENTS`).
+    (`NOTHING_QUARANTINED`), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
+    with a map that has a compensation, and would undo its elements where it fails (`TAKEN_OVER`: make a new run of that).
     """
     BatchCancelExecutions: _aio.UnaryUnaryMultiCallable[_rerun_service_pb2.BatchCancelExecutionsRequest, _rerun_service_pb2.BatchCancelExecutionsResponse]  # type: ignore[assignment]
     """Asks many runs to stop, as CancelExecution does. With a filter, those that are open and were not asked before."""
@@ -174,7 +178,8 @@ class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
         it. A named node may get other inputs, or another version of its node, which is checked against the results that feed
         it. The kept results are copied: removing the parent takes nothing from the new run. A result that was undone
         is not kept: where a compensation completed, its node runs again, and what hangs on it. What a completed run did is
-        not undone where the new run fails: the compensations of kept results are skipped from its beginning.
+        not undone where the new run fails: the compensations of kept results are skipped from its beginning. What a failed run
+        left to undo goes to the first run that keeps it: others made of the same one run it again, unless that one completed.
         What was skipped stays so where all that it waits for is kept: behind a branch that was not taken nothing runs again.
 
         Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
@@ -182,7 +187,7 @@ class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
         (`NODE_MISSING`); ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body, or
         `BUSINESS_KEY_IN_USE` where an open run has its business key. Also with
         FAILED_PRECONDITION where everything would be kept (`NOTHING_TO_RERUN`), a result to be kept was a file that is gone (`KEPT_FILES`:
-        name that node, or one before it), more than 10,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
+        name that node, or one before it), more than 100,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
         not fit (`NODE_INCOMPATIBLE`); INVALID_ARGUMENT for nodes that are not there and inputs that do not fit; NOT_FOUND
         (`VERSION_NOT_FOUND`) for a version that a node lacks.
         """
@@ -212,7 +217,8 @@ class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
         that had not begun run too, and so does all else that did not complete.
 
         Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined
-        (`NOTHING_QUARANTINED`), or more than 10,000 elements would be kept (`TOO_MANY_ELEMENTS`).
+        (`NOTHING_QUARANTINED`), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
+        with a map that has a compensation, and would undo its elements where it fails (`TAKEN_OVER`: make a new run of that).
         """
 
     @_abc_1.abstractmethod

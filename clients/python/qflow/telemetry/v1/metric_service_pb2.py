@@ -28,7 +28,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from qflow.auth.v1 import auth_pb2 as qflow_dot_auth_dot_v1_dot_auth__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'qflow/telemetry/v1/metric_service.proto\x12\x12qflow.telemetry.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x18qflow/auth/v1/auth.proto\"v\n\x14RecordMetricsRequest\x12=\n\x06series\x18\x01 \x03(\x0b\x32 .qflow.telemetry.v1.MetricSeriesB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\xe1\x01\n\x0cMetricSeries\x12=\n\x0bmetric_name\x18\x01 \x01(\tB(\xbaH%r#2!^[A-Za-z_][A-Za-z0-9_.:/-]{0,99}$\x12\x1c\n\x0bmetric_unit\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18\x14\x12!\n\x0c\x65xecution_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x13\n\x0bkeep_points\x18\x04 \x01(\x08\x12<\n\x06points\x18\x05 \x03(\x0b\x32\x1f.qflow.telemetry.v1.MetricPointB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x90N\"T\n\x0bMetricPoint\x12\x14\n\x0cmetric_value\x18\x01 \x01(\x01\x12/\n\x0brecord_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"|\n\x15RecordMetricsResponse\x12\x16\n\x0erecorded_count\x18\x01 \x01(\x03\x12\x16\n\x0erejected_count\x18\x02 \x01(\x03\x12\x33\n\x08rejected\x18\x03 \x03(\x0b\x32!.qflow.telemetry.v1.RejectedPoint\"^\n\rRejectedPoint\x12\x14\n\x0cseries_index\x18\x01 \x01(\x05\x12\x13\n\x0bpoint_index\x18\x02 \x01(\x05\x12\"\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status2\xb6\x01\n\rMetricService\x12\xa4\x01\n\rRecordMetrics\x12(.qflow.telemetry.v1.RecordMetricsRequest\x1a).qflow.telemetry.v1.RecordMetricsResponse\">\xea\xe0\x18:\n\x01\x02\x12\x02\x02\x03\x1a\rmetrics:write\" \n\x13series.execution_id\x12\texecution(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'qflow/telemetry/v1/metric_service.proto\x12\x12qflow.telemetry.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x18qflow/auth/v1/auth.proto\"v\n\x14RecordMetricsRequest\x12=\n\x06series\x18\x01 \x03(\x0b\x32 .qflow.telemetry.v1.MetricSeriesB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\x12\x1f\n\nrequest_id\x18\x02 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\"\xe6\x01\n\x0cMetricSeries\x12=\n\x0bmetric_name\x18\x01 \x01(\tB(\xbaH%r#2!^[A-Za-z_][A-Za-z0-9_.:/-]{0,99}$\x12\x1c\n\x0bmetric_unit\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18\x14\x12!\n\x0c\x65xecution_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x13\n\x0bkeep_points\x18\x04 \x01(\x08\x12\x41\n\x06points\x18\x05 \x03(\x0b\x32\x1f.qflow.telemetry.v1.MetricPointB\x10\xbaH\r\x92\x01\n\x08\x01\x10\x90N\"\x03\xd8\x01\x03\"T\n\x0bMetricPoint\x12\x14\n\x0cmetric_value\x18\x01 \x01(\x01\x12/\n\x0brecord_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"|\n\x15RecordMetricsResponse\x12\x16\n\x0erecorded_count\x18\x01 \x01(\x03\x12\x16\n\x0erejected_count\x18\x02 \x01(\x03\x12\x33\n\x08rejected\x18\x03 \x03(\x0b\x32!.qflow.telemetry.v1.RejectedPoint\"^\n\rRejectedPoint\x12\x14\n\x0cseries_index\x18\x01 \x01(\x05\x12\x13\n\x0bpoint_index\x18\x02 \x01(\x05\x12\"\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status2\xb6\x01\n\rMetricService\x12\xa4\x01\n\rRecordMetrics\x12(.qflow.telemetry.v1.RecordMetricsRequest\x1a).qflow.telemetry.v1.RecordMetricsResponse\">\xea\xe0\x18:\n\x01\x02\x12\x02\x02\x03\x1a\rmetrics:write\" \n\x13series.execution_id\x12\texecution(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,19 +46,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METRICSERIES'].fields_by_name['execution_id']._loaded_options = None
   _globals['_METRICSERIES'].fields_by_name['execution_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_METRICSERIES'].fields_by_name['points']._loaded_options = None
-  _globals['_METRICSERIES'].fields_by_name['points']._serialized_options = b'\272H\010\222\001\005\010\001\020\220N'
+  _globals['_METRICSERIES'].fields_by_name['points']._serialized_options = b'\272H\r\222\001\n\010\001\020\220N\"\003\330\001\003'
   _globals['_METRICSERVICE'].methods_by_name['RecordMetrics']._loaded_options = None
   _globals['_METRICSERVICE'].methods_by_name['RecordMetrics']._serialized_options = b'\352\340\030:\n\001\002\022\002\002\003\032\rmetrics:write\" \n\023series.execution_id\022\texecution(\004'
   _globals['_RECORDMETRICSREQUEST']._serialized_start=176
   _globals['_RECORDMETRICSREQUEST']._serialized_end=294
   _globals['_METRICSERIES']._serialized_start=297
-  _globals['_METRICSERIES']._serialized_end=522
-  _globals['_METRICPOINT']._serialized_start=524
-  _globals['_METRICPOINT']._serialized_end=608
-  _globals['_RECORDMETRICSRESPONSE']._serialized_start=610
-  _globals['_RECORDMETRICSRESPONSE']._serialized_end=734
-  _globals['_REJECTEDPOINT']._serialized_start=736
-  _globals['_REJECTEDPOINT']._serialized_end=830
-  _globals['_METRICSERVICE']._serialized_start=833
-  _globals['_METRICSERVICE']._serialized_end=1015
+  _globals['_METRICSERIES']._serialized_end=527
+  _globals['_METRICPOINT']._serialized_start=529
+  _globals['_METRICPOINT']._serialized_end=613
+  _globals['_RECORDMETRICSRESPONSE']._serialized_start=615
+  _globals['_RECORDMETRICSRESPONSE']._serialized_end=739
+  _globals['_REJECTEDPOINT']._serialized_start=741
+  _globals['_REJECTEDPOINT']._serialized_end=835
+  _globals['_METRICSERVICE']._serialized_start=838
+  _globals['_METRICSERVICE']._serialized_end=1020
 # @@protoc_insertion_point(module_scope)

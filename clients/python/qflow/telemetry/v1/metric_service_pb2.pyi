@@ -75,7 +75,7 @@ class MetricSeries(_message.Message):
     """
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricPoint]:
-        """The points, in any order."""
+        """The points, in any order. They are checked one by one."""
 
     def __init__(
         self,

@@ -194,7 +194,7 @@ def _passes(error: Exception) -> bool:
 
 async def _serve_pending(scheduler: Scheduler, schedule: Claimed) -> None:
     async with transaction(scheduler.pool) as db:
-        waiting = await due.pending(db, schedule.id, limit=_TICKS_MAX)
+        waiting = await due.pending(db, schedule, limit=_TICKS_MAX)
     starting = []
     for tick in waiting:
         why = _starts_nothing(schedule, tick)
@@ -242,6 +242,8 @@ async def _start_alone(
     if not running:
         if tick.is_due or not tick.attempts:
             await _start(scheduler, schedule, tick)
+        elif schedule.overlap == "buffer_one":
+            await _put_behind(scheduler, schedule, tick)
         return
     if schedule.overlap != "skip":
         await _wait_for(scheduler, schedule, tick, running)
@@ -270,6 +272,13 @@ async def _wait_for(
             reason=_OVERLAP,
             message=message,
         )
+
+
+async def _put_behind(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -> None:
+    """Have those that come after a tick wait for it, which could not start yet."""
+    async with transaction(scheduler.pool) as db:
+        message = "waits for the tick before it, which could not start yet"
+        await due.put_behind(db, schedule.id, tick.tick_at, reason=_OVERLAP, message=message)
 
 
 async def _skip(

@@ -379,11 +379,11 @@ async def test_a_schedule_that_cannot_be_served_ends_no_orchestrator(
     spoilt: list[uuid.UUID] = []
     pending = schedule_due.pending
 
-    async def spoils(db: Any, schedule_id: uuid.UUID, *, limit: int) -> Any:
+    async def spoils(db: Any, schedule: schedule_due.Claimed, *, limit: int) -> Any:
         if not spoilt:
-            spoilt.append(schedule_id)
+            spoilt.append(schedule.id)
             raise RuntimeError("what it has makes no sense")
-        return await pending(db, schedule_id, limit=limit)
+        return await pending(db, schedule, limit=limit)
 
     monkeypatch.setattr(schedule_due, "pending", spoils)
     async with orchestra.running(), (await orchestra.runner(answer)).attached():

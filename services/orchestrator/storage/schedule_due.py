@@ -178,7 +178,7 @@ async def pending(db: Db, schedule: Claimed, *, limit: int) -> list[PendingTick]
     """Give ticks of a schedule that have no run yet: those first that may start, the oldest first.
 
     Those of its times are before all others: hundreds of a backfill that wait for a quota hold up
-    none. Where only one may be under way these are told in their order, whether or not they are due.
+    none. Where only one may be under way these are told in their order, due or not.
     """
     beside = schedule.overlap == "allow"
     return [

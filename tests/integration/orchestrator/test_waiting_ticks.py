@@ -1,4 +1,4 @@
-"""Ticks that cannot start yet: what comes after them, and beside them, neither spins nor starves."""
+"""Ticks that cannot start yet: what comes after them or beside them neither spins nor starves."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_what_comes_behind_a_tick_that_cannot_start_is_due_no_sooner_than_
 async def test_a_backfill_that_waits_for_a_quota_holds_up_no_time_of_its_schedule(
     orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = schedule_runs._started  # noqa: SLF001  # what a quota refuses
+    start = schedule_runs._started  # what a quota refuses
 
     async def short(scheduler: Any, schedule: Any, tick: Any) -> UUID:
         if tick.kind == "backfill":

@@ -70,6 +70,21 @@ class Dispatch(Families):
         """Give the Pythons that runners which are here have; none while none is here."""
         return frozenset().union(*(each.pythons for each in self.runners.values()))
 
+    def kept(self) -> list[Runner]:
+        """Give the runners that take nothing more until an attempt that runs alone is over."""
+        return [
+            each
+            for each in self.runners.values()
+            if each.connected and (each.exclusive or each.incarnation == self._emptying)
+        ]
+
+    def runs_alone(self) -> list[Run]:
+        """Give the runs with attempts that run alone on a runner, then those that wait to."""
+        refs = [ref for each in self.runners.values() if each.exclusive for ref in each.in_flight]
+        found = [self._refs[ref][0] for ref in refs if ref in self._refs]
+        found += [self.runs[run_id] for run_id, *_ in self.ready.alone() if run_id in self.runs]
+        return list({run.id: run for run in found}.values())
+
     def find(self, ref: UUID) -> tuple[Run, int] | None:
         """Return the run and place of a node row."""
         return self._refs.get(ref)

@@ -35,6 +35,7 @@ _COMMANDS: Final = {
     "RerunExecution from it with node_version 0": "qflow rerun --from NODE --newest",
     "RerunExecution": "qflow rerun",
     "RetryExecution": "qflow retry",
+    "CancelExecution": "qflow cancel",
     "StartExecution": "qflow run",
     "ExplainExecution": "qflow explain",
     "ResumeExecution": "qflow resume",

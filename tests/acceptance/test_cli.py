@@ -29,9 +29,25 @@ Qflow = Callable[..., subprocess.CompletedProcess[str]]
 FLOWS = """
 from __future__ import annotations
 
+import enum
 import time
+from decimal import Decimal
 
 import qflow
+
+
+class Mood(enum.Enum):
+    GOOD = "good"
+
+
+@qflow.node(name="cli test: bill")
+def bill(amount: Decimal, zip_code: str, mood: Mood) -> str:
+    return f"{amount} {zip_code} {mood.name}"
+
+
+@qflow.workflow(name="cli test: billed")
+def billed(amount: Decimal, zip_code: str, mood: Mood) -> str:
+    return bill(amount, zip_code, mood)
 
 
 @qflow.node(name="cli test: shout")
@@ -100,6 +116,17 @@ def test_a_file_is_run_and_its_output_is_all_that_is_printed(qflow: Qflow, flows
     assert (0, '{"result":"HÉ"}\n') == (done.returncode, done.stdout)
     local = qflow("run", f"{flows}:loud", "word=hé", "--local")
     assert (0, "HÉ") == (local.returncode, json.loads(local.stdout.splitlines()[-1]))
+
+
+def test_a_stored_workflow_takes_inputs_of_every_type_by_its_name(
+    qflow: Qflow, flows: Path
+) -> None:
+    """As the file itself does; numbers to people that are texts as JSON has them need no quotes."""
+    given = ("amount=12.50", "zip_code=01234", "mood=good")
+    for workflow in (f"{flows}:billed", "cli test: billed"):
+        done = qflow("run", workflow, *given)
+        assert (0, '{"result":"12.50 01234 GOOD"}\n') == (done.returncode, done.stdout)
+    assert 0 == qflow("plan", "cli test: billed", *given).returncode
 
 
 def test_a_watch_in_a_pipe_is_a_line_per_change_beside_the_output(

@@ -16,13 +16,12 @@ from qflow.cli.common import (
     amounts_of,
     as_plain,
     console,
-    inputs_of,
     one_found,
     print_json,
     stored_workflow,
     with_client,
 )
-from qflow.exceptions import AuthoringError
+from qflow.cli.inputs import inputs_of, stored_inputs, typed_inputs
 
 if TYPE_CHECKING:
     from qflow.client.client import Client
@@ -73,13 +72,15 @@ def run(
 
     Ctrl-C asks once what is to become of the run; it goes on unless you say otherwise.
     """
-    inputs, amounts = inputs_of(given or [], text), amounts_of(budget or [])
+    given, amounts = given or [], amounts_of(budget or [])
+    inputs_of(given, text)  # what is wrong in itself is told before anybody is asked
     if local:
         authored = one_found(workflow, "workflow")
-        _print_output(authored.run_local(**_typed(authored, inputs)), authored.hints.get("return"))
+        output = authored.run_local(**_typed(authored, given, text))
+        _print_output(output, authored.hints.get("return"))
         return 0
 
-    authored = None
+    authored, inputs = None, dict[str, Any]()
     if workflow.partition(":")[0].endswith(".py"):
         authored = one_found(workflow, "workflow")
     view = None
@@ -98,7 +99,8 @@ def run(
             starting = client.start(authored, **inputs)
         else:
             stored = await stored_workflow(client, workflow)
-            starting = client.start_stored(stored.id, inputs, alias=alias)
+            read = stored_inputs(stored, given, text)
+            starting = client.start_stored(stored.id, read, alias=alias)
         started, interrupted = await watching.begun(starting, view)
         if interrupted:
             return await watching.asked(started)
@@ -110,7 +112,7 @@ def run(
     # The picture first: what it takes to judge and to ask is imported when that is there.
     with view or nullcontext():
         if authored is not None:
-            inputs = _typed(authored, inputs)
+            inputs = _typed(authored, given, text)
         return with_client(running, context=context, home=home)
 
 
@@ -359,24 +361,10 @@ def _steer(
         print_json(as_plain(execution))
 
 
-def _typed(authored: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+def _typed(authored: Any, given: list[str], text: str) -> dict[str, Any]:
     """Read inputs that came as JSON by the types of what was written in Python."""
-    from qflow import values
-
     types = {each.name: each.type for each in authored.graph.inputs}
-    unknown = sorted(set(inputs) - set(types))
-    if unknown:
-        there = ", ".join(types) or "none"
-        raise AuthoringError(f"{authored.name} has no input {unknown[0]!r} (there: {there})")
-    return {
-        name: values.from_plain(
-            value,
-            types[name],
-            name=f"input {name}",
-            classes=values.classes_in(authored.hints.get(name)),
-        )
-        for name, value in inputs.items()
-    }
+    return typed_inputs(authored.name, types, authored.hints, given=given, text=text)
 
 
 def _print_output(value: Any, hint: Any) -> None:

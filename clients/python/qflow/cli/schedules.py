@@ -16,11 +16,11 @@ from qflow.cli.common import (
     Home,
     as_plain,
     console,
-    inputs_of,
     print_json,
     stored_workflow,
     with_client,
 )
+from qflow.cli.inputs import stored_inputs_json
 from qflow.exceptions import AuthoringError
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Start a workflow again and again: by cron or at an interval."""
-    from qflow import values
     from qflow.orchestrator.v1 import schedule_pb2
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
@@ -77,7 +76,7 @@ def create(
             definition=schedule_pb2.ScheduleDefinition(
                 name=name or stored.name,
                 workflow_alias=alias,
-                input_json=values.dump(inputs_of(given or [], "")),
+                input_json=stored_inputs_json(stored, given or []),
                 timing=timing,
             ),
         )

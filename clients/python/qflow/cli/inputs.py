@@ -1,13 +1,16 @@
-"""Inputs of runs as a shell gives them: JSON, or the text that a type takes."""
+"""What a shell gives to a run: inputs, as JSON or the text that a type takes, and how it starts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from qflow.cli.common import amounts_of
+from qflow.cli.times import moment, span
 from qflow.exceptions import AuthoringError
 
 if TYPE_CHECKING:
@@ -116,3 +119,19 @@ def stored_inputs_json(stored: Workflow, given: list[str]) -> str:
     from qflow.client.client import input_types
 
     return values.dump(inputs_of(given, "", input_types(stored)))
+
+
+def start_options(  # what the command was given
+    key: str, budget: list[str], labels: list[str], priority: int, timeout: str, at: str
+) -> dict[str, Any]:
+    """Read how a run is to be started."""
+    if wrong := [each for each in labels if not each.partition("=")[0] or "=" not in each]:
+        raise AuthoringError(f"a label is KEY=VALUE, not {wrong[0]!r}")
+    return {
+        "business_key": key,
+        "budget": amounts_of(budget),
+        "labels": {each.partition("=")[0]: each.partition("=")[2] for each in labels},
+        "priority": priority,
+        "timeout": span(timeout) if timeout else None,
+        "start_time": moment(at, now=datetime.now(UTC)) if at else None,
+    }

@@ -13,7 +13,6 @@ from qflow.cli.common import (
     AsJson,
     ContextName,
     Home,
-    amounts_of,
     as_plain,
     console,
     one_found,
@@ -21,7 +20,7 @@ from qflow.cli.common import (
     stored_workflow,
     with_client,
 )
-from qflow.cli.inputs import inputs_of, stored_inputs, typed_inputs
+from qflow.cli.inputs import inputs_of, start_options, stored_inputs, typed_inputs
 
 if TYPE_CHECKING:
     from qflow.client.client import Client
@@ -59,6 +58,12 @@ def run(
         list[str] | None,
         typer.Option(help="What it may consume, such as cpu_seconds=60.", metavar="NAME=AMOUNT"),
     ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="To find it by, again and again.", metavar="KEY=VALUE")
+    ] = None,
+    priority: Annotated[int, typer.Option(help="-100 to 100, among your tenant's runs.")] = 0,
+    timeout: Annotated[str, typer.Option(help="How long it may take, such as 30m.")] = "",
+    at: Annotated[str, typer.Option(help="When to begin: 2026-01-31T12:00, or +30m.")] = "",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="See it run, live.")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for it.")] = False,
     local: Annotated[
@@ -72,7 +77,8 @@ def run(
 
     Ctrl-C asks once what is to become of the run; it goes on unless you say otherwise.
     """
-    given, amounts = given or [], amounts_of(budget or [])
+    given = given or []
+    options = start_options(key, budget or [], label or [], priority, timeout, at)
     inputs_of(given, text)  # what is wrong in itself is told before anybody is asked
     if local:
         authored = one_found(workflow, "workflow")
@@ -92,7 +98,7 @@ def run(
     async def running(client: Client) -> int:
         from qflow.cli import watching
 
-        client = client.options(business_key=key, budget=amounts)
+        client = client.options(**options)
         starting: Coroutine[Any, Any, Run[Any]]
         if authored is not None:
             await client.push(authored)

@@ -12,7 +12,7 @@ import structlog
 from qflow.types import Type
 
 from services.kit.caller import Caller
-from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
+from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument
 from services.kit.idempotency import (
     Replayed,
     RequestKey,
@@ -41,6 +41,7 @@ from services.registry.usecases.changes import (
     check_changeable,
     hold,
     not_found,
+    version_not_found,
 )
 from services.registry.usecases.node_uses import check_nodes, check_workflow_not_in_templates
 from services.registry.usecases.signatures import Standing, pinned_to_others, standing_in
@@ -167,13 +168,24 @@ async def check_workflow(
 
 
 async def get_workflow(
-    pool: Pool, caller: Caller, workflow_id: UUID, *, version: int = 0, with_graph: bool = True
+    pool: Pool,
+    caller: Caller,
+    workflow_id: UUID,
+    *,
+    version: int = 0,
+    with_graph: bool = True,
+    field: str = "version",
 ) -> Workflow:
     """Find a workflow at a version; another tenant's is as absent as one that does not exist."""
     async with as_caller(pool, caller) as db:
         workflow = await workflows.get_workflow(
             db, workflow_id, version=version, with_graph=with_graph
         )
+        if workflow is None and version:
+            head = await workflows.get_workflow(db, workflow_id, with_graph=False)
+            if head is not None:
+                kind, newest = WORKFLOW.name, head.version
+                raise version_not_found(kind, workflow_id, version, newest=newest, field=field)
     if workflow is None:
         raise not_found(WORKFLOW.name, workflow_id)
     return workflow
@@ -294,13 +306,7 @@ async def get_version(pool: Pool, caller: Caller, workflow_id: UUID, version: in
         if found is not None and found.deleted_at is None:
             return found
         head = await get_visible(db, workflow_id)
-    fault = f"the workflow has versions 1 to {head.version}"
-    raise NotFound(
-        "VERSION_NOT_FOUND",
-        f"version {version}: {fault}",
-        fields=[FieldViolation("version", fault, "VERSION_NOT_FOUND")],
-        resource=("workflow", str(workflow_id)),
-    )
+    raise version_not_found(WORKFLOW.name, workflow_id, version, newest=head.version)
 
 
 async def require_runnable(deps: Workflows, caller: Caller, workflow: Workflow) -> None:

@@ -226,6 +226,20 @@ async def maker_of_overlapping(
     return None if row is None else (row["created_by"], row["tenant_id"])
 
 
+_RUN: Final[LiteralString] = """
+    SELECT id FROM workflow_executions
+     WHERE tenant_id = $1 AND created_by = $2 AND request_id = $3
+"""
+
+
+async def run_of(db: Db, schedule: Claimed, request_id: UUID) -> UUID | None:
+    """Give the run that a start of a tick made, also one that was not written with the tick."""
+    found: UUID | None = await db.fetchval(
+        _RUN, schedule.tenant_id, schedule.created_by, request_id
+    )
+    return found
+
+
 _SETTLE: Final[LiteralString] = """
     UPDATE schedule_ticks
        SET state = $3, execution_id = $4, reason = $5, message = $6, try_at = NULL

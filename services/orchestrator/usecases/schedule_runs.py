@@ -26,7 +26,7 @@ from services.kit.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from services.kit.pg import LINK_FAULTS, Pool, transaction, translate
+from services.kit.pg import LINK_FAULTS, Db, Pool, transaction, translate
 from services.orchestrator.domain import ticks
 from services.orchestrator.domain.timing import next_after
 from services.orchestrator.domain.timing import ticks as times
@@ -235,10 +235,13 @@ async def _start_alone(
         tick, others = waiting[0], waiting[1:]
     if schedule.overlap == "skip" and running:
         others = waiting
+    found = False
     if schedule.overlap != "buffer_one" or running:
         for each in others:
             message = _OVERLAPPED if running else _NOT_STARTED
-            await _skip(scheduler, schedule, each, reason=_OVERLAP, message=message)
+            found |= await _skip(scheduler, schedule, each, reason=_OVERLAP, message=message)
+    if found and not running:
+        return  # it is in the way of the others, which are due still: with the next look
     if not running:
         if tick.is_due or not tick.attempts:
             await _start(scheduler, schedule, tick)
@@ -283,9 +286,22 @@ async def _put_behind(scheduler: Scheduler, schedule: Claimed, tick: PendingTick
 
 async def _skip(
     scheduler: Scheduler, schedule: Claimed, tick: PendingTick, *, reason: str, message: str
-) -> None:
+) -> bool:
+    """Write that a tick starts nothing; true where it had started a run that was not written."""
     async with transaction(scheduler.pool) as db:
+        if await _has_run(db, schedule, tick):
+            return True
         await due.skipped(db, schedule.id, tick.tick_at, reason=reason, message=message)
+    return False
+
+
+async def _has_run(db: Db, schedule: Claimed, tick: PendingTick) -> bool:
+    """Write the run of a tick that was started by one that died, or was told so too late."""
+    run_id = await due.run_of(db, schedule, ticks.request_id(schedule.id, tick.tick_at))
+    if run_id is None:
+        return False
+    await due.started(db, schedule.id, tick.tick_at, run_id)
+    return True
 
 
 async def _start(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -> None:
@@ -329,6 +345,8 @@ async def _fail(
 ) -> None:
     pauses = reason in LASTING
     async with transaction(scheduler.pool) as db:
+        if await _has_run(db, schedule, tick):
+            return
         await due.settle_failed(db, schedule.id, tick.tick_at, reason=reason, message=message)
         await due.fail(db, schedule.id, reason=reason, message=message, pauses=pauses)
     log.warning("tick_failed", schedule_id=str(schedule.id), reason=reason, pauses=pauses)

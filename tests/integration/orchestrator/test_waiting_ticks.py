@@ -16,6 +16,7 @@ from tests.integration.orchestrator.test_schedules import (
     answer,
     create,
     every,
+    hold,
     make_due,
     moment,
     states,
@@ -75,3 +76,22 @@ async def test_a_backfill_that_waits_for_a_quota_holds_up_no_time_of_its_schedul
         await until(lambda: [waiting] * 100 == states(orchestra))
         make_due(orchestra, 1)
         await until(lambda: ("timed", "started", "") in states(orchestra))
+
+
+async def test_a_run_that_was_started_and_not_written_is_in_the_way_of_the_next(
+    orchestra: Orchestra,
+) -> None:
+    """Killed between the two, and the next time came before anybody looked: it is cancelled."""
+    async with orchestra.running(), (await orchestra.runner(hold)).attached():
+        await create(orchestra, overlap=schedule_pb2.OVERLAP_POLICY_CANCEL_RUNNING)
+        make_due(orchestra, 20)
+        await until(lambda: [("timed", "started", "")] == states(orchestra))
+        orchestra.sql.execute(
+            "UPDATE schedule_ticks SET state = 'pending', execution_id = NULL,"
+            " try_at = clock_timestamp() + interval '1 hour'"
+        )
+        make_due(orchestra, 1)
+        await until(lambda: [("timed", "started", "")] * 2 == states(orchestra))
+    assert [("cancelled",), ("running",)] == orchestra.rows(
+        "SELECT status FROM workflow_executions ORDER BY created_at"
+    )

@@ -272,6 +272,10 @@ def test_versions_are_compared(qflow: Qflow, flows: Path) -> None:
     told = qflow("diff", "cli test: diffed", "1")
     assert "removed" in told.stdout, told.stderr
     assert "shout_2" in told.stdout
+    same = qflow("diff", "cli test: diffed", "1", "1")
+    assert ("", "nothing has changed between the two\n") == (same.stdout, same.stderr)
+    missing = qflow("diff", "cli test: diffed", "1", "9")
+    assert (3, True) == (missing.returncode, "has versions 1 to 2, not 9" in missing.stderr)
 
 
 def test_a_schedule_is_made_looked_at_and_removed(qflow: Qflow, flows: Path) -> None:

@@ -123,6 +123,8 @@ def _say_diff(told: Any) -> None:
         values = " → ".join(value for value in (each.before, each.after) if value)
         out.print(f"{kind} {each.place}: {values}{breaks}", markup=False)
     text = told.source if told.DESCRIPTOR.name == "DiffNodeVersionsResponse" else told.text
+    if not told.changes and not text.text:
+        console(errors=True).print("nothing has changed between the two")
     styles = {"+": "green", "-": "red", "@": "cyan"}
     for line in text.text.splitlines():
         out.print(line, markup=False, style=styles.get(line[:1], ""))

@@ -29,9 +29,25 @@ Qflow = Callable[..., subprocess.CompletedProcess[str]]
 FLOWS = """
 from __future__ import annotations
 
+import enum
 import time
+from decimal import Decimal
 
 import qflow
+
+
+class Mood(enum.Enum):
+    GOOD = "good"
+
+
+@qflow.node(name="cli test: bill")
+def bill(amount: Decimal, zip_code: str, mood: Mood) -> str:
+    return f"{amount} {zip_code} {mood.name}"
+
+
+@qflow.workflow(name="cli test: billed")
+def billed(amount: Decimal, zip_code: str, mood: Mood) -> str:
+    return bill(amount, zip_code, mood)
 
 
 @qflow.node(name="cli test: shout")
@@ -100,6 +116,17 @@ def test_a_file_is_run_and_its_output_is_all_that_is_printed(qflow: Qflow, flows
     assert (0, '{"result":"HÉ"}\n') == (done.returncode, done.stdout)
     local = qflow("run", f"{flows}:loud", "word=hé", "--local")
     assert (0, "HÉ") == (local.returncode, json.loads(local.stdout.splitlines()[-1]))
+
+
+def test_a_stored_workflow_takes_inputs_of_every_type_by_its_name(
+    qflow: Qflow, flows: Path
+) -> None:
+    """As the file itself does; numbers to people that are texts as JSON has them need no quotes."""
+    given = ("amount=12.50", "zip_code=01234", "mood=good")
+    for workflow in (f"{flows}:billed", "cli test: billed"):
+        done = qflow("run", workflow, *given)
+        assert (0, '{"result":"12.50 01234 GOOD"}\n') == (done.returncode, done.stdout)
+    assert 0 == qflow("plan", "cli test: billed", *given).returncode
 
 
 def test_a_watch_in_a_pipe_is_a_line_per_change_beside_the_output(
@@ -245,23 +272,63 @@ def test_versions_are_compared(qflow: Qflow, flows: Path) -> None:
     told = qflow("diff", "cli test: diffed", "1")
     assert "removed" in told.stdout, told.stderr
     assert "shout_2" in told.stdout
+    same = qflow("diff", "cli test: diffed", "1", "1")
+    assert ("", "nothing has changed between the two\n") == (same.stdout, same.stderr)
+    missing = qflow("diff", "cli test: diffed", "1", "9")
+    assert (3, True) == (missing.returncode, "has versions 1 to 2, not 9" in missing.stderr)
 
 
 def test_a_schedule_is_made_looked_at_and_removed(qflow: Qflow, flows: Path) -> None:
     qflow("workflow", "push", f"{flows}:loud")
     made = qflow(
-        "schedule", "create", "cli test: loud", "word=s", "--cron", "0 6 * * *", "--paused"
+        *("schedule", "create", "cli test: loud", "word=s", "--cron", "0 6 * * *", "--paused"),
+        *("--overlap", "allow", "--catch-up", "none"),
     )
     assert 0 == made.returncode, made.stderr
     schedule = made.stdout.strip()
+    told = json.loads(qflow("schedule", "ls", "--json").stdout)
+    [of] = [each["definition"] for each in told if each["id"] == schedule]
+    assert ["OVERLAP_POLICY_ALLOW", "CATCH_UP_POLICY_NONE"] == [of["overlap"], of["catch_up"]]
     listed = qflow("schedule", "ls").stdout
     assert "0 6 * * *" in next(line for line in listed.splitlines() if schedule in line)
     moments = json.loads(qflow("schedule", "preview", schedule, "--json").stdout)
     assert [5, "T06:00:00Z"] == [len(moments), moments[0][10:]]
     assert 0 == qflow("schedule", "trigger", schedule).returncode
+    [tick] = json.loads(qflow("schedule", "ticks", schedule, "--json").stdout)
+    assert ("SCHEDULE_TICK_KIND_MANUAL", schedule) == (tick["kind"], tick["schedule_id"])
+    assert tick["tick_time"][:16] in qflow("schedule", "ticks", schedule).stdout
     assert 0 == qflow("schedule", "rm", schedule).returncode
     assert schedule not in qflow("schedule", "ls").stdout
     assert 2 == qflow("schedule", "create", "cli test: loud").returncode
+
+
+def test_runs_are_found_again_and_changed_by_what_they_were_given(
+    qflow: Qflow, flows: Path
+) -> None:
+    """A label finds them; one that is to begin later is cancelled, one that failed runs again."""
+    mark = uuid.uuid4().hex
+    label = ("--label", f"mark={mark}", "--label", "env=test")
+    later = qflow("run", f"{flows}:loud", "word=a", *label, "--at", "+1h", "--detach")
+    timed = ("--priority", "7", "--timeout", "10m")
+    failed = qflow("run", f"{flows}:failing", "word=b", *label, *timed)
+    assert [0, 1] == [later.returncode, failed.returncode]
+    found = json.loads(qflow("ls", f"labels.mark = {mark}", "--json").stdout)
+    assert [7, None] == [each.get("priority") for each in found]
+    assert [True, False] == ["deadline_time" in each for each in found]
+    found_by = f"labels.mark = {mark}"
+    asked = qflow("batch", "cancel", found_by)
+    assert (130, True) == (asked.returncode, "Cancel 1 of 1 runs?" in asked.stderr)
+    shown = qflow("batch", "cancel", found_by, "--dry-run")
+    assert (0, True) == (shown.returncode, later.stdout.strip() in shown.stdout)
+    pending = "EXECUTION_STATUS_PENDING"
+    show = ("show", later.stdout.strip(), "--json")
+    assert pending == json.loads(qflow(*show).stdout)["execution"]["status"]
+    assert 0 == qflow("batch", "cancel", found_by, "--yes").returncode
+    assert pending != json.loads(qflow(*show).stdout)["execution"]["status"]
+    again = qflow("batch", "retry", f"{found_by} AND status = failed", "--yes", "--json")
+    [item] = json.loads(again.stdout)["items"]
+    assert found[0]["id"] == item["execution_id"]
+    assert 1 == qflow("watch", item["new_execution_id"]).returncode
 
 
 def test_files_are_put_and_got(qflow: Qflow, tmp_path: Path) -> None:

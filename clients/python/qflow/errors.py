@@ -46,9 +46,9 @@ class CallError(QflowError):
         violations: tuple[FieldViolation, ...] = (),
         retry_after_s: float | None = None,
     ) -> None:
-        told = [f"{each.field}: {each.description}" for each in violations]
-        # One violation is often all that the message says.
-        lines = [message, *(f"  {each}" for each in told if each != message)]
+        # One violation is often all that the message says, in these words or around them.
+        told = [each for each in violations if each.description not in message]
+        lines = [message, *(f"  {each.field}: {each.description}" for each in told)]
         super().__init__("\n".join(lines))
         self.message = message
         self.reason = reason

@@ -71,6 +71,21 @@ class Dispatch(Families):
         """Give the Pythons that runners which are here have; none while none is here."""
         return frozenset().union(*(each.pythons for each in self.runners.values()))
 
+    def kept(self) -> list[Runner]:
+        """Give the runners that take nothing more until an attempt that runs alone is over."""
+        return [
+            each
+            for each in self.runners.values()
+            if each.connected and (each.exclusive or each.incarnation == self._emptying)
+        ]
+
+    def runs_alone(self) -> list[Run]:
+        """Give the runs with attempts that run alone on a runner, then those that wait to."""
+        refs = [ref for each in self.runners.values() if each.exclusive for ref in each.in_flight]
+        found = [self._refs[ref][0] for ref in refs if ref in self._refs]
+        found += [self.runs[run_id] for run_id, *_ in self.ready.alone() if run_id in self.runs]
+        return list({run.id: run for run in found}.values())
+
     def find(self, ref: UUID) -> tuple[Run, int] | None:
         """Return the run and place of a node row."""
         return self._refs.get(ref)
@@ -146,8 +161,7 @@ class Dispatch(Families):
         run.queued.add(slot)
         definition = run.place(slot)
         version = definition.node_version_id
-        if definition.queue_timeout_ms is not None:
-            self.timers.set_queued(self._time() + definition.queue_timeout_ms / 1000, run.id, slot)
+        self._bound_queueing(run, slot)
         if version in self.unlocked:
             if definition.cache_ttl_ms is not None and self.cache.asks(run, slot):
                 return
@@ -159,6 +173,12 @@ class Dispatch(Families):
                 self._await_runner(run, slot, alone=alone)
         else:
             self.locks_pending.setdefault(version, {}).setdefault(run.id, set()).add(slot)
+
+    def _bound_queueing(self, run: Run, slot: int) -> None:
+        """Have a slot looked at once it has waited for as long as it may."""
+        longest_ms = run.place(slot).queue_timeout_ms
+        if longest_ms is not None:
+            self.timers.set_queued(self._time() + longest_ms / 1000, run.id, slot)
 
     def _await_runner(self, run: Run, slot: int, *, alone: bool) -> None:
         self.ready.push(
@@ -244,7 +264,7 @@ class Dispatch(Families):
         if run is None:
             return False
         run.queued.discard(slot)
-        if not run.may_begin(slot):
+        if not is_wanted(run, slot):
             return False
         lane = self.limits.of_slot(run, slot) if claim is None else ()
         if lane:  # a limit that was made while it waited for a runner
@@ -258,10 +278,6 @@ class Dispatch(Families):
             if not group.room:
                 return False
             slot = groups.next_part(run, group)
-        else:
-            before = run.records[slot]
-            if before is not None and before.status not in _GIVEABLE:
-                return False  # it was held up or ended by hand meanwhile
         t = out.of(run_id)
         record = planner.assign(run, slot, t, self.fx, runner=runner.incarnation, alone=alone)
         self._refs[record.id] = (run, slot)
@@ -343,3 +359,11 @@ class Dispatch(Families):
         claim = self.held.pop(row, None)
         if claim is not None:
             self.limited.abandon(claim)
+
+
+def is_wanted(run: Run, slot: int) -> bool:
+    """Say whether what waits for a runner is still to begin: nobody held it up or ended it."""
+    if not run.may_begin(slot):
+        return False
+    record = run.records[slot]
+    return record is None or record.status in _GIVEABLE or slot in run.groups

@@ -9,7 +9,8 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
-from services.orchestrator.domain import explain_limits
+from services.orchestrator.domain import explain_kept, explain_limits
+from services.orchestrator.domain.explain_kept import Kept
 from services.orchestrator.domain.explain_limits import Limited
 from services.orchestrator.domain.needs import (
     Needs,
@@ -24,6 +25,7 @@ from services.orchestrator.domain.remedies import go_on, remedy
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 
 NAMES_MAX: Final = 10
+_NOTHING_KEPT: Final = Kept()
 
 
 class Cause(StrEnum):
@@ -36,6 +38,7 @@ class Cause(StrEnum):
     NO_PYTHON = "no_python"
     NO_FITTING_RUNNER = "no_fitting_runner"
     RUNNERS_FULL = "runners_full"
+    RUNNERS_KEPT = "runners_kept"
     ENVIRONMENT_PENDING = "environment_pending"
     RETRY_DUE = "retry_due"
     NODES_RUNNING = "nodes_running"
@@ -120,6 +123,7 @@ class Situation:
     offers: Sequence[Offer]  # of the attached runners
     coming: Sequence[Offer] = ()  # of those that a placement can start
     machines_come: bool = False  # of any kind, for what waits
+    kept: Kept = _NOTHING_KEPT
     limited: Sequence[Limited] = ()
     asked: Sequence[str] = ()  # nodes whose results are looked for in the cache
 
@@ -267,11 +271,18 @@ def _unassigned(ready: Sequence[Ready], situation: Situation) -> list[Reason]:
         reasons.append(_about(Cause.NO_PYTHON, names, said, action=action))
     having = [each for each in free if python_of(each.wanted) in pythons]
     reasons += _unfit(having, situation)
-    full = [
-        each.node_id
-        for each in having
-        if any(takes(offer, each.wanted) for offer in situation.offers)
-    ]
+    able = [each for each in having if any(takes(offer, each.wanted) for offer in situation.offers)]
+    return reasons + _busy(able, situation.kept)
+
+
+def _busy(able: Sequence[Ready], kept: Kept) -> list[Reason]:
+    """Tell of nodes that runners could take which have too much to do, or are kept for others."""
+    held = [each.node_id for each in able if kept.holds_up(each.node_id, each.wanted)]
+    full = [each.node_id for each in able if each.node_id not in held]
+    reasons = []
+    if held:
+        said, action = explain_kept.situation(kept, held), explain_kept.way_on(kept)
+        reasons.append(_about(Cause.RUNNERS_KEPT, held, said, action=action))
     if full:
         said = "every runner that could take them is full"
         action = "wait, add a runner, or start what matters with a higher priority"

@@ -193,16 +193,39 @@ def _by_distance(interval: Interval, after: datetime) -> Iterator[datetime]:
 
 def _by_clock(cron: Cron, after: datetime) -> Iterator[datetime]:
     zone = ZoneInfo(cron.time_zone)
-    elapsed = cron.expression.split()[_HOUR_FIELD].startswith("*")
-    local = after.astimezone(zone)
+    if cron.expression.split()[_HOUR_FIELD].startswith("*"):
+        yield from _by_elapsed_time(cron, zone, after)
+        return
     last = after
-    for found in CronSim(cron.expression, local if elapsed else local.replace(tzinfo=None)):
-        moment = found.astimezone(UTC) if elapsed else _moment(cron, zone, found)
+    for found in CronSim(cron.expression, after.astimezone(zone).replace(tzinfo=None)):
+        moment = _moment(cron, zone, found)
         # Times that meet after a gap are one; in the second of two equal hours the first are over.
         if moment is not None and moment > last:
             last = moment
             yield moment
         elif found.year - last.year > _LEFT_OUT_YEARS_MAX:
+            return
+
+
+def _by_elapsed_time(cron: Cron, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
+    """Give each moment whose local time is one: as long as one offset holds, then with the next.
+
+    Clocks do not change by whole hours alone, nor at whole hours: half of one on Lord Howe Island.
+    """
+    last, offset = after.astimezone(UTC), _offset(zone, after)
+    local = after.astimezone(zone).replace(tzinfo=None)
+    while True:
+        for found in CronSim(cron.expression, local):
+            moment = found.replace(tzinfo=UTC) - offset
+            if _offset(zone, moment) != offset:
+                last = _change(zone, last, moment)
+                offset = _offset(zone, last)
+                # What comes at the change itself is one of those behind it.
+                local = (last + offset).replace(tzinfo=None) - timedelta(microseconds=1)
+                break
+            last = moment
+            yield moment
+        else:
             return
 
 
@@ -214,13 +237,20 @@ def _moment(cron: Cron, zone: ZoneInfo, local: datetime) -> datetime | None:
     if cron.skipped_time == "omit":
         return None
     # In a gap the offsets change sides: the moment of the jump lies between the two readings.
-    low = local.replace(tzinfo=zone, fold=1).astimezone(UTC)
-    high = earlier
-    before = low.astimezone(zone).utcoffset()
+    return _change(zone, local.replace(tzinfo=zone, fold=1).astimezone(UTC), earlier)
+
+
+def _change(zone: ZoneInfo, low: datetime, high: datetime) -> datetime:
+    """Give the moment between two of different offsets from which the first one's is over."""
+    before = _offset(zone, low)
     while high - low > timedelta(seconds=1):
         middle = low + (high - low) // 2
-        if middle.astimezone(zone).utcoffset() == before:
+        if _offset(zone, middle) == before:
             low = middle
         else:
             high = middle
     return high.replace(microsecond=0)
+
+
+def _offset(zone: ZoneInfo, moment: datetime) -> timedelta:
+    return moment.astimezone(zone).utcoffset() or timedelta(0)

@@ -56,7 +56,9 @@ async def sweep_once(engine: Engine, pool: Pool) -> None:
         if in_order:
             log.info("runner_left", incarnation=str(incarnation))
         else:
-            log.warning("runner_lost", incarnation=str(incarnation))
+            runner = engine.core.runners.get(incarnation)
+            attempts = len(runner.in_flight) if runner else 0
+            log.warning("runner_lost", incarnation=str(incarnation), attempts=attempts)
         engine.lost(incarnation, in_order=in_order)
 
 

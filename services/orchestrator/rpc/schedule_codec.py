@@ -73,8 +73,8 @@ def timing_from(message: pb.ScheduleTiming, *, field: str) -> Timing:
         )
     return Timing(
         times=times,
-        starts_at=moment_or_none(message, "start_time"),
-        ends_at=moment_or_none(message, "end_time"),
+        starts_at=moment_or_none(message, "start_time", within=f"{field}."),
+        ends_at=moment_or_none(message, "end_time", within=f"{field}."),
         jitter_ms=codec.milliseconds_from(message.jitter, field=f"{field}.jitter"),
     )
 
@@ -87,11 +87,11 @@ def _whole_ms(encoded: Duration, *, field: str) -> int:
     return codec.milliseconds_from(encoded, field=field)
 
 
-def moment_or_none(message: object, field: str) -> datetime | None:
-    """Decode a time that may be left out."""
+def moment_or_none(message: object, field: str, *, within: str = "") -> datetime | None:
+    """Decode a time that may be left out; `within` is where in the request its message stands."""
     if not message.HasField(field):  # type: ignore[attr-defined]
         return None
-    return moment_from(getattr(message, field), field=field)
+    return moment_from(getattr(message, field), field=f"{within}{field}")
 
 
 def moment_from(encoded: Timestamp, *, field: str) -> datetime:

@@ -168,13 +168,22 @@ _PENDING: Final[LiteralString] = """
       FROM schedule_ticks AS tick
       LEFT JOIN schedule_backfills AS backfill ON backfill.id = tick.backfill_id
      WHERE tick.schedule_id = $1 AND tick.state = 'pending'
-     ORDER BY tick.tick_at LIMIT $2
+     ORDER BY tick.try_at > clock_timestamp() AND ($3 OR tick.kind <> 'timed'),
+              tick.kind = 'backfill', tick.tick_at
+     LIMIT $2
 """
 
 
-async def pending(db: Db, schedule_id: UUID, *, limit: int) -> list[PendingTick]:
-    """Give the ticks of a schedule that have no run yet, oldest first."""
-    return [PendingTick(**dict(row)) for row in await db.fetch(_PENDING, schedule_id, limit)]
+async def pending(db: Db, schedule: Claimed, *, limit: int) -> list[PendingTick]:
+    """Give ticks of a schedule that have no run yet: those first that may start, the oldest first.
+
+    Those of its times are before all others: hundreds of a backfill that wait for a quota hold up
+    none. Where only one may be under way these are told in their order, due or not.
+    """
+    beside = schedule.overlap == "allow"
+    return [
+        PendingTick(**dict(row)) for row in await db.fetch(_PENDING, schedule.id, limit, beside)
+    ]
 
 
 # An execution that retention removed is over, too.
@@ -215,6 +224,20 @@ async def maker_of_overlapping(
     """Give who made a schedule, and its tenant, where a tick waits for this run to be stopped."""
     row = await db.fetchrow(_MAKER, schedule_id, execution_id)
     return None if row is None else (row["created_by"], row["tenant_id"])
+
+
+_RUN: Final[LiteralString] = """
+    SELECT id FROM workflow_executions
+     WHERE tenant_id = $1 AND created_by = $2 AND request_id = $3
+"""
+
+
+async def run_of(db: Db, schedule: Claimed, request_id: UUID) -> UUID | None:
+    """Give the run that a start of a tick made, also one that was not written with the tick."""
+    found: UUID | None = await db.fetchval(
+        _RUN, schedule.tenant_id, schedule.created_by, request_id
+    )
+    return found
 
 
 _SETTLE: Final[LiteralString] = """
@@ -285,6 +308,24 @@ async def defer(
 ) -> None:
     """Put a tick off, saying what it waits for."""
     await db.execute(_DEFER, schedule_id, tick_at, by, attempts, reason, message)
+
+
+# They would else be found due at once, again and again, with nothing to be done for them.
+_PUT_BEHIND: Final[LiteralString] = """
+    UPDATE schedule_ticks AS tick
+       SET try_at = before.try_at, reason = $3, message = $4
+      FROM schedule_ticks AS before
+     WHERE before.schedule_id = $1 AND before.tick_at = $2
+       AND tick.schedule_id = $1 AND tick.tick_at > $2 AND tick.kind = 'timed'
+       AND tick.state = 'pending' AND tick.try_at < before.try_at
+"""
+
+
+async def put_behind(
+    db: Db, schedule_id: UUID, tick_at: datetime, *, reason: str, message: str
+) -> None:
+    """Put the timed ticks after one off until that one is tried again."""
+    await db.execute(_PUT_BEHIND, schedule_id, tick_at, reason, message)
 
 
 _HURRY: Final[LiteralString] = """

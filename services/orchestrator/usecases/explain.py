@@ -20,6 +20,7 @@ from services.orchestrator.domain.explain import (
     Situation,
     explain,
 )
+from services.orchestrator.domain.explain_kept import Kept
 from services.orchestrator.domain.plan import Kind, Phase, Place, Plan
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
@@ -91,6 +92,7 @@ async def explain_execution(
             if run is None
             else [each for each in _ready(engine, run, due) if each.node_id not in held_up]
         ),
+        kept=Kept() if run is None else _kept(engine, run),
         limited=limited,
         asked=asked,
         offers=[each.offer for each in here],
@@ -123,6 +125,18 @@ async def _broken(
             return (parts if count else None), None
         rows = await executions.list_nodes(db, execution.id, node_ids=[place.id])
     return None, next((row.child_execution_id for row in rows), None)
+
+
+def _kept(engine: Engine, run: Run) -> Kept:
+    """Give what keeps runners from taking anything else; of another tenant's runs no more."""
+    core = engine.core
+    waiting = [place for run_id, place, _ in core.ready.alone() if run_id == run.id]
+    others = [each.id for each in core.runs_alone() if each.tenant_id == run.tenant_id]
+    return Kept(
+        offers=[each.offer for each in core.kept()],
+        suspects={run.node_id(place) for place in waiting},
+        executions=[each for each in others if each != run.id][:NAMES_MAX],
+    )
 
 
 def _ready(engine: Engine, run: Run, due: AbstractSet[str]) -> list[Ready]:

@@ -175,6 +175,7 @@ def _versions(
 def _seats(engine: Engine, plans: Iterable[Plan]) -> list[PythonSeats]:
     here = [each for each in engine.core.runners.values() if each.connected]
     needed = frozenset[str]().union(*(plan.pythons for plan in plans))
+    kept = {each.incarnation for each in engine.core.kept()}
     seats = []
     for python in sorted(needed, key=lambda each: [int(part) for part in each.split(".")]):
         able = [each for each in here if python in each.pythons]
@@ -183,7 +184,7 @@ def _seats(engine: Engine, plans: Iterable[Plan]) -> list[PythonSeats]:
                 python_version=python,
                 runners=len(able),
                 slots=sum(each.credits for each in able),
-                free=sum(max(0, each.free) for each in able),
+                free=sum(max(0, each.free) for each in able if each.incarnation not in kept),
             )
         )
     return seats

@@ -26,7 +26,7 @@ from services.kit.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from services.kit.pg import LINK_FAULTS, Pool, transaction, translate
+from services.kit.pg import LINK_FAULTS, Db, Pool, transaction, translate
 from services.orchestrator.domain import ticks
 from services.orchestrator.domain.timing import next_after
 from services.orchestrator.domain.timing import ticks as times
@@ -194,7 +194,7 @@ def _passes(error: Exception) -> bool:
 
 async def _serve_pending(scheduler: Scheduler, schedule: Claimed) -> None:
     async with transaction(scheduler.pool) as db:
-        waiting = await due.pending(db, schedule.id, limit=_TICKS_MAX)
+        waiting = await due.pending(db, schedule, limit=_TICKS_MAX)
     starting = []
     for tick in waiting:
         why = _starts_nothing(schedule, tick)
@@ -235,13 +235,18 @@ async def _start_alone(
         tick, others = waiting[0], waiting[1:]
     if schedule.overlap == "skip" and running:
         others = waiting
+    found = False
     if schedule.overlap != "buffer_one" or running:
         for each in others:
             message = _OVERLAPPED if running else _NOT_STARTED
-            await _skip(scheduler, schedule, each, reason=_OVERLAP, message=message)
+            found |= await _skip(scheduler, schedule, each, reason=_OVERLAP, message=message)
+    if found and not running:
+        return  # it is in the way of the others, which are due still: with the next look
     if not running:
         if tick.is_due or not tick.attempts:
             await _start(scheduler, schedule, tick)
+        elif schedule.overlap == "buffer_one":
+            await _put_behind(scheduler, schedule, tick)
         return
     if schedule.overlap != "skip":
         await _wait_for(scheduler, schedule, tick, running)
@@ -272,11 +277,31 @@ async def _wait_for(
         )
 
 
+async def _put_behind(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -> None:
+    """Have those that come after a tick wait for it, which could not start yet."""
+    async with transaction(scheduler.pool) as db:
+        message = "waits for the tick before it, which could not start yet"
+        await due.put_behind(db, schedule.id, tick.tick_at, reason=_OVERLAP, message=message)
+
+
 async def _skip(
     scheduler: Scheduler, schedule: Claimed, tick: PendingTick, *, reason: str, message: str
-) -> None:
+) -> bool:
+    """Write that a tick starts nothing; true where it had started a run that was not written."""
     async with transaction(scheduler.pool) as db:
+        if await _has_run(db, schedule, tick):
+            return True
         await due.skipped(db, schedule.id, tick.tick_at, reason=reason, message=message)
+    return False
+
+
+async def _has_run(db: Db, schedule: Claimed, tick: PendingTick) -> bool:
+    """Write the run of a tick that was started by one that died, or was told so too late."""
+    run_id = await due.run_of(db, schedule, ticks.request_id(schedule.id, tick.tick_at))
+    if run_id is None:
+        return False
+    await due.started(db, schedule.id, tick.tick_at, run_id)
+    return True
 
 
 async def _start(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -> None:
@@ -320,6 +345,8 @@ async def _fail(
 ) -> None:
     pauses = reason in LASTING
     async with transaction(scheduler.pool) as db:
+        if await _has_run(db, schedule, tick):
+            return
         await due.settle_failed(db, schedule.id, tick.tick_at, reason=reason, message=message)
         await due.fail(db, schedule.id, reason=reason, message=message, pauses=pauses)
     log.warning("tick_failed", schedule_id=str(schedule.id), reason=reason, pauses=pauses)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Final
 from uuid import UUID
 
 from services.kit.caller import Caller
@@ -27,6 +28,8 @@ from services.registry.usecases import nodes, workflows
 from services.registry.usecases.exchange import Exchange
 from services.registry.usecases.signatures import python_places
 
+_FIELDS: Final = ("from_version", "to_version")
+
 
 @dataclass(frozen=True, slots=True)
 class Diff:
@@ -43,7 +46,8 @@ async def diff_nodes(
     """Compare two versions of a node."""
     pool = deps.nodes.pool
     before, after = [
-        await nodes.get_node(pool, caller, node_id, version=version) for version in versions
+        await nodes.get_node(pool, caller, node_id, version=version, field=field)
+        for version, field in zip(versions, _FIELDS, strict=True)
     ]
     # Verdicts on large types take their time, and none of it may be that of other calls.
     changes = await asyncio.to_thread(lambda: tuple(_node_changes(before, after)))
@@ -69,8 +73,8 @@ async def diff_workflows(
     """Compare two versions of a workflow."""
     pool = deps.workflows.pool
     before, after = [
-        await workflows.get_workflow(pool, caller, workflow_id, version=version)
-        for version in versions
+        await workflows.get_workflow(pool, caller, workflow_id, version=version, field=field)
+        for version, field in zip(versions, _FIELDS, strict=True)
     ]
     found = _workflow_changes(before, after)
     changes = await asyncio.to_thread(lambda: tuple(islice(found, CHANGES_MAX)))

@@ -43,6 +43,7 @@ from services.registry.usecases.changes import (
     check_changeable,
     hold,
     not_found,
+    version_not_found,
 )
 from services.registry.usecases.custom_types import read_with_custom_types
 from services.registry.usecases.locks import Locks
@@ -167,11 +168,22 @@ async def insert_node(db: Db, draft: NodeAnswer) -> Node:
 
 
 async def get_node(
-    pool: Pool, caller: Caller, node_id: UUID, *, version: int = 0, with_code: bool = True
+    pool: Pool,
+    caller: Caller,
+    node_id: UUID,
+    *,
+    version: int = 0,
+    with_code: bool = True,
+    field: str = "version",
 ) -> Node:
     """Find a node at a version; another tenant's is as absent as one that does not exist."""
     async with as_caller(pool, caller) as db:
         node = await nodes.get_node(db, node_id, version=version, with_code=with_code)
+        if node is None and version:
+            head = await nodes.get_node(db, node_id, with_code=False)
+            if head is not None:
+                kind, newest = NODE.name, head.version
+                raise version_not_found(kind, node_id, version, newest=newest, field=field)
     if node is None:
         raise not_found(NODE.name, node_id)
     return node

@@ -12,7 +12,7 @@ import structlog
 from qflow.types import Type
 
 from services.kit.caller import Caller
-from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument, no_such
+from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument
 from services.kit.idempotency import Replayed, RequestKey, rehearse, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
@@ -22,7 +22,14 @@ from services.registry.domain.texts import description_from, name_from
 from services.registry.gateways.graph_checker import GraphChecker
 from services.registry.storage import variables, workflows
 from services.registry.storage.workflows import Workflow
-from services.registry.usecases.changes import NOBODY, WORKFLOW, check_changeable, hold, not_found
+from services.registry.usecases.changes import (
+    NOBODY,
+    WORKFLOW,
+    check_changeable,
+    hold,
+    not_found,
+    version_not_found,
+)
 from services.registry.usecases.node_uses import check_nodes, check_workflow_not_in_templates
 from services.registry.usecases.signatures import Standing, pinned_to_others, standing_in
 
@@ -148,13 +155,24 @@ async def check_workflow(
 
 
 async def get_workflow(
-    pool: Pool, caller: Caller, workflow_id: UUID, *, version: int = 0, with_graph: bool = True
+    pool: Pool,
+    caller: Caller,
+    workflow_id: UUID,
+    *,
+    version: int = 0,
+    with_graph: bool = True,
+    field: str = "version",
 ) -> Workflow:
     """Find a workflow at a version; another tenant's is as absent as one that does not exist."""
     async with as_caller(pool, caller) as db:
         workflow = await workflows.get_workflow(
             db, workflow_id, version=version, with_graph=with_graph
         )
+        if workflow is None and version:
+            head = await workflows.get_workflow(db, workflow_id, with_graph=False)
+            if head is not None:
+                kind, newest = WORKFLOW.name, head.version
+                raise version_not_found(kind, workflow_id, version, newest=newest, field=field)
     if workflow is None:
         raise not_found(WORKFLOW.name, workflow_id)
     return workflow
@@ -275,10 +293,7 @@ async def get_version(pool: Pool, caller: Caller, workflow_id: UUID, version: in
         if found is not None and found.deleted_at is None:
             return found
         head = await get_visible(db, workflow_id)
-    fault = f"the workflow has versions 1 to {head.version}"
-    raise no_such(
-        "version", version, "VERSION_NOT_FOUND", fault, resource=("workflow", str(workflow_id))
-    )
+    raise version_not_found(WORKFLOW.name, workflow_id, version, newest=head.version)
 
 
 async def require_runnable(deps: Workflows, caller: Caller, workflow: Workflow) -> None:

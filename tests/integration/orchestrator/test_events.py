@@ -308,6 +308,29 @@ async def test_an_address_that_is_gone_is_not_called_again(
         await until(lambda: ["delivered"] == states(orchestra))
 
 
+async def test_an_answer_of_the_address_before_pauses_no_other(
+    orchestra: Orchestra, receiver: Receiver
+) -> None:
+    """It was on its way while its subscription got another address."""
+    async with orchestra.running(), hanging() as old:
+        assert old.held is not None
+        old.status = lambda: 410
+        made = (await subscribe(orchestra, old.url)).subscription
+        test = pb.TestEventSubscriptionRequest(subscription_id=made.id)
+        await stub(orchestra).TestEventSubscription(test)
+        await until(lambda: bool(old.got))
+        update = pb.UpdateEventSubscriptionRequest(
+            subscription_id=made.id, url=receiver.url, update_mask=FieldMask(paths=["url"])
+        )
+        await stub(orchestra).UpdateEventSubscription(update)
+        old.held.set()
+        answered = "SELECT status_code FROM event_deliveries"
+        await until(lambda: [(410,)] == orchestra.rows(answered))
+        make_due(orchestra)
+        await until(lambda: ["delivered"] == states(orchestra))
+        assert old.ids == receiver.ids
+
+
 @contextlib.asynccontextmanager
 async def hanging() -> AsyncIterator[Receiver]:
     """A receiver that takes connections, and says nothing until the block ends."""

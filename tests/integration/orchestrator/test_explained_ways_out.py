@@ -16,6 +16,7 @@ from tests.integration.orchestrator.conftest import Orchestra
 from tests.integration.orchestrator.control import (
     COMPLETED,
     FAILED,
+    cancel,
     chain,
     ended,
     reruns,
@@ -23,6 +24,7 @@ from tests.integration.orchestrator.control import (
     start,
 )
 from tests.integration.orchestrator.test_explain import only, reasons
+from tests.integration.orchestrator.test_plans import plan
 
 SIGNAL = {"kind": "signal", "signal": {"name": "go", "type": {"t": "int"}, "timeout_ms": None}}
 
@@ -197,3 +199,35 @@ async def until(orchestra: Orchestra, execution_id: str, cause: int) -> pb.Execu
                 if reason.cause == cause:
                     return reason
             await asyncio.sleep(0.02)
+
+
+async def test_what_waits_for_a_runner_that_is_kept_for_a_suspect_says_whose_that_is(
+    orchestra: Orchestra,
+) -> None:
+    """F30: it has free slots, and no priority gives them to anybody; to end the suspect does."""
+
+    def answer(_define: Any, _assign: Any, inputs: dict[str, Any]) -> object:
+        return None if inputs["x"] == 1 else inputs["x"]
+
+    workflow = chain(orchestra, "a")
+    async with orchestra.running():
+        first = await orchestra.runner(answer)
+        async with first.attached():
+            suspects = [(await start(orchestra, workflow)).id for _ in range(2)]
+            await first.until(lambda: len(first.held) > 1)
+        await orchestra.renew(first, ttl_s=0)
+        second = await orchestra.runner(answer)
+        async with second.attached():
+            await second.until(lambda: bool(second.held))
+            waiting = await start(orchestra, workflow, '{"x":7}')
+            reason = await until(orchestra, waiting.id, pb.EXECUTION_CAUSE_RUNNERS_KEPT)
+            assert "priority" not in reason.action
+            assert all(f"{each}" in reason.action for each in suspects)
+            causes = {each: (await only(orchestra, each)) for each in suspects}
+            [next_one] = [each for each in causes.values() if each.cause == reason.cause]
+            assert next_one.message.startswith("they were on a runner that was lost")
+            seats = (await plan(orchestra, workflow)).pythons
+            assert [0] == [each.free_slot_count for each in seats]
+            for each in suspects:
+                await cancel(orchestra, each)
+            assert COMPLETED == (await ended(orchestra, waiting.id)).status

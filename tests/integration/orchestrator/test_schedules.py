@@ -379,11 +379,11 @@ async def test_a_schedule_that_cannot_be_served_ends_no_orchestrator(
     spoilt: list[uuid.UUID] = []
     pending = schedule_due.pending
 
-    async def spoils(db: Any, schedule_id: uuid.UUID, *, limit: int) -> Any:
+    async def spoils(db: Any, schedule: schedule_due.Claimed, *, limit: int) -> Any:
         if not spoilt:
-            spoilt.append(schedule_id)
+            spoilt.append(schedule.id)
             raise RuntimeError("what it has makes no sense")
-        return await pending(db, schedule_id, limit=limit)
+        return await pending(db, schedule, limit=limit)
 
     monkeypatch.setattr(schedule_due, "pending", spoils)
     async with orchestra.running(), (await orchestra.runner(answer)).attached():
@@ -570,6 +570,10 @@ def cron(expression: str, zone: str = "", **more: Any) -> schedule_pb2.ScheduleT
          "definition.timing.cron.time_zone"),
         ({"timing": cron("0 0 * * *", end_time={"seconds": 1})}, "SCHEDULE_NEVER_DUE",
          "definition.timing"),
+        ({"timing": cron("0 0 * * *", end_time={"seconds": 1 << 40})}, "TIME_INVALID",
+         "definition.timing.end_time"),
+        ({"timing": cron("0 0 * * *", start_time={"nanos": -1})}, "TIME_INVALID",
+         "definition.timing.start_time"),
         ({"timing": None}, "TIMING_MISSING", "definition.timing"),
         ({"input_json": '{"y":1}'}, "INPUT_INVALID", "input_json.y"),
         ({"name": " "}, "NAME_MISSING", "definition.name"),

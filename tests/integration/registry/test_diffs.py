@@ -48,11 +48,16 @@ async def test_two_versions_of_a_node_are_compared(client: Client) -> None:
 
 
 async def test_what_is_not_there_is_not_found(client: Client) -> None:
+    """Of what is there, and has no such version, the version is told, by its field."""
     node = await client.node(FIRST)
-    for node_id, version in ((node.id, 9), (str(uuid.uuid4()), 1)):
-        request = pb.DiffNodeVersionsRequest(node_id=node_id, from_version=version)
-        said = await refused(client.diffs.DiffNodeVersions(request))
-        assert (said.code, said.reason) == (grpc.StatusCode.NOT_FOUND, "NODE_NOT_FOUND")
+    request = pb.DiffNodeVersionsRequest(node_id=str(uuid.uuid4()), from_version=1)
+    said = await refused(client.diffs.DiffNodeVersions(request))
+    assert (said.code, said.reason) == (grpc.StatusCode.NOT_FOUND, "NODE_NOT_FOUND")
+    for field in ("from_version", "to_version"):
+        missing = pb.DiffNodeVersionsRequest(node_id=node.id, **{field: 9})
+        said = await refused(client.diffs.DiffNodeVersions(missing))
+        assert (said.code, said.reason) == (grpc.StatusCode.NOT_FOUND, "VERSION_NOT_FOUND")
+        assert said.violations == [(field, "VERSION_NOT_FOUND")]
     of_none = pb.DiffWorkflowVersionsRequest(workflow_id=str(uuid.uuid4()))
     said = await refused(client.diffs.DiffWorkflowVersions(of_none))
     assert (said.code, said.reason) == (grpc.StatusCode.NOT_FOUND, "WORKFLOW_NOT_FOUND")

@@ -469,3 +469,20 @@ async def test_the_same_call_made_twice_at_once_is_answered_alike(client: Client
     answers = await asyncio.gather(*(client.nodes.UpdateNode(request) for _ in range(6)))
     assert {2} == {each.node.version for each in answers}
     assert 1 == len({each.node.etag for each in answers})
+
+
+async def test_a_version_that_is_missing_is_told_from_what_is_missing_itself(
+    registry: Registry, client: Client, sql: psycopg.Connection
+) -> None:
+    """To a stranger nothing of either is told."""
+    node = await client.node(INCREMENT)
+    workflow = await create(client, single(node))
+    other = registry.client(factories.user(sql).token)
+    for asks, reason in ((client, "VERSION_NOT_FOUND"), (other, "_NOT_FOUND")):
+        of_node = node_rpc.GetNodeRequest(node_id=node.id, version=2)
+        of_workflow = pb.GetWorkflowRequest(workflow_id=workflow.id, version=2)
+        for call in (asks.nodes.GetNode(of_node), asks.workflows.GetWorkflow(of_workflow)):
+            said = await refused(call)
+            assert said.code is grpc.StatusCode.NOT_FOUND
+            assert said.reason.endswith(reason)
+            assert (asks is client) == ("has versions 1 to 1, not 2" in said.text)

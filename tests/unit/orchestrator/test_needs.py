@@ -9,6 +9,7 @@ import pytest
 
 from services.orchestrator.domain.credits import ReadyQueue
 from services.orchestrator.domain.explain import Cause, Ready, RunState, Situation, explain
+from services.orchestrator.domain.explain_kept import Kept
 from services.orchestrator.domain.needs import Needs, Offer, action_for, needs_of, unmet
 from services.orchestrator.domain.status import RunStatus
 
@@ -89,6 +90,22 @@ def test_an_explanation_tells_which_requirement_nobody_meets() -> None:
     assert (("a",), "no runner has the label zone=us") == found[Cause.NO_FITTING_RUNNER]
     assert ("c",) == found[Cause.NO_PYTHON][0]
     assert ("b",) == found[Cause.RUNNERS_FULL][0]
+
+
+def test_an_explanation_tells_a_runner_that_is_kept_from_one_that_is_full() -> None:
+    """Only where the one that is kept could take what waits."""
+    state = RunState(status=RunStatus.RUNNING)
+    ready = [
+        Ready(node_id="a", wanted="3.11", locked=False),
+        Ready(node_id="b", wanted=Needs("3.11", gpus=1), locked=False),
+    ]
+    small = Offer(pythons=PYTHONS, tier="T2")
+    situation = Situation(ready=ready, offers=[small, LARGE], kept=Kept(offers=[small]))
+    told = explain(state, [], situation, now=datetime(2026, 1, 1, tzinfo=UTC))
+    assert [(Cause.RUNNERS_KEPT, ("a",)), (Cause.RUNNERS_FULL, ("b",))] == [
+        (each.cause, each.nodes) for each in told
+    ]
+    assert "wait, or add a runner" == told[0].action
 
 
 def test_an_explanation_tells_of_a_runner_that_is_started() -> None:

@@ -99,6 +99,23 @@ def at(text: str) -> datetime:
             "2026-10-03T12:00+10:30",
             ["2026-10-04T02:30+11:00", "2026-10-04T02:45+11:00"],
         ),
+        # Half an hour comes twice: 02:00 before it does not, and 02:00 after it does.
+        (
+            "Australia/Lord_Howe",
+            "0 */2 * * *",
+            "2026-04-05T00:30+11:00",
+            ["2026-04-05T02:00+10:30", "2026-04-05T04:00+10:30"],
+        ),
+        # A clock that went back a minute after midnight, to the day before.
+        (
+            "America/St_Johns",
+            "0 */2 * * *",
+            "2006-10-28T21:00-02:30",
+            [
+                *("2006-10-28T22:00-02:30", "2006-10-29T00:00-02:30"),
+                *("2006-10-29T00:00-03:30", "2006-10-29T02:00-03:30"),
+            ],
+        ),
         # Midnight itself is not there.
         (
             "Africa/Cairo",

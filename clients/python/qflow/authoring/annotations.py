@@ -36,6 +36,7 @@ from qflow.types import (
     VariadicTuple,
     union_of,
 )
+from qflow.types.model import FLAG
 
 _SCALARS: Final[dict[Any, str]] = {
     **{each: each.__name__ for each in (int, float, bool, str, bytes, complex)},
@@ -139,12 +140,21 @@ def _class(of: Any) -> Type:
     if issubclass(of, enum.Enum):
         pairs = tuple((key, each.value) for key, each in of.__members__.items())
         if pairs and all(type(value) in _CONSTANTS for _, value in pairs):
-            return Enum(of.__qualname__, "flag" if issubclass(of, enum.Flag) else "", pairs)
+            return Enum(of.__qualname__, _enum_base(of, pairs), pairs)
         return Named(name)
     kind = _record_kind(of)
     if kind is None:
         return Named(name)
     return Record(kind, of.__qualname__, tuple(_fields(of, kind)))
+
+
+def _enum_base(of: type[enum.Enum], pairs: tuple[tuple[str, Any], ...]) -> str:
+    """Name what the members of an enum are, as the registry reads it from the source."""
+    if issubclass(of, enum.Flag):
+        return FLAG
+    mixin = next((each.__name__ for each in (str, int, float) if issubclass(of, each)), "")
+    kinds = {type(value).__name__ for _, value in pairs}
+    return mixin or (kinds.pop() if len(kinds) == 1 else "object")
 
 
 def _record_kind(of: Any) -> str | None:

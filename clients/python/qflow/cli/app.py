@@ -12,7 +12,18 @@ from typing import Final
 
 import typer
 
-from qflow.cli import backups, contexts, files, looking, quotas, runs, schedules, stored, suite
+from qflow.cli import (
+    backups,
+    batches,
+    contexts,
+    files,
+    looking,
+    quotas,
+    runs,
+    schedules,
+    stored,
+    suite,
+)
 from qflow.exceptions import (
     AuthoringError,
     ConfigurationError,
@@ -39,6 +50,7 @@ app.add_typer(contexts.app, name="context")
 app.add_typer(stored.nodes, name="node")
 app.add_typer(stored.workflows, name="workflow")
 app.add_typer(schedules.app, name="schedule")
+app.add_typer(batches.app, name="batch")
 app.add_typer(files.app, name="files")
 app.add_typer(backups.app, name="backup")
 app.add_typer(quotas.app, name="quota")

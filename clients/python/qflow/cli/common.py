@@ -129,29 +129,6 @@ def _load(path: Path) -> Any:
     return module
 
 
-def inputs_of(given: list[str], text: str) -> dict[str, Any]:
-    """Read the inputs of a run: `NAME=VALUE`, a value as JSON or else as text, over `--input`."""
-    inputs: dict[str, Any] = {}
-    if text:
-        source = Path(text[1:]).read_text("utf-8") if text.startswith("@") else text
-        try:
-            told = json.loads(source)
-        except ValueError as error:
-            raise AuthoringError(f"the input is not JSON: {error}") from None
-        if not isinstance(told, dict):
-            raise AuthoringError("the input is a JSON object of inputs by name")
-        inputs.update(told)
-    for each in given:
-        name, equals, value = each.partition("=")
-        if not equals:
-            raise AuthoringError(f"an input is NAME=VALUE, not {each!r}")
-        try:
-            inputs[name] = json.loads(value)
-        except ValueError:
-            inputs[name] = value
-    return inputs
-
-
 def amounts_of(given: list[str]) -> dict[str, int]:
     """Read amounts of resources: `NAME=AMOUNT`, with or without a unit."""
     amounts: dict[str, int] = {}

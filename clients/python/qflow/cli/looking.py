@@ -12,11 +12,11 @@ from qflow.cli.common import (
     Home,
     as_plain,
     console,
-    inputs_of,
     print_json,
     stored_workflow,
     with_client,
 )
+from qflow.cli.inputs import stored_inputs_json
 
 if TYPE_CHECKING:
     from qflow.client.client import Client
@@ -32,7 +32,6 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a run would do before it does: nodes, cache, environments, time, warnings."""
-    from qflow import values
     from qflow.orchestrator.v1 import execution_service_pb2, plan_service_pb2
     from qflow.orchestrator.v1 import plan_service_pb2_grpc as pb_grpc
 
@@ -40,7 +39,7 @@ def plan(
         stored = await stored_workflow(client, workflow)
         request = plan_service_pb2.PlanExecutionRequest(
             start=execution_service_pb2.StartExecutionRequest(
-                workflow_id=stored.id, input_json=values.dump(inputs_of(given or [], ""))
+                workflow_id=stored.id, input_json=stored_inputs_json(stored, given or [])
             )
         )
         stub = client.connection.stub("orchestrator", pb_grpc.PlanServiceStub)
@@ -124,6 +123,8 @@ def _say_diff(told: Any) -> None:
         values = " → ".join(value for value in (each.before, each.after) if value)
         out.print(f"{kind} {each.place}: {values}{breaks}", markup=False)
     text = told.source if told.DESCRIPTOR.name == "DiffNodeVersionsResponse" else told.text
+    if not told.changes and not text.text:
+        console(errors=True).print("nothing has changed between the two")
     styles = {"+": "green", "-": "red", "@": "cyan"}
     for line in text.text.splitlines():
         out.print(line, markup=False, style=styles.get(line[:1], ""))

@@ -13,16 +13,14 @@ from qflow.cli.common import (
     AsJson,
     ContextName,
     Home,
-    amounts_of,
     as_plain,
     console,
-    inputs_of,
     one_found,
     print_json,
     stored_workflow,
     with_client,
 )
-from qflow.exceptions import AuthoringError
+from qflow.cli.inputs import inputs_of, start_options, stored_inputs, typed_inputs
 
 if TYPE_CHECKING:
     from qflow.client.client import Client
@@ -35,6 +33,7 @@ _COMMANDS: Final = {
     "RerunExecution from it with node_version 0": "qflow rerun --from NODE --newest",
     "RerunExecution": "qflow rerun",
     "RetryExecution": "qflow retry",
+    "CancelExecution": "qflow cancel",
     "StartExecution": "qflow run",
     "ExplainExecution": "qflow explain",
     "ResumeExecution": "qflow resume",
@@ -59,6 +58,12 @@ def run(
         list[str] | None,
         typer.Option(help="What it may consume, such as cpu_seconds=60.", metavar="NAME=AMOUNT"),
     ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="To find it by, again and again.", metavar="KEY=VALUE")
+    ] = None,
+    priority: Annotated[int, typer.Option(help="-100 to 100, among your tenant's runs.")] = 0,
+    timeout: Annotated[str, typer.Option(help="How long it may take, such as 30m.")] = "",
+    at: Annotated[str, typer.Option(help="When to begin: 2026-01-31T12:00, or +30m.")] = "",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="See it run, live.")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for it.")] = False,
     local: Annotated[
@@ -72,13 +77,16 @@ def run(
 
     Ctrl-C asks once what is to become of the run; it goes on unless you say otherwise.
     """
-    inputs, amounts = inputs_of(given or [], text), amounts_of(budget or [])
+    given = given or []
+    options = start_options(key, budget or [], label or [], priority, timeout, at)
+    inputs_of(given, text)  # what is wrong in itself is told before anybody is asked
     if local:
         authored = one_found(workflow, "workflow")
-        _print_output(authored.run_local(**_typed(authored, inputs)), authored.hints.get("return"))
+        output = authored.run_local(**_typed(authored, given, text))
+        _print_output(output, authored.hints.get("return"))
         return 0
 
-    authored = None
+    authored, inputs = None, dict[str, Any]()
     if workflow.partition(":")[0].endswith(".py"):
         authored = one_found(workflow, "workflow")
     view = None
@@ -90,14 +98,15 @@ def run(
     async def running(client: Client) -> int:
         from qflow.cli import watching
 
-        client = client.options(business_key=key, budget=amounts)
+        client = client.options(**options)
         starting: Coroutine[Any, Any, Run[Any]]
         if authored is not None:
             await client.push(authored)
             starting = client.start(authored, **inputs)
         else:
             stored = await stored_workflow(client, workflow)
-            starting = client.start_stored(stored.id, inputs, alias=alias)
+            read = stored_inputs(stored, given, text)
+            starting = client.start_stored(stored.id, read, alias=alias)
         started, interrupted = await watching.begun(starting, view)
         if interrupted:
             return await watching.asked(started)
@@ -109,7 +118,7 @@ def run(
     # The picture first: what it takes to judge and to ask is imported when that is there.
     with view or nullcontext():
         if authored is not None:
-            inputs = _typed(authored, inputs)
+            inputs = _typed(authored, given, text)
         return with_client(running, context=context, home=home)
 
 
@@ -358,24 +367,10 @@ def _steer(
         print_json(as_plain(execution))
 
 
-def _typed(authored: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+def _typed(authored: Any, given: list[str], text: str) -> dict[str, Any]:
     """Read inputs that came as JSON by the types of what was written in Python."""
-    from qflow import values
-
     types = {each.name: each.type for each in authored.graph.inputs}
-    unknown = sorted(set(inputs) - set(types))
-    if unknown:
-        there = ", ".join(types) or "none"
-        raise AuthoringError(f"{authored.name} has no input {unknown[0]!r} (there: {there})")
-    return {
-        name: values.from_plain(
-            value,
-            types[name],
-            name=f"input {name}",
-            classes=values.classes_in(authored.hints.get(name)),
-        )
-        for name, value in inputs.items()
-    }
+    return typed_inputs(authored.name, types, authored.hints, given=given, text=text)
 
 
 def _print_output(value: Any, hint: Any) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import re
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -16,11 +14,12 @@ from qflow.cli.common import (
     Home,
     as_plain,
     console,
-    inputs_of,
     print_json,
     stored_workflow,
     with_client,
 )
+from qflow.cli.inputs import stored_inputs_json
+from qflow.cli.times import span
 from qflow.exceptions import AuthoringError
 
 if TYPE_CHECKING:
@@ -33,10 +32,8 @@ app = typer.Typer(no_args_is_help=True, help="Schedules: runs that start by the 
 
 ScheduleId = Annotated[str, typer.Argument(help="The schedule's id.", metavar="SCHEDULE")]
 
-_DIGITS_MAX: Final = 18
-_SPAN_S_MAX: Final = 315_576_000_000
-_EVERY: Final = re.compile(r"(\d+)\s*(s|m|h|d)")
-_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_OVERLAPS: Final = ("skip", "buffer_one", "allow", "cancel_running")
+_CATCH_UPS: Final = ("none", "last", "all")
 
 
 @app.command("create")
@@ -47,7 +44,11 @@ def create(
     ] = None,
     cron: Annotated[str, typer.Option(help="Five fields, as cron has them.")] = "",
     every: Annotated[str, typer.Option(help="Such as 30s, 15m, 6h, 1d.")] = "",
-    zone: Annotated[str, typer.Option(help="The time zone of --cron.")] = "UTC",
+    zone: Annotated[str, typer.Option(help="The time zone of --cron; UTC else.")] = "",
+    overlap: Annotated[
+        str, typer.Option(help="While a run is not over: skip, buffer_one, allow, cancel_running.")
+    ] = "",
+    catch_up: Annotated[str, typer.Option(help="What was missed: none, last, all.")] = "",
     name: Annotated[str, typer.Option(help="What to call it; the workflow's name else.")] = "",
     alias: Annotated[str, typer.Option(help="Start what this alias stands for.")] = "",
     paused: Annotated[bool, typer.Option("--paused", help="Do not begin yet.")] = False,
@@ -56,17 +57,18 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Start a workflow again and again: by cron or at an interval."""
-    from qflow import values
     from qflow.orchestrator.v1 import schedule_pb2
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
     if bool(cron) == bool(every):
         raise AuthoringError("say when: either --cron or --every")
+    if every and zone:
+        raise AuthoringError("--zone is of --cron: an interval is the same in every zone")
     timing = schedule_pb2.ScheduleTiming()
     if cron:
         timing.cron.expression, timing.cron.time_zone = cron, zone
     else:
-        timing.interval.every.FromTimedelta(_span(every))
+        timing.interval.every.FromTimedelta(span(every))
 
     async def creating(client: Client) -> Any:
         stored = await stored_workflow(client, workflow)
@@ -77,8 +79,10 @@ def create(
             definition=schedule_pb2.ScheduleDefinition(
                 name=name or stored.name,
                 workflow_alias=alias,
-                input_json=values.dump(inputs_of(given or [], "")),
+                input_json=stored_inputs_json(stored, given or []),
                 timing=timing,
+                overlap=_policy("--overlap", "OVERLAP_POLICY", overlap, _OVERLAPS),
+                catch_up=_policy("--catch-up", "CATCH_UP_POLICY", catch_up, _CATCH_UPS),
             ),
         )
         return (await _call(client, lambda stub: stub.CreateSchedule, request)).schedule
@@ -126,6 +130,38 @@ def state_of(schedule: Schedule) -> str:
     if schedule.paused:
         return "paused"
     return "on" if schedule.HasField("next_time") else "over"
+
+
+@app.command("ticks")
+def ticks(
+    schedule: ScheduleId,
+    limit: Annotated[int, typer.Option(help="How many at most.", min=1, max=1000)] = 20,
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show what became of its times, the newest first: the run, or why there is none."""
+    from qflow.orchestrator.v1 import schedule_pb2
+    from qflow.orchestrator.v1 import schedule_service_pb2 as pb
+
+    request = pb.ListScheduleTicksRequest(schedule_id=schedule, page_size=limit)
+
+    async def looking(client: Client) -> list[Any]:
+        return list((await _call(client, lambda stub: stub.ListScheduleTicks, request)).ticks)
+
+    there = with_client(looking, context=context, home=home)
+    if as_json:
+        print_json([as_plain(each) for each in there])
+        return
+    from qflow.cli import show
+
+    made = show.table("time", "state", "run", "why")
+    for each in there:
+        state = schedule_pb2.ScheduleTickState.Name(each.state).rpartition("_")[2].lower()
+        many = f" (stands for {each.tick_count} times)" if each.tick_count > 1 else ""
+        why = f"{each.reason}: {each.message}" if each.reason else each.message
+        made.add_row(_moment(each.tick_time), state, each.execution_id, why + many)
+    console().print(made, markup=False)
 
 
 @app.command("preview")
@@ -246,15 +282,10 @@ async def _call(
     return await client.connection.call(method(stub), request, address=client.context.orchestrator)
 
 
-def _span(text: str) -> timedelta:
-    found = _EVERY.fullmatch(text.strip())
-    if found is None:
-        raise AuthoringError(f"an interval is a number and s, m, h or d, not {text!r}")
-    # No more digits than Python reads, and no more seconds than a duration of the contract has.
-    seconds = int(found[1]) * _UNITS_S[found[2]] if len(found[1]) <= _DIGITS_MAX else math.inf
-    if seconds > _SPAN_S_MAX:
-        raise AuthoringError(f"an interval of {text[:40]} is too long: at most {_SPAN_S_MAX}s")
-    return timedelta(seconds=seconds)
+def _policy(option: str, enum: str, told: str, there: tuple[str, ...]) -> Any:
+    if told and told not in there:
+        raise AuthoringError(f"{option} is one of {', '.join(there)}, not {told!r}")
+    return f"{enum}_{told.upper() or 'UNSPECIFIED'}"
 
 
 def _when(timing: Any) -> str:

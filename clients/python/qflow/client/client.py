@@ -289,12 +289,17 @@ def _output_types(stored: workflow_pb2.Workflow) -> dict[str, Type]:
     }
 
 
-def _stored_texts(stored: workflow_pb2.Workflow, inputs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Write inputs by the types that a stored workflow declares."""
-    codecs = {
-        each.name: values.Codec(from_text(each.type_json) if each.type_json else ANY)
+def input_types(stored: workflow_pb2.Workflow) -> dict[str, Type]:
+    """Give the types that a stored workflow declares for its inputs."""
+    return {
+        each.name: from_text(each.type_json) if each.type_json else ANY
         for each in stored.definition.inputs
     }
+
+
+def _stored_texts(stored: workflow_pb2.Workflow, inputs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Write inputs by the types that a stored workflow declares."""
+    codecs = {name: values.Codec(of) for name, of in input_types(stored).items()}
     texts = []
     for given in inputs:
         unknown = sorted(given.keys() - codecs.keys())

@@ -61,6 +61,10 @@ class _ExecutionCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Execut
     """The run, or nodes of it, wait for a limit."""
     EXECUTION_CAUSE_NO_FITTING_RUNNER: _ExecutionCause.ValueType  # 20
     """Nodes could run, and no runner has what they require of one."""
+    EXECUTION_CAUSE_RUNNERS_KEPT: _ExecutionCause.ValueType  # 21
+    """Nodes could run, and a runner that could take them takes nothing else: a runner was lost, and what was on it runs again,
+    each attempt alone on a runner.
+    """
     EXECUTION_CAUSE_CACHE_ASKED: _ExecutionCause.ValueType  # 30
     """Nodes wait for what the cache of results has of them: two seconds at most, then they run."""
 
@@ -101,6 +105,10 @@ EXECUTION_CAUSE_LIMITED: ExecutionCause.ValueType  # 15
 """The run, or nodes of it, wait for a limit."""
 EXECUTION_CAUSE_NO_FITTING_RUNNER: ExecutionCause.ValueType  # 20
 """Nodes could run, and no runner has what they require of one."""
+EXECUTION_CAUSE_RUNNERS_KEPT: ExecutionCause.ValueType  # 21
+"""Nodes could run, and a runner that could take them takes nothing else: a runner was lost, and what was on it runs again,
+each attempt alone on a runner.
+"""
 EXECUTION_CAUSE_CACHE_ASKED: ExecutionCause.ValueType  # 30
 """Nodes wait for what the cache of results has of them: two seconds at most, then they run."""
 Global___ExecutionCause: _TypeAlias = ExecutionCause  # noqa: Y015

@@ -1,0 +1,97 @@
+"""Ticks that cannot start yet: what comes after them or beside them neither spins nor starves."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+from qflow.orchestrator.v1 import schedule_pb2
+from qflow.orchestrator.v1 import schedule_service_pb2 as pb
+
+from services.kit.errors import ResourceExhausted
+from services.orchestrator.usecases import schedule_runs
+from tests.integration.orchestrator.conftest import Orchestra
+from tests.integration.orchestrator.test_schedules import (
+    answer,
+    create,
+    every,
+    hold,
+    make_due,
+    moment,
+    states,
+    stub,
+    until,
+)
+
+# As a quota, or an engine that has too much to do, puts a tick off.
+WAITING = (
+    "UPDATE schedule_ticks SET state = 'pending', execution_id = NULL, attempts = 1,"
+    " reason = 'QUOTA_EXCEEDED', try_at = clock_timestamp() + interval '1 hour'"
+)
+
+
+async def test_what_comes_behind_a_tick_that_cannot_start_is_due_no_sooner_than_that(
+    orchestra: Orchestra,
+) -> None:
+    """Else it is found due without end, a thousand times a second, while the engine is short."""
+    async with orchestra.running(), (await orchestra.runner(answer)).attached():
+        await create(orchestra, overlap=schedule_pb2.OVERLAP_POLICY_BUFFER_ONE)
+        make_due(orchestra, 10)
+        over = "SELECT count(*) FROM workflow_executions WHERE status = 'completed'"
+        await until(lambda: [(1,)] == orchestra.rows(over))
+        await until(lambda: [("timed", "started", "")] == states(orchestra))
+        orchestra.sql.execute(WAITING)
+        make_due(orchestra, 1)
+        together = "SELECT count(*) FROM schedule_ticks GROUP BY try_at"
+        await until(lambda: [(2,)] == orchestra.rows(together))
+        behind = [("timed", "pending", "QUOTA_EXCEEDED"), ("timed", "pending", "OVERLAP")]
+        assert behind == states(orchestra)
+        orchestra.sql.execute("UPDATE schedule_ticks SET try_at = clock_timestamp()")
+        orchestra.sql.execute("NOTIFY qflow_schedules")
+        await until(lambda: [("timed", "started", "")] * 2 == states(orchestra))
+
+
+async def test_a_backfill_that_waits_for_a_quota_holds_up_no_time_of_its_schedule(
+    orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = schedule_runs._started  # what a quota refuses
+
+    async def short(scheduler: Any, schedule: Any, tick: Any) -> UUID:
+        if tick.kind == "backfill":
+            raise ResourceExhausted("QUOTA_EXCEEDED", "too little is left", retry_after_s=9)
+        return await start(scheduler, schedule, tick)
+
+    monkeypatch.setattr(schedule_runs, "_started", short)
+    async with orchestra.running(), (await orchestra.runner(answer)).attached():
+        made = await create(orchestra, timing=every(60))
+        request = pb.BackfillScheduleRequest(
+            schedule_id=made.id,
+            start_time=moment(hours=5),
+            end_time=moment(hours=0),
+            max_running=100,
+        )
+        await stub(orchestra).BackfillSchedule(request)
+        waiting = ("backfill", "pending", "QUOTA_EXCEEDED")
+        await until(lambda: [waiting] * 100 == states(orchestra))
+        make_due(orchestra, 1)
+        await until(lambda: ("timed", "started", "") in states(orchestra))
+
+
+async def test_a_run_that_was_started_and_not_written_is_in_the_way_of_the_next(
+    orchestra: Orchestra,
+) -> None:
+    """Killed between the two, and the next time came before anybody looked: it is cancelled."""
+    async with orchestra.running(), (await orchestra.runner(hold)).attached():
+        await create(orchestra, overlap=schedule_pb2.OVERLAP_POLICY_CANCEL_RUNNING)
+        make_due(orchestra, 20)
+        await until(lambda: [("timed", "started", "")] == states(orchestra))
+        orchestra.sql.execute(
+            "UPDATE schedule_ticks SET state = 'pending', execution_id = NULL,"
+            " try_at = clock_timestamp() + interval '1 hour'"
+        )
+        make_due(orchestra, 1)
+        await until(lambda: [("timed", "started", "")] * 2 == states(orchestra))
+    assert [("cancelled",), ("running",)] == orchestra.rows(
+        "SELECT status FROM workflow_executions ORDER BY created_at"
+    )

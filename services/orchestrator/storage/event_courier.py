@@ -142,8 +142,8 @@ _FAILED: Final[LiteralString] = """
      WHERE id = $1 AND attempts = $2 AND state = 'pending'
 """
 _PAUSE: Final[LiteralString] = """
-    UPDATE event_subscriptions SET paused_at = clock_timestamp(), pause_reason = $2
-     WHERE id = $1 AND paused_at IS NULL
+    UPDATE event_subscriptions SET paused_at = clock_timestamp(), pause_reason = $3
+     WHERE id = $1 AND url = $2 AND paused_at IS NULL
 """
 
 
@@ -159,9 +159,9 @@ async def failed(
     await db.execute(_FAILED, parcel.id, parcel.attempts, status or None, error, pause)
 
 
-async def pause_subscription(db: Db, subscription_id: UUID, reason: str) -> None:
-    """Stop sending to an address that is gone for good."""
-    await db.execute(_PAUSE, subscription_id, reason)
+async def pause_subscription(db: Db, parcel: Parcel, reason: str) -> None:
+    """Stop sending to an address that is gone for good, unless there is another by now."""
+    await db.execute(_PAUSE, parcel.subscription_id, parcel.url, reason)
 
 
 _NEXT: Final[LiteralString] = """

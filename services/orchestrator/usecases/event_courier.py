@@ -133,9 +133,8 @@ class Courier:
             pause = webhook.pause_after(parcel.attempts)
             await rows.failed(db, parcel, status=answer.status, error=error, pause=pause)
             if answer.status == _GONE:
-                await rows.pause_subscription(
-                    db, parcel.subscription_id, "the address answered 410: it is gone"
-                )
+                reason = "the address answered 410: it is gone"
+                await rows.pause_subscription(db, parcel, reason)
         log.info(
             "delivery_failed",
             delivery_id=str(parcel.id),

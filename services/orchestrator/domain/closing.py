@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from services.orchestrator.domain import waits
@@ -38,6 +39,7 @@ def advance(run: Run, t: Transition, fx: Effects) -> bool:
         if not is_main_over(run):
             return False
         _end_leftovers(run, t, fx)
+        _prove_output(run)
         begin_closing(run)
         if run.failure is not None and (run.undo or run.plan.finals):
             run.revision += 1
@@ -136,24 +138,34 @@ def _finish_by_outcome(run: Run, t: Transition, fx: Effects) -> None:
         _finish(run, t, fx, RunStatus.FAILED if failure else RunStatus.COMPLETED)
 
 
+def _prove_output(run: Run) -> None:
+    """Fail a run now whose outputs cannot be given, where that has to be undone."""
+    if run.plan.compensations and not run.cancelling and run.failure is None:
+        failure = _written(run, partial_output)[1]  # what closes it may have outputs, too
+        if failure is not None:
+            run.failure = ("", failure)
+
+
 def _take_output(run: Run) -> Failure | None:
+    text, failure = _written(run, run_output)
+    if failure is None:
+        run.output_data = text
+    return failure
+
+
+def _written(run: Run, write: Callable[[Run], str]) -> tuple[str, Failure | None]:
+    """Write the outputs of a run, and say why that cannot be."""
     try:
-        text = run_output(run)
+        text = write(run)
     except UnreadableError as error:
-        return Failure(error_type="output_too_large", message=str(error))
+        return "", Failure(error_type="output_too_large", message=str(error))
     size = len(text.encode())
-    if size > OUTPUT_BYTES_MAX:
-        return _too_large(size)
-    run.output_data = text
-    return None
+    return text, _too_large(size) if size > OUTPUT_BYTES_MAX else None
 
 
 def _partial_output(run: Run) -> str | None:
-    try:
-        text = partial_output(run)
-    except UnreadableError:
-        return None
-    return text if len(text.encode()) <= OUTPUT_BYTES_MAX else None
+    text, failure = _written(run, partial_output)
+    return text if failure is None else None
 
 
 def _too_large(size: int) -> Failure:

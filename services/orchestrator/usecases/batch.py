@@ -14,6 +14,7 @@ from services.kit.filter.language import And, Comparison, Expression, Or
 from services.kit.idempotency import Replayed, RequestKey, replay, write_once
 from services.kit.pg import Db, as_caller
 from services.orchestrator.domain.status import RUN_FINAL, RunStatus
+from services.orchestrator.domain.waits import SUB_WORKFLOW
 from services.orchestrator.storage import execution_lists
 from services.orchestrator.usecases import listing
 from services.orchestrator.usecases.cancel import cancel_execution
@@ -30,10 +31,12 @@ def _one_of(statuses: Sequence[RunStatus]) -> Expression:
 
 
 _OPEN: Final = _one_of([each for each in RunStatus if each not in RUN_FINAL])
+# A part is made again with the whole, which a filter finds as well: by itself it would run twice.
+_WHOLE: Final = Comparison("relation", "!=", SUB_WORKFLOW)
 # What a filter finds for each of the batches: the rest could only be refused.
 CANCELLABLE: Final = _OPEN
-FINISHED: Final = _one_of(sorted(RUN_FINAL))
-BROKEN: Final = _one_of([RunStatus.FAILED, RunStatus.CANCELLED])
+FINISHED: Final = And((_WHOLE, _one_of(sorted(RUN_FINAL))))
+BROKEN: Final = And((_WHOLE, _one_of([RunStatus.FAILED, RunStatus.CANCELLED])))
 
 
 @dataclass(frozen=True, slots=True)

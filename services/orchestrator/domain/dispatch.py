@@ -141,8 +141,7 @@ class Dispatch(Families):
         run.queued.add(slot)
         definition = run.place(slot)
         version = definition.node_version_id
-        if definition.queue_timeout_ms is not None:
-            self.timers.set_queued(self._time() + definition.queue_timeout_ms / 1000, run.id, slot)
+        self._bound_queueing(run, slot)
         if version in self.unlocked:
             if definition.cache_ttl_ms is not None and self.cache.asks(run, slot):
                 return
@@ -153,6 +152,12 @@ class Dispatch(Families):
                 self._await_runner(run, slot, alone=alone)
         else:
             self.locks_pending.setdefault(version, {}).setdefault(run.id, set()).add(slot)
+
+    def _bound_queueing(self, run: Run, slot: int) -> None:
+        """Have a slot looked at once it has waited for as long as it may."""
+        longest_ms = run.place(slot).queue_timeout_ms
+        if longest_ms is not None:
+            self.timers.set_queued(self._time() + longest_ms / 1000, run.id, slot)
 
     def _await_runner(self, run: Run, slot: int, *, alone: bool) -> None:
         self.ready.push(
@@ -238,7 +243,7 @@ class Dispatch(Families):
         if run is None:
             return False
         run.queued.discard(slot)
-        if not run.may_begin(slot):
+        if not is_wanted(run, slot):
             return False
         lane = self.limits.of_slot(run, slot) if claim is None else ()
         if lane:  # a limit that was made while it waited for a runner
@@ -252,10 +257,6 @@ class Dispatch(Families):
             if not group.room:
                 return False
             slot = groups.next_part(run, group)
-        else:
-            before = run.records[slot]
-            if before is not None and before.status not in _GIVEABLE:
-                return False  # it was held up or ended by hand meanwhile
         t = out.of(run_id)
         record = planner.assign(run, slot, t, self.fx, runner=runner.incarnation, alone=alone)
         self._refs[record.id] = (run, slot)
@@ -337,3 +338,11 @@ class Dispatch(Families):
         claim = self.held.pop(row, None)
         if claim is not None:
             self.limited.abandon(claim)
+
+
+def is_wanted(run: Run, slot: int) -> bool:
+    """Say whether what waits for a runner is still to begin: nobody held it up or ended it."""
+    if not run.may_begin(slot):
+        return False
+    record = run.records[slot]
+    return record is None or record.status in _GIVEABLE or slot in run.groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.kit.pg import Pool, transaction
+from services.orchestrator.domain.dispatch import is_wanted
 from services.orchestrator.domain.explain import NAMES_MAX
 from services.orchestrator.domain.explain_limits import Limited
 from services.orchestrator.domain.limit_lanes import WHOLE_RUN, Place
@@ -23,8 +24,9 @@ async def limited_parts(pool: Pool, engine: Engine, run: Run) -> list[Limited]:
     limits = engine.core.limits.by_id
     places: dict[Demand, list[Place]] = {}
     for each in engine.core.limited.places_of(run.id):
-        if each.demand.limit_id in limits:
-            places.setdefault(each.demand, []).append(each)
+        slots = [slot for slot in each.slots if slot == WHOLE_RUN or is_wanted(run, slot)]
+        if each.demand.limit_id in limits and slots:
+            places.setdefault(each.demand, []).append(each._replace(slots=slots))
     if not places:
         return []
     names = {

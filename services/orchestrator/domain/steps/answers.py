@@ -8,6 +8,7 @@ from uuid import UUID
 from services.orchestrator.domain import cache_queue, planner, routes
 from services.orchestrator.domain.amounts import Amounts
 from services.orchestrator.domain.cache_queue import Answer
+from services.orchestrator.domain.dispatch import is_wanted
 from services.orchestrator.domain.effects import Ready
 from services.orchestrator.domain.ledger import Quota
 from services.orchestrator.domain.limit_lanes import WHOLE_RUN
@@ -123,7 +124,7 @@ class Answers(Follow):
                         run.asleep = False
                         routes.revive(run, t, self.fx)
                     return
-            elif run.may_begin(slot):
+            elif is_wanted(run, slot):
                 self.limited.keep(waiting, claim)
                 self._await_runner(run, slot, alone=alone)
                 return

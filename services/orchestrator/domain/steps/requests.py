@@ -73,9 +73,11 @@ class Requests(Follow):
 
     def resume_node(self, run_id: UUID, place: int) -> list[Transition]:
         """Let a node go that was held up."""
-        t = Transition(run_id)
+        t, run = Transition(run_id), self.runs[run_id]
         with self._step(run_id, asked=True):
-            controls.resume_node(self.runs[run_id], place, t, self.fx)
+            controls.resume_node(run, place, t, self.fx)
+            if place in run.queued:  # it kept its place in line, and waits from now on
+                self._bound_queueing(run, place)
         return self._dispatch(Out(t))
 
     def skip_node(

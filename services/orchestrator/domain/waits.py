@@ -133,7 +133,7 @@ def _delay_ms(run: Run, slot: int, wall: datetime) -> int:
         raise Refusal("sleep_invalid", "neither seconds nor until has a value")
     if not delay_ms <= _SLEEP_MS_MAX:  # not a number is not less
         raise Refusal("sleep_invalid", "a sleep lasts at most 366 days")
-    return max(0, int(delay_ms))
+    return int(max(0, delay_ms))  # also of less than any time, which has no whole number
 
 
 def _listen(run: Run, slot: int, t: Transition, fx: Effects) -> NodeOutput | None:

@@ -23,6 +23,7 @@ from services.orchestrator.domain.explain import (
 from services.orchestrator.domain.plan import Kind, Phase, Place, Plan
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
+from services.orchestrator.domain.waits import SUB_WORKFLOW
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution, NodeExecution
@@ -75,6 +76,7 @@ async def explain_execution(
         failed_parts=parts,
         failed_child=child,
         alone=execution.workflow_id is None,
+        part_of=execution.parent_execution_id if execution.relation == SUB_WORKFLOW else None,
     )
     here = [each for each in engine.core.runners.values() if each.connected]
     limited = [] if run is None else await limited_parts(reader.engine_pool, engine, run)

@@ -45,6 +45,8 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "RerunExecution from there; or the expression, then {anew}",
     "sleep_invalid": "RerunExecution from it with another time; or correct what gives it one, then "
     "RerunExecution from there",
+    "input_too_large": "have what gives its values give less, then RerunExecution from there",
+    "map_too_large": "have what gives the list give a shorter one, then RerunExecution from there",
     "signal_timeout": _WAITS,
     "approval_timeout": _WAITS,
     "loop_exhausted": "mend the node, then {newer}; or let it have more turns (its max_turns), "

@@ -110,21 +110,26 @@ async def _broken(
     if at is None:
         return None, None
     place = plan.places[at]
+    names, count = [place.id], 0
     async with as_caller(reader.api_pool, caller) as db:
-        if place.map is not None:
+        if place.grouped:
             names, count = await executions.failed_parts(
                 db, execution.id, place.id, limit=NAMES_MAX
             )
-            rule = place.map
-            parts = FailedParts(
-                names=names,
-                count=count,
-                max_failed=rule.max_failed,
-                max_failed_ratio=rule.max_failed_ratio,
-            )
-            return (parts if count else None), None
-        rows = await executions.list_nodes(db, execution.id, node_ids=[place.id])
-    return None, next((row.child_execution_id for row in rows), None)
+        rows = (
+            []
+            if place.sub is None
+            else await executions.list_nodes(db, execution.id, node_ids=names)
+        )
+    child = next((row.child_execution_id for row in rows if row.child_execution_id), None)
+    if place.map is None or not count:
+        return None, child
+    return FailedParts(
+        names=names,
+        count=count,
+        max_failed=place.map.max_failed,
+        max_failed_ratio=place.map.max_failed_ratio,
+    ), child
 
 
 def _ready(engine: Engine, run: Run, due: AbstractSet[str]) -> list[Ready]:

@@ -308,6 +308,7 @@ def _child_row(run: Run, slot: int, child: Run) -> RunInsert:
         parent_execution_id=run.id,
         relation=SUB_WORKFLOW,
         parent_node_id=run.node_id(slot),
+        priority=child.options.priority,
         ignores_cache=child.options.ignores_cache,
         traceparent=child.options.traceparent,
     )

@@ -89,6 +89,7 @@ class _Compiler:
     outputs: list[tuple[str, ...]] = field(init=False)
     output_types: list[tuple[Type, ...]] = field(init=False)
     run_inputs: dict[str, Mapping[str, Any]] = field(init=False)
+    undone: set[str] = field(init=False)  # places that have a compensation
     shared: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -99,6 +100,7 @@ class _Compiler:
         self.outputs = [tuple(each) for each in given]
         self.output_types = [tuple(each.values()) for each in given]
         self.run_inputs = {str(each["name"]): each for each in self.definition.input_types}
+        self.undone = {str(node["compensates"]) for node in nodes if node.get("compensates")}
 
     def plan(self, pins_id: UUID) -> Plan:
         nodes = self.definition.nodes
@@ -234,7 +236,8 @@ class _Compiler:
             queue_timeout_ms=node.get("queue_timeout_ms"),
             total_timeout_ms=node.get("total_timeout_ms"),
             heartbeat_timeout_ms=node.get("heartbeat_timeout_ms"),
-            cache_ttl_ms=node.get("cache_ttl_ms"),
+            # What may be undone is its run's own, and so is what undoes it.
+            cache_ttl_ms=None if compensates or name in self.undone else node.get("cache_ttl_ms"),
             reuse=str(node.get("reuse") or ""),
             needs=needs_of(
                 version.python_version if version else "",

@@ -88,6 +88,7 @@ class RunState:
     failed_parts: FailedParts | None = None
     failed_child: UUID | None = None  # the execution that ran the node which failed
     alone: bool = False  # a run of one node, of no workflow
+    part_of: UUID | None = None  # the execution in which it runs as a sub-workflow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,8 +173,10 @@ def _paused() -> Reason:
 
 def _ended(run: RunState) -> list[Reason]:
     if run.status is RunStatus.CANCELLED:
-        said = "a caller stopped the run"
-        action = go_on(alone=run.alone)
+        said, action = "a caller stopped the run", go_on(alone=run.alone)
+        if run.part_of is not None:
+            said += f", or execution {run.part_of} did, of which it is a part"
+            action = f"go on from that one: ExplainExecution of {run.part_of} says how"
         time = run.cancel_requested_at
         return [Reason(cause=Cause.CANCELLED, message=said, action=action, time=time)]
     if run.status is not RunStatus.FAILED:

@@ -254,12 +254,13 @@ def _turn_values(run: Run, group: Group, turn: int) -> dict[str, bytes]:
     assert place.loop is not None
     names, carry = place.loop.condition.names, place.loop.carry
     output = group.outputs[turn]
-    values = run.values(group.slot, names - carry.keys() - {*place.outputs})
+    read = names - carry.keys() - {*place.outputs}
+    values = waits.read_by_condition(run, group.slot, read)
     if isinstance(output, FileValue):
-        read = sorted(names & {*carry, *place.outputs})
-        if read:
+        large = sorted(names & {*carry, *place.outputs})
+        if large:
             message = "are larger than the engine reads (64 KiB), and its condition reads"
-            raise UnreadableError(f"the turn's outputs {message} {', '.join(read)}")
+            raise UnreadableError(f"the turn's outputs {message} {', '.join(large)}")
     elif isinstance(output, tuple):
         values |= {name: output[at] for name, at in carry.items()}
         values |= dict(zip(place.outputs, output, strict=True))

@@ -45,10 +45,14 @@ class RunOptions:
 
     def of_children(self, execution_id: UUID) -> RunOptions:
         """Give what a run's sub-workflows have of it."""
-        if self.traceparent is None:
+        place = self.traceparent
+        if place is None and not self.priority:  # most have nothing of their own
             return _NO_CACHE if self.ignores_cache else NO_OPTIONS
-        place = traces.below(self.traceparent, traces.execution_span(execution_id))
-        return RunOptions(ignores_cache=self.ignores_cache, traceparent=place)
+        if place is not None:
+            place = traces.below(place, traces.execution_span(execution_id))
+        return RunOptions(
+            priority=self.priority, ignores_cache=self.ignores_cache, traceparent=place
+        )
 
 
 NO_OPTIONS: Final = RunOptions()

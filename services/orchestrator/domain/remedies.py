@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
 
+TOTAL_TIMEOUT: Final = "total_timeout"
 # A rerun keeps the settings that its workflow had: a change of those takes a new start. A change of
 # a node's code or requirements makes a new version of it, which a rerun can be told to take.
 _OF_WORKFLOW: Final = {
@@ -19,6 +20,9 @@ _OF_NODE: Final = {
     "again": "RetryExecution",
     "anew": "StartExecution with a workflow of it",
 }
+_WAITS: Final = (
+    "{again} waits for it as long again; or let it wait longer (its wait_timeout), then {anew}"
+)
 _REMEDIES: Final[Mapping[str, str]] = {
     "timeout": "have the node do less, then {newer}; or let it take longer (its timeout), "
     "then {anew}",
@@ -37,6 +41,20 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "{again}",
     "output_too_large": "let the workflow declare fewer outputs, then {anew}",
     "parent_failed": "see why the execution failed that it was a part of, and go on from that one",
+    "condition_error": "correct what gives the values that the expression reads, then "
+    "RerunExecution from there; or the expression, then {anew}",
+    "sleep_invalid": "RerunExecution from it with another time; or correct what gives it one, then "
+    "RerunExecution from there",
+    "input_too_large": "have what gives its values give less, then RerunExecution from there",
+    "map_too_large": "have what gives the list give a shorter one, then RerunExecution from there",
+    "signal_timeout": _WAITS,
+    "approval_timeout": _WAITS,
+    "loop_exhausted": "mend the node, then {newer}; or let it have more turns (its max_turns), "
+    "then {anew}",
+    "queue_timeout": "add a runner, or let more go on under the limit that held it, then {again}; "
+    "or let it wait longer (its queue_timeout), then {anew}",
+    TOTAL_TIMEOUT: "{again} has as long again; or let all attempts take longer (its "
+    "total_timeout), then {anew}",
     "engine_error": "see the orchestrator's log; then RetryExecution",
 }
 _MEND: Final = "mend the node, then {newer}; where the fault was outside of it, {again} alone"
@@ -44,7 +62,7 @@ _MEND: Final = "mend the node, then {newer}; where the fault was outside of it, 
 
 def remedy(kind: str, *, alone: bool, child: UUID | None) -> str:
     """Say what helps against a failure; `alone` is a run of one node, `child` a run within it."""
-    if child is not None:
+    if child is not None and kind != TOTAL_TIMEOUT:  # that is the place's own time
         return (
             f"ExplainExecution of execution {child}, which ran it, says what helps there; then "
             "RerunExecution, or StartExecution where its workflow had to be changed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import insort
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -53,9 +54,17 @@ def holds(run: Run, slot: int, place: Place) -> bool:
     """Evaluate a place's condition over its inputs."""
     assert place.condition is not None
     try:
-        return place.condition.holds(run.values(slot, place.condition.names))
+        return place.condition.holds(read_by_condition(run, slot, place.condition.names))
     except (ExpressionError, UnreadableError) as error:
         raise refusal(run, slot, "condition_error", error, "condition: ") from None
+
+
+def read_by_condition(run: Run, slot: int, names: AbstractSet[str]) -> dict[str, bytes]:
+    """Give the inputs of a slot that a condition reads; one without a value is null to it.
+
+    Whoever runs there may have a default of its own, of which the engine knows nothing.
+    """
+    return dict.fromkeys(names, b"null") | run.values(slot, names)
 
 
 def begin(run: Run, slot: int, t: Transition, fx: Effects) -> NodeOutput | None:
@@ -90,7 +99,7 @@ def _choose(run: Run, slot: int, t: Transition, fx: Effects) -> NodeOutput:
     taken = rule.default
     try:
         for name, condition in rule.branches:
-            if condition.holds(run.values(slot, condition.names)):
+            if condition.holds(read_by_condition(run, slot, condition.names)):
                 taken = name
                 break
     except (ExpressionError, UnreadableError) as error:
@@ -287,6 +296,7 @@ def _child_row(run: Run, slot: int, child: Run) -> RunInsert:
         parent_execution_id=run.id,
         relation=SUB_WORKFLOW,
         parent_node_id=run.node_id(slot),
+        priority=child.options.priority,
         ignores_cache=child.options.ignores_cache,
         traceparent=child.options.traceparent,
     )

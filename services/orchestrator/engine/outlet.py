@@ -13,6 +13,7 @@ from uuid import UUID
 import structlog
 
 from services.kit import traces
+from services.kit.alarm import Alarm
 from services.kit.ids import uuid7
 from services.orchestrator.domain.commands import (
     AckCommand,
@@ -86,7 +87,7 @@ class Outlet:
         self._faults: dict[UUID, int] = {}  # of runs since they were first loaded
         self.recovering = False
         self.runs_ended: Counter[RunStatus] = Counter()
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def busy(self) -> bool:
@@ -150,20 +151,13 @@ class Outlet:
             self.cache_wanted.set()
         if self.core.ledger.charged:
             self.quota_charged.set()
-        self._set_timer()
-
-    def _set_timer(self) -> None:
         at = self.core.next_timer
-        if self._timer is not None:
-            if at is not None and self._timer.when() <= at and not self._timer.cancelled():
-                return
-            self._timer.cancel()
-            self._timer = None
         if at is not None:
-            self._timer = asyncio.get_running_loop().call_at(at, self._due)
+            self._alarm.set(at, self._due)
+        elif self._alarm.at is not None:
+            self._alarm.stop()
 
     def _due(self) -> None:
-        self._timer = None
         try:
             self._apply(self.core.due(now=self.now()))
         except Exception:

@@ -94,14 +94,10 @@ class Controls:
 
         What closes a run that is being cancelled is steered as that of any other.
         """
-        execution, _ = await self.reader.get(caller, execution_id, full=False)
-        if execution.final:
-            raise FailedPrecondition(
-                "EXECUTION_FINISHED",
-                f"the execution is {execution.status} already; nothing of it can be changed",
-                resource=("execution", str(execution_id)),
-            )
+        await self._check_open(caller, execution_id)
         run = self.engine.core.runs.get(execution_id)
+        if run is None and not self.engine.recovering:  # it may have ended since its row was read
+            await self._check_open(caller, execution_id)
         if run is None or run.created_at is None or self.engine.recovering:
             raise Unavailable(
                 "ENGINE_RECOVERING",
@@ -112,6 +108,15 @@ class Controls:
         if run.completed_at is not None or (run.cancelling and not closes):
             raise _stopping(execution_id)
         return run
+
+    async def _check_open(self, caller: Caller, execution_id: UUID) -> None:
+        execution, _ = await self.reader.get(caller, execution_id, full=False)
+        if execution.final:
+            raise FailedPrecondition(
+                "EXECUTION_FINISHED",
+                f"the execution is {execution.status} already; nothing of it can be changed",
+                resource=("execution", str(execution_id)),
+            )
 
     async def _change(self, run: Run, transitions: Iterable[Transition]) -> None:
         await self.engine.change(run.id, transitions)

@@ -24,6 +24,7 @@ from services.orchestrator.domain.explain_kept import Kept
 from services.orchestrator.domain.plan import Kind, Phase, Place, Plan
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
+from services.orchestrator.domain.waits import SUB_WORKFLOW
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution, NodeExecution
@@ -76,6 +77,7 @@ async def explain_execution(
         failed_parts=parts,
         failed_child=child,
         alone=execution.workflow_id is None,
+        part_of=execution.parent_execution_id if execution.relation == SUB_WORKFLOW else None,
     )
     here = [each for each in engine.core.runners.values() if each.connected]
     limited = [] if run is None else await limited_parts(reader.engine_pool, engine, run)
@@ -110,21 +112,26 @@ async def _broken(
     if at is None:
         return None, None
     place = plan.places[at]
+    names, count = [place.id], 0
     async with as_caller(reader.api_pool, caller) as db:
-        if place.map is not None:
+        if place.grouped:
             names, count = await executions.failed_parts(
                 db, execution.id, place.id, limit=NAMES_MAX
             )
-            rule = place.map
-            parts = FailedParts(
-                names=names,
-                count=count,
-                max_failed=rule.max_failed,
-                max_failed_ratio=rule.max_failed_ratio,
-            )
-            return (parts if count else None), None
-        rows = await executions.list_nodes(db, execution.id, node_ids=[place.id])
-    return None, next((row.child_execution_id for row in rows), None)
+        rows = (
+            []
+            if place.sub is None
+            else await executions.list_nodes(db, execution.id, node_ids=names)
+        )
+    child = next((row.child_execution_id for row in rows if row.child_execution_id), None)
+    if place.map is None or not count:
+        return None, child
+    return FailedParts(
+        names=names,
+        count=count,
+        max_failed=place.map.max_failed,
+        max_failed_ratio=place.map.max_failed_ratio,
+    ), child
 
 
 def _kept(engine: Engine, run: Run) -> Kept:

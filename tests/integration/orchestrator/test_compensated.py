@@ -267,3 +267,47 @@ async def test_kept_results_are_undone_in_the_order_in_which_they_were_made(
     assert FAILED == done.status
     assert [("un_third",), ("un_second",), ("un_first",)] == undone
     hold_invariants(orchestra)
+
+
+async def test_what_was_done_is_undone_where_the_outputs_are_too_large(
+    orchestra: Orchestra,
+) -> None:
+    """The run fails for them once all its nodes have completed, over a restart too."""
+    one = factories.node(orchestra.sql, orchestra.owner)
+    wide = [f"n{at}" for at in range(20)]
+    made = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes=dict.fromkeys(("pay", "refund", "last", *wide), one),
+        edges=[
+            ("", "x", "pay", "x"),
+            ("pay", "result", "refund", "x"),
+            ("", "x", "last", "x"),
+            *(("pay", "result", each, "x") for each in wide),
+        ],
+        node_settings={"refund": {"compensates": "pay"}, "last": {"phase": "finally"}},
+        outputs=[(each, each) for each in wide],
+    )
+    ran: list[str] = []
+
+    def answer(define: Any, _assign: Any, _inputs: dict[str, Any]) -> object:
+        ran.append(define.node_id)
+        if define.node_id == "refund" and ran.count("refund") == 1:
+            return None  # until its runner is gone
+        return "x" * 60_000 if define.node_id in wide else 1
+
+    async with orchestra.running():
+        runner = await orchestra.runner(answer)
+        async with runner.attached():
+            run = await start(orchestra, made)
+            await runner.until(lambda: "refund" in ran)
+    async with orchestra.running():
+        await orchestra.renew(runner, ttl_s=0.1)
+        async with (await orchestra.runner(answer)).attached():
+            done = await ended(orchestra, run.id)
+    assert (FAILED, "output_too_large", "") == (
+        done.status,
+        done.error.error_type,
+        done.output_json,
+    )
+    assert [1, 2, 1] == [ran.count(each) for each in ("pay", "refund", "last")]

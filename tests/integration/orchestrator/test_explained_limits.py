@@ -101,3 +101,33 @@ async def test_what_a_rate_holds_up_is_told_when_the_next_may_begin(
             )
     assert reason.time.ToNanoseconds() / 1e9 == pytest.approx(float(str(seconds)) + 3600, abs=0.01)
     assert (0, 0) == (reason.limit.max_running, reason.limit.execution_count)
+
+
+async def test_what_is_ended_or_held_up_by_hand_waits_for_no_limit_any_more(
+    orchestra: Orchestra, node: factories.Node
+) -> None:
+    places = ["a", "b", "c", "d"]
+    wide = str(
+        factories.workflow(
+            orchestra.sql,
+            orchestra.owner,
+            nodes=dict.fromkeys(places, node),
+            edges=[("", "x", each, "x") for each in places],
+            outputs=[(each, each) for each in places],
+        )
+    )
+    async with orchestra.running():
+        await limit(orchestra, target=NODE, node_id=str(node.id), max_running=1)
+        runner = await orchestra.runner(never)
+        async with runner.attached():
+            run = (await start(orchestra, wide)).id
+            await runner.until(lambda: bool(runner.held))
+            stub = steering(orchestra)
+            ended_one = {"execution_id": run, "node": "b", "output_json": '{"result":1}'}
+            await stub.SkipNode(control_service_pb2.SkipNodeRequest(**ended_one))
+            held_up = {"execution_id": run, "node": "c"}
+            await stub.PauseNode(control_service_pb2.PauseNodeRequest(**held_up))
+            reasons = await explained(orchestra, run)
+            assert [["d"]] == [list(each.nodes) for each in reasons if each.cause == LIMITED]
+            await stub.SkipNode(control_service_pb2.SkipNodeRequest(**ended_one | {"node": "d"}))
+            assert LIMITED not in [each.cause for each in await explained(orchestra, run)]

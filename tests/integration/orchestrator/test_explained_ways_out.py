@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from qflow.orchestrator.v1 import control_service_pb2 as control
 from qflow.orchestrator.v1 import explain_service_pb2 as pb
 from qflow.orchestrator.v1 import rerun_service_pb2, run_service_pb2
@@ -156,6 +157,42 @@ async def test_what_failed_within_another_run_is_explained_there(orchestra: Orch
         )
         assert f"ExplainExecution of execution {child}" in (await only(orchestra, run.id)).action
         assert ["i"] == list((await only(orchestra, str(child))).nodes)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        {"map": {"input": "x", "max_failed": 0}},
+        {"loop": {"condition": "turn < 2", "max_turns": 2, "carry": {}, "at_max": "finish"}},
+    ],
+    ids=["map", "loop"],
+)
+async def test_what_failed_within_a_part_that_is_a_run_is_explained_there(
+    orchestra: Orchestra, again: dict[str, Any]
+) -> None:
+    """No version of a node can be named at such a place."""
+
+    def answer(*_: Any) -> object:
+        raise Fail
+
+    inner = chain(orchestra, "i")
+    given = "[1]" if "map" in again else "1"
+    outer = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes={"s": {"kind": "workflow", "node_id": inner, "version": 1}},
+        edges=[],
+        outputs=[],
+        node_settings={"s": {**again, "parameters": {"x": given}}},
+    )
+    async with orchestra.running():
+        async with (await orchestra.runner(answer)).attached():
+            run = await start(orchestra, outer)
+            assert FAILED == (await ended(orchestra, run.id)).status
+        [(part,)] = orchestra.rows(
+            "SELECT id::text FROM workflow_executions WHERE parent_execution_id = %s", run.id
+        )
+        assert f"ExplainExecution of execution {part}" in (await only(orchestra, run.id)).action
 
 
 async def test_a_retry_that_is_had_at_once_waits_for_a_runner_where_all_are_full(

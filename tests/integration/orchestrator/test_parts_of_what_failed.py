@@ -85,13 +85,13 @@ async def test_a_run_that_failed_says_so_while_something_within_it_runs(
             run = await start(orchestra, workflow)
 
             async def fails() -> bool:
-                found = await reasons(orchestra, run.id)
-                return bool(found) and why.EXECUTION_CAUSE_FAILED == found[0].cause
+                """The row of the node that failed is written a little later than memory has it."""
+                found = [each.cause for each in await reasons(orchestra, run.id)]
+                return found == [why.EXECUTION_CAUSE_FAILED, why.EXECUTION_CAUSE_NODES_WAITING]
 
             await until(fails)
             told = await reasons(orchestra, run.id)
             assert "node b failed: user_error" in told[0].message
-            assert [why.EXECUTION_CAUSE_NODES_WAITING] == [each.cause for each in told[1:]]
             assert ["s"] == list(told[1].nodes)
             [held] = [each for ref, each in runner.held.items() if ref not in runner.unacked]
             runner.succeed(held, 1)

@@ -369,3 +369,34 @@ async def test_a_run_says_that_the_cache_is_asked(orchestra: Orchestra) -> None:
                 assert explain_service_pb2.EXECUTION_CAUSE_CACHE_ASKED == reason.cause
                 assert ["a"] == list(reason.nodes)
                 assert COMPLETED == (await ended(orchestra, started.id)).status
+
+
+async def test_what_is_undone_is_done_by_each_run_itself_and_so_is_what_undoes_it(
+    orchestra: Orchestra,
+) -> None:
+    """The second run took a payment that the first one had given back, and gave it back again."""
+    one = factories.node(orchestra.sql, orchestra.owner)
+    cached = {"cache_ttl_ms": _HOUR_MS}
+    order = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes=dict.fromkeys(("pay", "ship", "refund"), one),
+        edges=[
+            ("", "x", "pay", "x"),
+            ("pay", "result", "ship", "x"),
+            ("pay", "result", "refund", "x"),
+        ],
+        outputs=[("out", "ship")],
+        node_settings={"pay": cached, "refund": {**cached, "compensates": "pay"}},
+    )
+    worker = Worker(orchestra)
+    worker.failing.add("ship")
+    async with orchestra.running():
+        async with (await orchestra.runner(worker)).attached():
+            for ran in (1, 2):
+                await ended(orchestra, (await start(orchestra, order)).id)
+                assert {"pay": ran, "ship": ran, "refund": ran} == worker.ran
+                assert [(0,)] == orchestra.rows("SELECT count(*) FROM cached_results")
+            worker.failing.clear()
+            await run(orchestra, str(order))
+    assert {"pay": 3, "ship": 3, "refund": 2} == worker.ran

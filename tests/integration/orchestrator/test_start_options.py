@@ -289,6 +289,41 @@ async def test_nodes_of_more_important_runs_go_first(orchestra: Orchestra) -> No
     assert [3, 4, 2, 5, 1] == given
 
 
+async def test_sub_workflows_are_as_important_as_the_run_that_they_are_a_part_of(
+    orchestra: Orchestra,
+) -> None:
+    """What they did went behind, or before, that of runs without any; over a restart too."""
+    inner = chain(orchestra, "a")
+    made = [{"kind": "workflow", "node_id": inner, "version": 1}]
+    for _ in range(2):
+        whole = factories.workflow(
+            orchestra.sql,
+            orchestra.owner,
+            nodes={"s": made[-1]},
+            edges=[("", "x", "s", "x")],
+            outputs=[],
+        )
+        made.append({"kind": "workflow", "node_id": str(whole), "version": 1})
+    given: list[int] = []
+
+    def note(_define: Any, _assign: Any, inputs: dict[str, Any]) -> object:
+        given.append(inputs["x"])
+        return 0
+
+    async with orchestra.running():
+        for x, priority in ((1, -5), (2, 7)):
+            await start(orchestra, whole, f'{{"x":{x}}}', priority=priority)
+        for x in (3, 4):
+            await start(orchestra, inner, f'{{"x":{x}}}')
+    async with orchestra.running():
+        runner = await orchestra.runner(note, slots=1)
+        async with runner.attached():
+            await runner.until(lambda: len(runner.acks) == 4)
+    assert [2, 3, 4, 1] == given
+    kept = orchestra.rows("SELECT priority, count(*)::int FROM workflow_executions GROUP BY 1")
+    assert {(-5, 3), (7, 3), (0, 2)} == set(kept)
+
+
 async def test_what_a_run_was_started_with_outlives_a_restart(
     orchestra: Orchestra, diamond: str
 ) -> None:

@@ -58,6 +58,27 @@ def test_a_setting_of_a_workflow_is_mended_by_a_new_start() -> None:
     assert "more memory, then StartExecution" in remedy("oom", alone=False, child=None)
 
 
+@pytest.mark.parametrize(
+    "kind", ["condition_error", "sleep_invalid", "signal_timeout", "approval_timeout"]
+)
+def test_what_no_version_of_a_node_mends_is_not_told_to_take_one(kind: str) -> None:
+    """A rerun with a version is refused at a choice, a sleep, a signal and an approval."""
+    assert "version" not in remedy(kind, alone=False, child=None)
+
+
+def test_a_time_that_was_up_around_another_run_is_that_of_the_place() -> None:
+    action = remedy("total_timeout", alone=False, child=UUID(int=7))
+    assert "total_timeout), then StartExecution" in action
+
+
+def test_a_part_that_was_stopped_is_gone_on_from_by_its_whole() -> None:
+    whole = UUID(int=7)
+    state = RunState(status=RunStatus.CANCELLED, completed_at=NOW, part_of=whole)
+    [reason] = explain(state, [], HERE, now=NOW)
+    assert f"or execution {whole} did" in reason.message
+    assert f"ExplainExecution of {whole}" in reason.action
+
+
 def test_what_failed_within_another_run_is_explained_there() -> None:
     assert f"ExplainExecution of execution {UUID(int=7)}" in remedy(
         "user_error", alone=False, child=UUID(int=7)

@@ -987,3 +987,14 @@ def test_a_first_wait_that_the_longest_cuts_short_is_told() -> None:
     ]
     said = "a never waits its initial_delay of 100 s: max_delay allows 1 s"
     assert [("nodes[0].retry", "RETRY_DELAYS_CROSSED", said)] == told
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_what_is_undone_is_not_cached_and_neither_is_what_undoes_it(at: int) -> None:
+    """Another run would be given a payment that was given back."""
+    places = [node("pay"), node("refund", compensates="pay")]
+    places[at] = replace(places[at], cache_ttl_ms=5000)
+    found = errors(checked(places, []))
+    assert [(f"nodes[{at}].cache_ttl", "SETTING_NOT_HERE")] == [
+        each for each in found if each[1] == "SETTING_NOT_HERE"
+    ]

@@ -91,6 +91,10 @@ def _undoing(check: Check, node: WorkflowNode, place: str) -> None:
     elif not check.definition.nodes[undone].is_main:
         message = f"{node.compensates} is no main node, and is never undone"
         check.error(here, "COMPENSATES_NOT_MAIN", message)
+    else:
+        _uncached(check, node, place, f"undoes {node.compensates} each time")
+        message = f"is undone by {node.id} where its run fails, and its result is that run's alone"
+        _uncached(check, check.definition.nodes[undone], f"nodes[{undone}]", message)
     if node.phase == FINALLY:
         message = f"{node.id} runs at the end in any case, or to undo another; not both"
         check.error(f"{place}.phase", "PHASE_CONFLICT", message)
@@ -98,9 +102,8 @@ def _undoing(check: Check, node: WorkflowNode, place: str) -> None:
 
 def _built_in(check: Check, node: WorkflowNode, place: str) -> None:
     """Refuse what would have no effect upon a place without an attempt of its own."""
-    if node.cache_ttl_ms is not None and (node.mapped is not None or node.loop is not None):
-        message = f"{node.id} runs for each element or again and again, and is not cached"
-        check.error(f"{place}.cache_ttl", "SETTING_NOT_HERE", message, "remove it")
+    if node.mapped is not None or node.loop is not None:
+        _uncached(check, node, place, "runs for each element or again and again")
     for at, host in enumerate(node.egress_hosts):
         here = f"{place}.egress_hosts[{at}]"
         if node.network != EGRESS:
@@ -128,6 +131,12 @@ def _built_in(check: Check, node: WorkflowNode, place: str) -> None:
         if is_set:
             message = f"{node.id} is run by the engine itself, where this has no effect"
             check.error(f"{place}.{name}", "SETTING_NOT_HERE", message, "remove it")
+
+
+def _uncached(check: Check, node: WorkflowNode, place: str, why: str) -> None:
+    if node.cache_ttl_ms is not None:
+        message = f"{node.id} {why}, and is not cached"
+        check.error(f"{place}.cache_ttl", "SETTING_NOT_HERE", message, "remove it")
 
 
 def _again(

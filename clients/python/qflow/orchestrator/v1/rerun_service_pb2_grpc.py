@@ -146,7 +146,7 @@ class RerunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchRetryExecutions(self, request, context):
-        """Retries many runs, as RetryExecution does. With a filter, those that are over.
+        """Retries many runs, as RetryExecution does. With a filter, those that are over and no sub-workflows of others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,7 +154,7 @@ class RerunServiceServicer:
 
     def BatchRerunExecutions(self, request, context):
         """Reruns many runs from what did not complete, as RerunExecution does. With a filter, those that failed or were
-        cancelled.
+        cancelled and are no sub-workflows of others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -82,10 +82,10 @@ class RerunServiceStub:
     BatchCancelExecutions: _grpc.UnaryUnaryMultiCallable[_rerun_service_pb2.BatchCancelExecutionsRequest, _rerun_service_pb2.BatchCancelExecutionsResponse]
     """Asks many runs to stop, as CancelExecution does. With a filter, those that are open and were not asked before."""
     BatchRetryExecutions: _grpc.UnaryUnaryMultiCallable[_rerun_service_pb2.BatchRetryExecutionsRequest, _rerun_service_pb2.BatchRetryExecutionsResponse]
-    """Retries many runs, as RetryExecution does. With a filter, those that are over."""
+    """Retries many runs, as RetryExecution does. With a filter, those that are over and no sub-workflows of others."""
     BatchRerunExecutions: _grpc.UnaryUnaryMultiCallable[_rerun_service_pb2.BatchRerunExecutionsRequest, _rerun_service_pb2.BatchRerunExecutionsResponse]
     """Reruns many runs from what did not complete, as RerunExecution does. With a filter, those that failed or were
-    cancelled.
+    cancelled and are no sub-workflows of others.
     """
 
 @_typing.type_check_only
@@ -142,10 +142,10 @@ class RerunServiceAsyncStub(RerunServiceStub):
     BatchCancelExecutions: _aio.UnaryUnaryMultiCallable[_rerun_service_pb2.BatchCancelExecutionsRequest, _rerun_service_pb2.BatchCancelExecutionsResponse]  # type: ignore[assignment]
     """Asks many runs to stop, as CancelExecution does. With a filter, those that are open and were not asked before."""
     BatchRetryExecutions: _aio.UnaryUnaryMultiCallable[_rerun_service_pb2.BatchRetryExecutionsRequest, _rerun_service_pb2.BatchRetryExecutionsResponse]  # type: ignore[assignment]
-    """Retries many runs, as RetryExecution does. With a filter, those that are over."""
+    """Retries many runs, as RetryExecution does. With a filter, those that are over and no sub-workflows of others."""
     BatchRerunExecutions: _aio.UnaryUnaryMultiCallable[_rerun_service_pb2.BatchRerunExecutionsRequest, _rerun_service_pb2.BatchRerunExecutionsResponse]  # type: ignore[assignment]
     """Reruns many runs from what did not complete, as RerunExecution does. With a filter, those that failed or were
-    cancelled.
+    cancelled and are no sub-workflows of others.
     """
 
 class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -235,7 +235,7 @@ class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rerun_service_pb2.BatchRetryExecutionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rerun_service_pb2.BatchRetryExecutionsResponse, _abc.Awaitable[_rerun_service_pb2.BatchRetryExecutionsResponse]]:
-        """Retries many runs, as RetryExecution does. With a filter, those that are over."""
+        """Retries many runs, as RetryExecution does. With a filter, those that are over and no sub-workflows of others."""
 
     @_abc_1.abstractmethod
     def BatchRerunExecutions(
@@ -244,7 +244,7 @@ class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rerun_service_pb2.BatchRerunExecutionsResponse, _abc.Awaitable[_rerun_service_pb2.BatchRerunExecutionsResponse]]:
         """Reruns many runs from what did not complete, as RerunExecution does. With a filter, those that failed or were
-        cancelled.
+        cancelled and are no sub-workflows of others.
         """
 
 def add_RerunServiceServicer_to_server(servicer: RerunServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

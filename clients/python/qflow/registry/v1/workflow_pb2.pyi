@@ -941,8 +941,8 @@ class WorkflowNode(_message.Message):
     @_builtins.property
     def cache_ttl(self) -> _duration_pb2.Duration:
         """For how long a result may be given again, without running the node, to runs of the tenant that would give it the same
-        inputs: same source, same packages. 1 s to 30 days; never when unset. Not for nodes with `for_each` or `repeat`. Parts
-        of a millisecond are cut off.
+        inputs: same source, same packages. 1 s to 30 days; never when unset. Not for nodes with `for_each` or `repeat`, nor for
+        one that another `compensates`, nor for that other. Parts of a millisecond are cut off.
         """
 
     @_builtins.property

@@ -13,6 +13,7 @@ from uuid import UUID
 import structlog
 
 from services.kit import traces
+from services.kit.alarm import Alarm
 from services.kit.ids import uuid7
 from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.rows import (
@@ -88,7 +89,7 @@ class Outlet:
         self._faults: dict[UUID, int] = {}  # of runs since they were first loaded
         self.recovering = False
         self.runs_ended: Counter[RunStatus] = Counter()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Alarm()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def busy(self) -> bool:
@@ -156,16 +157,12 @@ class Outlet:
 
     def _set_timer(self) -> None:
         at = self.core.next_timer
-        if self._timer is not None:
-            if at is not None and self._timer.when() <= at and not self._timer.cancelled():
-                return
+        if at is None:
             self._timer.cancel()
-            self._timer = None
-        if at is not None:
-            self._timer = asyncio.get_running_loop().call_at(at, self._due)
+        else:
+            self._timer.by(at, self._due)
 
     def _due(self) -> None:
-        self._timer = None
         try:
             self._apply(self.core.due(now=self.now()))
         except Exception:

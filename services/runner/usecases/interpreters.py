@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 
 import structlog
 
+from services.kit.alarm import Alarm
 from services.runner.domain.pooling import (
     IDLE_MAX_S,
     START_COST_S,
@@ -51,7 +52,7 @@ class InterpreterPool:
         self._kinds: dict[WarmKey, Kind] = {}
         self._wanted: dict[Kind, None] = {}  # those that calls wait for
         self._places = itertools.count()
-        self._looking: asyncio.TimerHandle | None = None  # while calls wait
+        self._looking = Alarm()  # while calls wait
         self._turns = Turns(processors or len(os.sched_getaffinity(0)), clock=clock)
         self._alive: set[Warm] = set()
         self._starting = 0
@@ -242,7 +243,6 @@ class InterpreterPool:
         free soon may be wrong, and one that is started goes to whoever has waited longest: then one
         is started after all. It may fail, too, or end before its turn comes.
         """
-        self._looking = None
         if self._closed:
             return
         self._turns.end_overdue()
@@ -259,12 +259,7 @@ class InterpreterPool:
             self._look_after(PATIENCE_S if has_room else START_COST_S)
 
     def _look_after(self, wait_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        if self._looking is not None:
-            if self._looking.when() <= loop.time() + wait_s:
-                return
-            self._looking.cancel()
-        self._looking = loop.call_later(wait_s, self._look)
+        self._looking.by(asyncio.get_running_loop().time() + wait_s, self._look)
 
     def _start_if_stuck(self, waiter: Waiter) -> None:
         need = waiter.need

@@ -1,4 +1,4 @@
-"""A call that is put off to a moment which may be brought forward."""
+"""An alarm: calls something once, no later than at any of the times that it was set to."""
 
 from __future__ import annotations
 
@@ -7,31 +7,33 @@ from collections.abc import Callable
 
 
 class Alarm:
-    """One call, at the earliest of the moments that it was set to since it was made last.
+    """A timer that knows itself when it goes off.
 
-    It knows the moment by itself: uvloop gives a handle without one for what is due at once.
+    A handle of the loop may not: what is due within half a millisecond uvloop calls at its next
+    turn, and the handle that it gives for that has no `when`.
     """
 
     __slots__ = ("_handle", "at")
 
     def __init__(self) -> None:
-        self.at: float | None = None  # by the clock of the loop; None where nothing is due
+        """Of no time as yet."""
+        self.at: float | None = None  # by the loop's clock; None where it is not set
         self._handle: asyncio.Handle | None = None
 
-    def set(self, at: float, call: Callable[[], None]) -> None:
-        """Make the call at a moment, unless one is to be made before."""
+    def by(self, at: float, call: Callable[[], object]) -> None:
+        """Call that at this time of the loop's clock, unless something is called before."""
         if self.at is not None and self.at <= at:
             return
-        self.stop()
+        self.cancel()
         self.at = at
-        self._handle = asyncio.get_running_loop().call_at(at, self._due, call)
+        self._handle = asyncio.get_running_loop().call_at(at, self._goes_off, call)
 
-    def stop(self) -> None:
-        """Make no call."""
+    def cancel(self) -> None:
+        """Call nothing; safe to ask of one that is not set."""
         if self._handle is not None:
             self._handle.cancel()
         self.at = self._handle = None
 
-    def _due(self, call: Callable[[], None]) -> None:
+    def _goes_off(self, call: Callable[[], object]) -> None:
         self.at = self._handle = None
         call()

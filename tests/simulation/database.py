@@ -229,22 +229,29 @@ def _advance(store: Store, member_id: UUID, epoch: int) -> int | None:
     return member.epoch
 
 
-def _fence_dead(store: Store, member_id: UUID, host: str | None, silent_max_s: float) -> list[Row]:
+def _fence_dead(store: Store, member_id: UUID, *given: Any) -> list[Row]:
+    host, silent_max_s, by_lease = given
     now = store.clock()
+    own = store.members[member_id]
+    if own.state not in ("live", "idle") or (own.state == "live" and _is_over(own, now)):
+        return []
     dead = []
     for other, member in store.members.items():
         if other == member_id or member.state not in ("live", "idle"):
             continue
-        ended = member.expires_at is not None and member.expires_at < now
         silent = member.updated_at < now - timedelta(seconds=silent_max_s)
         if (
-            (member.state == "live" and ended)
+            (member.state == "live" and by_lease and _is_over(member, now))
             or (member.state == "idle" and silent)
             or member.host == host
         ):
             member.state, member.updated_at = "fenced", now
             dead.append({"id": other})
     return dead
+
+
+def _is_over(lease: Lease, now: datetime) -> bool:
+    return lease.expires_at is not None and lease.expires_at < now
 
 
 def _look_in(store: Store, member_id: UUID, epoch: int) -> None:

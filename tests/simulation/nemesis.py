@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from tests.simulation import graphs
@@ -179,9 +180,12 @@ class Nemesis:
             return self._join()
         if not all(each.ready.is_set() for each in world.orchestrators):
             return self._set_clock()
-        world.store.skew_s += 30.0
-        world.clock_moved = True
-        world.chance.choice(world.orchestrators).engine.shards.look.set()
+        looks, ends = world.chance.sample(world.orchestrators, 2)
+        lease = world.store.members[ends.member.id]
+        if lease.state != "live":
+            return self._set_clock()
+        lease.expires_at = world.store.clock() - timedelta(seconds=1)
+        looks.engine.shards.look.set()
         self._later(0.6, self._break_streams)
         return "a lease is cut short"
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
+from services.kit.alarm import Alarm
 from services.orchestrator.domain.transition import View
 
 # What may wait for one who is slow: changes, and nodes in them.
@@ -45,7 +46,7 @@ class Subscription:
         self._size = 0
         self._waiting: asyncio.Future[None] | None = None
         # One timer for many waits: a watcher is told of changes far more often than time is up.
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Alarm()
         self._ends_at: float | None = None
 
     def publish(self, change: Change) -> None:
@@ -81,8 +82,7 @@ class Subscription:
 
     def close(self) -> None:
         """Leave no timer behind."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
@@ -91,16 +91,10 @@ class Subscription:
     def _set_timer(self, timeout_s: float | None) -> None:
         if timeout_s is None:
             return
-        loop = asyncio.get_running_loop()
-        self._ends_at = loop.time() + timeout_s
-        if self._timer is not None and self._timer.when() > self._ends_at:
-            self._timer.cancel()
-            self._timer = None
-        if self._timer is None:
-            self._timer = loop.call_at(self._ends_at, self._time_is_up)
+        self._ends_at = asyncio.get_running_loop().time() + timeout_s
+        self._timer.by(self._ends_at, self._time_is_up)
 
     def _time_is_up(self) -> None:
-        self._timer = None
         if self._ends_at is None:  # nobody waits, or without end
             return
         left_s = self._ends_at - asyncio.get_running_loop().time()

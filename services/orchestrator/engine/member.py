@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -26,6 +27,11 @@ FORMATS: Final = (ENGINE_FORMAT,)
 _SILENT_AFTER_S: Final = 180.0
 _SILENT_MAX_S: Final = 86_400.0
 _ASK_AGAIN_S: Final = 0.2
+_HEARTBEATS_PER_TTL: Final = 3.3
+_HEARTBEAT_MAX_S: Final = 5.0
+# How long it is to have had the database before it judges others, and what counts as a break.
+_PATIENCE_HEARTBEATS: Final = 1.1
+_BREAK_HEARTBEATS: Final = 2.0
 
 
 class Member:
@@ -55,6 +61,7 @@ class Member:
         # Not the loop's clock, which knows after a standstill only at its next turn.
         self._clock = clock
         self._certain_until_s = 0.0
+        self._heard_s = self._in_touch_since_s = -math.inf
         self._renewing = asyncio.Lock()
 
     async def join(self) -> None:
@@ -65,6 +72,11 @@ class Member:
             )
         await self.renew()
         log.info("member_joined", member_id=str(self.id), epoch=self.epoch)
+
+    @property
+    def heartbeat_s(self) -> float:
+        """How often the lease is renewed, and tried to be."""
+        return min(self.ttl_s / _HEARTBEATS_PER_TTL, _HEARTBEAT_MAX_S)
 
     async def ensure_live(self, again: bool) -> Fence:  # noqa: FBT001  # one word of one caller
         """Hold the lease before a flush; raises `FencedError` when another member took over."""
@@ -108,6 +120,7 @@ class Member:
                 await shards.tell(db, self.id)
             self.live = True
             self._certain_until_s = began_s + self.ttl_s
+            self._hear(began_s)
         crash.reach("lease_renewed_after")
 
     async def rest(
@@ -136,13 +149,21 @@ class Member:
     # --- shards: all by one loop, one after the other -------------------------------------------
 
     async def survey(self) -> list[MemberState]:
-        """Fence the dead and give all others, this one among them; raises `FencedError`."""
+        """Fence the dead and give all others, this one among them; raises `FencedError`.
+
+        A lease that ran out is no death where nobody could renew it. Who comes back from such a
+        time, or from any in which it could not see, lets the others come back as well.
+        """
+        began_s = self._clock()
         async with transaction(self._pool) as db:
+            self._hear(began_s)
             dead = await members.fence_dead(
                 db,
                 self.id,
                 host=self._host if self._proof else None,
                 silent_max_s=_SILENT_MAX_S,
+                by_lease=self._in_touch_since_s
+                <= began_s - _PATIENCE_HEARTBEATS * self.heartbeat_s,
             )
             if not self.live:
                 await members.look_in(db, self.id, self.epoch)
@@ -154,6 +175,12 @@ class Member:
         if all(each.id != self.id for each in found):
             raise FencedError
         return found
+
+    def _hear(self, began_s: float) -> None:
+        """Note that the database answered what was asked then."""
+        if began_s - self._heard_s > _BREAK_HEARTBEATS * self.heartbeat_s:
+            self._in_touch_since_s = began_s
+        self._heard_s = max(self._heard_s, began_s)
 
     async def take_orphans(self, count: int) -> None:
         """Own shards that nobody has."""

@@ -87,7 +87,7 @@ class Outlet:
         self._faults: dict[UUID, int] = {}  # of runs since they were first loaded
         self.recovering = False
         self.runs_ended: Counter[RunStatus] = Counter()
-        self._alarm = Alarm()
+        self._timer = Alarm()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def busy(self) -> bool:
@@ -151,11 +151,14 @@ class Outlet:
             self.cache_wanted.set()
         if self.core.ledger.charged:
             self.quota_charged.set()
+        self._set_timer()
+
+    def _set_timer(self) -> None:
         at = self.core.next_timer
-        if at is not None:
-            self._alarm.set(at, self._due)
-        elif self._alarm.at is not None:
-            self._alarm.stop()
+        if at is None:
+            self._timer.cancel()
+        else:
+            self._timer.by(at, self._due)
 
     def _due(self) -> None:
         try:

@@ -13,7 +13,6 @@ from services.orchestrator.engine.journal import DATABASE_FAULTS
 
 log = structlog.get_logger()
 
-_HEARTBEATS_PER_TTL: Final = 3.3
 _IDLE_AFTER_S: Final = 5.0
 
 
@@ -39,4 +38,4 @@ async def keep_lease(engine: Engine, stop: asyncio.Event) -> None:
                 await member.renew()
         except DATABASE_FAULTS as error:
             log.warning("lease_not_renewed", error=repr(error))
-        await pause(stop, min(member.ttl_s / _HEARTBEATS_PER_TTL, _IDLE_AFTER_S))
+        await pause(stop, member.heartbeat_s)

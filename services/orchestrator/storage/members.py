@@ -43,21 +43,26 @@ async def advance(db: Db, member_id: UUID, epoch: int) -> int | None:
 
 # Whoever holds the home's lock has proof that no other member of this home is alive. One that rests
 # writes nothing and loses nothing: it is fenced late, to be forgotten.
+# Nobody fences who is fenced, or may be at any moment: of two whose leases ran out together, as
+# while the database was away, neither ends the other.
 _FENCE_DEAD: Final[LiteralString] = """
-    UPDATE engine_members SET state = 'fenced', updated_at = clock_timestamp()
-     WHERE id <> $1
-       AND (state = 'live' AND expires_at < clock_timestamp()
-         OR state = 'idle' AND updated_at < clock_timestamp() - $3 * interval '1 second'
-         OR state IN ('live', 'idle') AND host = $2)
- RETURNING id
+    UPDATE engine_members AS other SET state = 'fenced', updated_at = clock_timestamp()
+      FROM engine_members AS own
+     WHERE own.id = $1 AND other.id <> $1
+       AND (own.state = 'idle' OR own.state = 'live' AND own.expires_at >= clock_timestamp())
+       AND ($4 AND other.state = 'live' AND other.expires_at < clock_timestamp()
+         OR other.state = 'idle'
+            AND other.updated_at < clock_timestamp() - $3 * interval '1 second'
+         OR other.state IN ('live', 'idle') AND other.host = $2)
+ RETURNING other.id
 """
 
 
 async def fence_dead(
-    db: Db, member_id: UUID, *, host: str | None, silent_max_s: float
+    db: Db, member_id: UUID, *, host: str | None, silent_max_s: float, by_lease: bool
 ) -> list[UUID]:
     """Fence members that are dead: by their lease, by their silence, or by proof on this host."""
-    rows = await db.fetch(_FENCE_DEAD, member_id, host, silent_max_s)
+    rows = await db.fetch(_FENCE_DEAD, member_id, host, silent_max_s, by_lease)
     return [row["id"] for row in rows]
 
 

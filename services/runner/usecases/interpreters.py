@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
+from services.kit.alarm import Alarm
 from services.runner.domain.pooling import (
     START_COST_S,
     WarmKey,
@@ -47,7 +48,7 @@ class InterpreterPool(Kept):
         self._loader = loader
         self._sandboxes_max = sandboxes_max
         self._places = itertools.count()
-        self._looking: asyncio.TimerHandle | None = None  # while calls wait
+        self._looking = Alarm()  # while calls wait
         self._starting = 0
         self._starved: deque[Need] = deque()
 
@@ -173,7 +174,6 @@ class InterpreterPool(Kept):
         free soon may be wrong, and one that is started goes to whoever has waited longest: then one
         is started after all. It may fail, too, or end before its turn comes.
         """
-        self._looking = None
         if self._closed:
             return
         self._turns.end_overdue()
@@ -190,12 +190,7 @@ class InterpreterPool(Kept):
             self._look_after(PATIENCE_S if has_room else START_COST_S)
 
     def _look_after(self, wait_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        if self._looking is not None:
-            if self._looking.when() <= loop.time() + wait_s:
-                return
-            self._looking.cancel()
-        self._looking = loop.call_later(wait_s, self._look)
+        self._looking.by(asyncio.get_running_loop().time() + wait_s, self._look)
 
     def _start_if_stuck(self, waiter: Waiter) -> None:
         need = waiter.need

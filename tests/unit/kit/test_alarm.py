@@ -1,65 +1,55 @@
-"""A call that is put off, by the loop that services run on."""
+"""An alarm goes off once, at the earliest time that it was set to, on any loop."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import pytest
 import uvloop
 
 from services.kit.alarm import Alarm
 
-LOOPS = [uvloop.new_event_loop, asyncio.new_event_loop]
+_LOOPS = pytest.mark.parametrize("new_loop", [uvloop.new_event_loop, asyncio.new_event_loop])
 
 
-def on(loop: Callable[[], asyncio.AbstractEventLoop], main: Callable[[], Awaitable[None]]) -> None:
-    async def run() -> None:
-        await main()
-
-    with asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(run())
-
-
-@pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("left_s", [-1.0, 0.0, 0.0001, 0.01])
-def test_what_is_due_may_be_set_again_before_it_is_called(
-    loop: Callable[[], asyncio.AbstractEventLoop], left_s: float
+@_LOOPS
+def test_one_that_goes_off_at_once_can_be_set_again_before_it_does(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
-    """Handles of uvloop do not know when they are due, where that is at once."""
+    """A call that uvloop makes at its next turn has a handle that knows no time."""
+    alarm, rung = Alarm(), list[str]()
 
-    async def main() -> None:
-        alarm, rung = Alarm(), asyncio.Event()
+    async def set_twice() -> None:
         now = asyncio.get_running_loop().time()
-        alarm.set(now + left_s, rung.set)
-        alarm.set(now + left_s, rung.set)
-        alarm.set(now + 100, rung.set)
-        assert now + left_s == alarm.at
-        async with asyncio.timeout(5):
-            await rung.wait()
-        assert alarm.at is None
+        alarm.by(now, lambda: rung.append("at once"))
+        alarm.by(now + 60.0, lambda: rung.append("later"))
+        alarm.by(now - 1.0, lambda: rung.append("before"))
+        async with asyncio.timeout(10):
+            while not rung:  # noqa: ASYNC110  # nothing to wait for but turns of the loop
+                await asyncio.sleep(0)
 
-    on(loop, main)
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(set_twice())
+    assert ["before"] == rung
+    assert alarm.at is None
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_a_call_is_brought_forward_and_made_once_or_not_at_all(
-    loop: Callable[[], asyncio.AbstractEventLoop],
+@_LOOPS
+def test_one_that_is_cancelled_calls_nothing_and_can_be_set_again(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
-    async def main() -> None:
-        alarm, soon, other = Alarm(), asyncio.Event(), asyncio.Event()
-        now = asyncio.get_running_loop().time()
-        alarm.set(now + 100, other.set)
-        alarm.set(now, soon.set)
-        async with asyncio.timeout(5):
-            await soon.wait()
-        assert alarm.at is None
-        alarm.set(now, other.set)
-        alarm.stop()
-        soon.clear()
-        alarm.set(now, soon.set)  # what comes first is due before it
-        async with asyncio.timeout(5):
-            await soon.wait()
-        assert not other.is_set()
+    alarm, rung = Alarm(), list[str]()
 
-    on(loop, main)
+    async def cancel_and_set() -> None:
+        now = asyncio.get_running_loop().time()
+        alarm.by(now, lambda: rung.append("cancelled"))
+        alarm.cancel()
+        alarm.by(now + 0.001, lambda: rung.append("set"))
+        async with asyncio.timeout(10):
+            while not rung:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(cancel_and_set())
+    assert ["set"] == rung

@@ -126,5 +126,4 @@ async def test_nothing_is_left_of_who_went_away() -> None:
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
     assert not hub.watched(RUN)
-    assert one._timer is not None
-    assert one._timer.cancelled()
+    assert one._timer.at is None

@@ -6,7 +6,7 @@ from alembic import op
 
 from migrations.sql import run
 
-revision = "0058"
+revision = "0056"
 down_revision = "0055"
 
 _INDEX = "workflow_executions_undoes_parent_key"

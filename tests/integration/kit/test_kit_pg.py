@@ -6,8 +6,10 @@ import asyncio
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import psycopg
 import pytest
 
 from services.kit.caller import Caller
@@ -137,4 +139,22 @@ async def test_a_server_that_is_gone_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         async with transaction(pool):
             pass
+    await pool.close()
+
+
+async def test_a_database_that_lets_nobody_in_is_unavailable_until_it_does(
+    empty_database: Database,
+) -> None:
+    """F11: as while it is moved or restored; it ended what ran beside."""
+    url = empty_database.url()
+    pool = await open_pool(url, application_name="shut", size_min=0)
+    beside = urlunsplit(urlsplit(url)._replace(path="/postgres"))
+    with psycopg.connect(beside, autocommit=True) as admin:
+        admin.execute(f'ALTER DATABASE "{empty_database.name}" ALLOW_CONNECTIONS false')
+        with pytest.raises(Unavailable):
+            async with transaction(pool):
+                pass
+        admin.execute(f'ALTER DATABASE "{empty_database.name}" ALLOW_CONNECTIONS true')
+    async with transaction(pool) as db:
+        assert await db.fetchval("SELECT 1") == 1
     await pool.close()

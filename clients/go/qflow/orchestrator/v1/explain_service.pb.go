@@ -64,6 +64,9 @@ const (
 	ExecutionCause_EXECUTION_CAUSE_LIMITED ExecutionCause = 15
 	// Nodes could run, and no runner has what they require of one.
 	ExecutionCause_EXECUTION_CAUSE_NO_FITTING_RUNNER ExecutionCause = 20
+	// Nodes could run, and a runner that could take them takes nothing else: a runner was lost, and what was on it runs again,
+	// each attempt alone on a runner.
+	ExecutionCause_EXECUTION_CAUSE_RUNNERS_KEPT ExecutionCause = 21
 	// Nodes wait for what the cache of results has of them: two seconds at most, then they run.
 	ExecutionCause_EXECUTION_CAUSE_CACHE_ASKED ExecutionCause = 30
 )
@@ -88,6 +91,7 @@ var (
 		14: "EXECUTION_CAUSE_CANCELLED",
 		15: "EXECUTION_CAUSE_LIMITED",
 		20: "EXECUTION_CAUSE_NO_FITTING_RUNNER",
+		21: "EXECUTION_CAUSE_RUNNERS_KEPT",
 		30: "EXECUTION_CAUSE_CACHE_ASKED",
 	}
 	ExecutionCause_value = map[string]int32{
@@ -108,6 +112,7 @@ var (
 		"EXECUTION_CAUSE_CANCELLED":           14,
 		"EXECUTION_CAUSE_LIMITED":             15,
 		"EXECUTION_CAUSE_NO_FITTING_RUNNER":   20,
+		"EXECUTION_CAUSE_RUNNERS_KEPT":        21,
 		"EXECUTION_CAUSE_CACHE_ASKED":         30,
 	}
 )
@@ -459,7 +464,7 @@ const file_qflow_orchestrator_v1_explain_service_proto_rawDesc = "" +
 	"\rexecution_ids\x18\x04 \x03(\tR\fexecutionIds\x12'\n" +
 	"\x0fexecution_count\x18\x05 \x01(\x05R\x0eexecutionCount\x12\x1f\n" +
 	"\vahead_count\x18\x06 \x01(\x05R\n" +
-	"aheadCount*\xdb\x04\n" +
+	"aheadCount*\xfd\x04\n" +
 	"\x0eExecutionCause\x12\x1f\n" +
 	"\x1bEXECUTION_CAUSE_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19EXECUTION_CAUSE_SCHEDULED\x10\x01\x12\x1e\n" +
@@ -478,7 +483,8 @@ const file_qflow_orchestrator_v1_explain_service_proto_rawDesc = "" +
 	"\x16EXECUTION_CAUSE_FAILED\x10\r\x12\x1d\n" +
 	"\x19EXECUTION_CAUSE_CANCELLED\x10\x0e\x12\x1b\n" +
 	"\x17EXECUTION_CAUSE_LIMITED\x10\x0f\x12%\n" +
-	"!EXECUTION_CAUSE_NO_FITTING_RUNNER\x10\x14\x12\x1f\n" +
+	"!EXECUTION_CAUSE_NO_FITTING_RUNNER\x10\x14\x12 \n" +
+	"\x1cEXECUTION_CAUSE_RUNNERS_KEPT\x10\x15\x12\x1f\n" +
 	"\x1bEXECUTION_CAUSE_CACHE_ASKED\x10\x1e2\xc5\x01\n" +
 	"\x0eExplainService\x12\xb2\x01\n" +
 	"\x10ExplainExecution\x12..qflow.orchestrator.v1.ExplainExecutionRequest\x1a/.qflow.orchestrator.v1.ExplainExecutionResponse\"=\xea\xe0\x186\n" +

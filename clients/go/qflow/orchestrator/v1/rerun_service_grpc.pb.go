@@ -49,7 +49,8 @@ type RerunServiceClient interface {
 	// it. A named node may get other inputs, or another version of its node, which is checked against the results that feed
 	// it. The kept results are copied: removing the parent takes nothing from the new run. A result that was undone
 	// is not kept: where a compensation completed, its node runs again, and what hangs on it. What a completed run did is
-	// not undone where the new run fails: the compensations of kept results are skipped from its beginning.
+	// not undone where the new run fails: the compensations of kept results are skipped from its beginning. What a failed run
+	// left to undo goes to the first run that keeps it: others made of the same one run it again, unless that one completed.
 	// What was skipped stays so where all that it waits for is kept: behind a branch that was not taken nothing runs again.
 	//
 	// Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
@@ -57,7 +58,7 @@ type RerunServiceClient interface {
 	// (`NODE_MISSING`); ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body, or
 	// `BUSINESS_KEY_IN_USE` where an open run has its business key. Also with
 	// FAILED_PRECONDITION where everything would be kept (`NOTHING_TO_RERUN`), a result to be kept was a file that is gone (`KEPT_FILES`:
-	// name that node, or one before it), more than 10,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
+	// name that node, or one before it), more than 100,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
 	// not fit (`NODE_INCOMPATIBLE`); INVALID_ARGUMENT for nodes that are not there and inputs that do not fit; NOT_FOUND
 	// (`VERSION_NOT_FOUND`) for a version that a node lacks.
 	RerunExecution(ctx context.Context, in *RerunExecutionRequest, opts ...grpc.CallOption) (*RerunExecutionResponse, error)
@@ -73,14 +74,15 @@ type RerunServiceClient interface {
 	// that had not begun run too, and so does all else that did not complete.
 	//
 	// Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined
-	// (`NOTHING_QUARANTINED`), or more than 10,000 elements would be kept (`TOO_MANY_ELEMENTS`).
+	// (`NOTHING_QUARANTINED`), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
+	// with a map that has a compensation, and would undo its elements where it fails (`TAKEN_OVER`: make a new run of that).
 	RetryQuarantined(ctx context.Context, in *RetryQuarantinedRequest, opts ...grpc.CallOption) (*RetryQuarantinedResponse, error)
 	// Asks many runs to stop, as CancelExecution does. With a filter, those that are open and were not asked before.
 	BatchCancelExecutions(ctx context.Context, in *BatchCancelExecutionsRequest, opts ...grpc.CallOption) (*BatchCancelExecutionsResponse, error)
-	// Retries many runs, as RetryExecution does. With a filter, those that are over.
+	// Retries many runs, as RetryExecution does. With a filter, those that are over and no sub-workflows of others.
 	BatchRetryExecutions(ctx context.Context, in *BatchRetryExecutionsRequest, opts ...grpc.CallOption) (*BatchRetryExecutionsResponse, error)
 	// Reruns many runs from what did not complete, as RerunExecution does. With a filter, those that failed or were
-	// cancelled.
+	// cancelled and are no sub-workflows of others.
 	BatchRerunExecutions(ctx context.Context, in *BatchRerunExecutionsRequest, opts ...grpc.CallOption) (*BatchRerunExecutionsResponse, error)
 }
 
@@ -181,7 +183,8 @@ type RerunServiceServer interface {
 	// it. A named node may get other inputs, or another version of its node, which is checked against the results that feed
 	// it. The kept results are copied: removing the parent takes nothing from the new run. A result that was undone
 	// is not kept: where a compensation completed, its node runs again, and what hangs on it. What a completed run did is
-	// not undone where the new run fails: the compensations of kept results are skipped from its beginning.
+	// not undone where the new run fails: the compensations of kept results are skipped from its beginning. What a failed run
+	// left to undo goes to the first run that keeps it: others made of the same one run it again, unless that one completed.
 	// What was skipped stays so where all that it waits for is kept: behind a branch that was not taken nothing runs again.
 	//
 	// Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
@@ -189,7 +192,7 @@ type RerunServiceServer interface {
 	// (`NODE_MISSING`); ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body, or
 	// `BUSINESS_KEY_IN_USE` where an open run has its business key. Also with
 	// FAILED_PRECONDITION where everything would be kept (`NOTHING_TO_RERUN`), a result to be kept was a file that is gone (`KEPT_FILES`:
-	// name that node, or one before it), more than 10,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
+	// name that node, or one before it), more than 100,000 elements of maps would be kept (`TOO_MANY_ELEMENTS`), or a version does
 	// not fit (`NODE_INCOMPATIBLE`); INVALID_ARGUMENT for nodes that are not there and inputs that do not fit; NOT_FOUND
 	// (`VERSION_NOT_FOUND`) for a version that a node lacks.
 	RerunExecution(context.Context, *RerunExecutionRequest) (*RerunExecutionResponse, error)
@@ -205,14 +208,15 @@ type RerunServiceServer interface {
 	// that had not begun run too, and so does all else that did not complete.
 	//
 	// Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined
-	// (`NOTHING_QUARANTINED`), or more than 10,000 elements would be kept (`TOO_MANY_ELEMENTS`).
+	// (`NOTHING_QUARANTINED`), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
+	// with a map that has a compensation, and would undo its elements where it fails (`TAKEN_OVER`: make a new run of that).
 	RetryQuarantined(context.Context, *RetryQuarantinedRequest) (*RetryQuarantinedResponse, error)
 	// Asks many runs to stop, as CancelExecution does. With a filter, those that are open and were not asked before.
 	BatchCancelExecutions(context.Context, *BatchCancelExecutionsRequest) (*BatchCancelExecutionsResponse, error)
-	// Retries many runs, as RetryExecution does. With a filter, those that are over.
+	// Retries many runs, as RetryExecution does. With a filter, those that are over and no sub-workflows of others.
 	BatchRetryExecutions(context.Context, *BatchRetryExecutionsRequest) (*BatchRetryExecutionsResponse, error)
 	// Reruns many runs from what did not complete, as RerunExecution does. With a filter, those that failed or were
-	// cancelled.
+	// cancelled and are no sub-workflows of others.
 	BatchRerunExecutions(context.Context, *BatchRerunExecutionsRequest) (*BatchRerunExecutionsResponse, error)
 	mustEmbedUnimplementedRerunServiceServer()
 }

@@ -1576,8 +1576,8 @@ type WorkflowNode struct {
 	// What one attempt may use, besides its time and memory; the defaults when absent.
 	Limits *NodeLimits `protobuf:"bytes,25,opt,name=limits,proto3" json:"limits,omitempty"`
 	// For how long a result may be given again, without running the node, to runs of the tenant that would give it the same
-	// inputs: same source, same packages. 1 s to 30 days; never when unset. Not for nodes with `for_each` or `repeat`. Parts
-	// of a millisecond are cut off.
+	// inputs: same source, same packages. 1 s to 30 days; never when unset. Not for nodes with `for_each` or `repeat`, nor for
+	// one that another `compensates`, nor for that other. Parts of a millisecond are cut off.
 	CacheTtl *durationpb.Duration `protobuf:"bytes,24,opt,name=cache_ttl,json=cacheTtl,proto3" json:"cache_ttl,omitempty"`
 	// How much of a process its calls share; WARM when unset.
 	Reuse v1.Reuse `protobuf:"varint,26,opt,name=reuse,proto3,enum=qflow.isolation.v1.Reuse" json:"reuse,omitempty"`

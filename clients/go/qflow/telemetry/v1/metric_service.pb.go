@@ -96,7 +96,7 @@ type MetricSeries struct {
 	// Whether each point is also kept by itself: it can then be listed, watched, and asked for by its run. Without, its
 	// count, sum, extremes and percentiles are kept by the minute, at a small part of the cost.
 	KeepPoints bool `protobuf:"varint,4,opt,name=keep_points,json=keepPoints,proto3" json:"keep_points,omitempty"`
-	// The points, in any order.
+	// The points, in any order. They are checked one by one.
 	Points        []*MetricPoint `protobuf:"bytes,5,rep,name=points,proto3" json:"points,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -358,7 +358,7 @@ const file_qflow_telemetry_v1_metric_service_proto_rawDesc = "" +
 	"\x14RecordMetricsRequest\x12E\n" +
 	"\x06series\x18\x01 \x03(\v2 .qflow.telemetry.v1.MetricSeriesB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\x06series\x12*\n" +
 	"\n" +
-	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x9a\x02\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x9f\x02\n" +
 	"\fMetricSeries\x12I\n" +
 	"\vmetric_name\x18\x01 \x01(\tB(\xbaH%r#2!^[A-Za-z_][A-Za-z0-9_.:/-]{0,99}$R\n" +
 	"metricName\x12(\n" +
@@ -366,8 +366,9 @@ const file_qflow_telemetry_v1_metric_service_proto_rawDesc = "" +
 	"metricUnit\x12.\n" +
 	"\fexecution_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\vexecutionId\x12\x1f\n" +
 	"\vkeep_points\x18\x04 \x01(\bR\n" +
-	"keepPoints\x12D\n" +
-	"\x06points\x18\x05 \x03(\v2\x1f.qflow.telemetry.v1.MetricPointB\v\xbaH\b\x92\x01\x05\b\x01\x10\x90NR\x06points\"m\n" +
+	"keepPoints\x12I\n" +
+	"\x06points\x18\x05 \x03(\v2\x1f.qflow.telemetry.v1.MetricPointB\x10\xbaH\r\x92\x01\n" +
+	"\b\x01\x10\x90N\"\x03\xd8\x01\x03R\x06points\"m\n" +
 	"\vMetricPoint\x12!\n" +
 	"\fmetric_value\x18\x01 \x01(\x01R\vmetricValue\x12;\n" +
 	"\vrecord_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +

@@ -212,9 +212,8 @@ async def connection(pool: Pool) -> AsyncIterator[Db]:
         raise Unavailable(
             "DATABASE_BUSY", "no database connection was free in time; try again", retry_after_s=1.0
         ) from None
-    except OSError as error:  # refused, or the socket's file is gone: the server is down
-        raise Unavailable(*_UNAVAILABLE, retry_after_s=1.0) from error
-    except asyncpg.ObjectNotInPrerequisiteStateError as error:  # it lets nobody in for now
+    # Refused, or the socket's file is gone: the server is down; or the database lets nobody in.
+    except (OSError, asyncpg.ObjectNotInPrerequisiteStateError) as error:
         raise Unavailable(*_UNAVAILABLE, retry_after_s=1.0) from error
     except asyncpg.PostgresError as error:  # it is there, but still starting or already stopping
         raise translate(error) or error from error

@@ -125,13 +125,21 @@ def start_options(  # what the command was given
     key: str, budget: list[str], labels: list[str], priority: int, timeout: str, at: str
 ) -> dict[str, Any]:
     """Read how a run is to be started."""
-    if wrong := [each for each in labels if not each.partition("=")[0] or "=" not in each]:
-        raise AuthoringError(f"a label is KEY=VALUE, not {wrong[0]!r}")
     return {
         "business_key": key,
+        "labels": _labels_of(labels),
         "budget": amounts_of(budget),
-        "labels": {each.partition("=")[0]: each.partition("=")[2] for each in labels},
         "priority": priority,
         "timeout": span(timeout) if timeout else None,
         "start_time": moment(at, now=datetime.now(UTC)) if at else None,
     }
+
+
+def _labels_of(given: list[str]) -> dict[str, str]:
+    labels = {}
+    for each in given:
+        key, equals, value = each.partition("=")
+        if not (key and equals):
+            raise AuthoringError(f"a label is KEY=VALUE, not {each!r}")
+        labels[key] = value
+    return labels

@@ -64,13 +64,13 @@ class OpenStreams:
             task = asyncio.current_task()
             assert task is not None
             if self._ended:
-                raise _draining()
+                raise draining()
             self._tasks.add(task)
             try:
                 return await inner(call, request)
             except asyncio.CancelledError:
                 if task not in self._tasks and task.uncancel() == 0:
-                    raise _draining() from None
+                    raise draining() from None
                 raise
             finally:
                 self._tasks.discard(task)
@@ -84,7 +84,8 @@ class OpenStreams:
             self._tasks.pop().cancel()
 
 
-def _draining() -> Unavailable:
+def draining() -> Unavailable:
+    """Make the answer to a call that comes to, or is open on, a server that stops."""
     return Unavailable("DRAINING", "the server is stopping; resume at once", retry_after_s=0.1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import ipaddress
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -61,6 +62,9 @@ _KEEPALIVE_S: Final = 60
 _KEEPALIVE_INTERNAL_S: Final = 10
 _KEEPALIVE_TIMEOUT_S: Final = 10
 _FIRST_WRITE_S: Final = 2
+# How long no call must have come before a server that stops is closed, and how long that is awaited.
+_QUIET_S: Final = 0.005
+_REFUSE_MAX_S: Final = 0.5
 
 # What answers without a token, by full name; nothing is matched by prefix or suffix.
 _OPEN: Final = frozenset({health.SERVICE_NAME, reflection.V1, reflection.V1ALPHA})
@@ -96,9 +100,12 @@ class BoundServer:
 
     server: grpc.aio.Server
     address: str
-    _streams: deadline.OpenStreams
-    # Full names of what it serves.
-    services: Sequence[str] = ()
+    _registering: _Registering
+
+    @property
+    def services(self) -> Sequence[str]:
+        """Full names of what it serves."""
+        return self._registering.services
 
     async def start(self) -> None:
         """Begin to answer."""
@@ -106,9 +113,24 @@ class BoundServer:
 
     async def stop(self, grace_s: float) -> None:
         """Take no new calls, tell streams to go elsewhere, give the other calls time to end."""
-        stopping = asyncio.ensure_future(self.server.stop(grace_s))
-        self._streams.end()
+        ends_at = time.monotonic() + grace_s
+        await self._refuse(min(_REFUSE_MAX_S, grace_s))
+        stopping = asyncio.ensure_future(self.server.stop(max(0.0, ends_at - time.monotonic())))
+        self._registering.streams.end()
         await stopping
+
+    async def _refuse(self, longest_s: float) -> None:
+        """Answer new calls that they go elsewhere, until none came for a moment.
+
+        gRPC drops what waits to be looked at when a server stops, and those callers would read
+        that they cancelled.
+        """
+        registering = self._registering
+        registering.refuse()
+        ends_at, looked_at = time.monotonic() + longest_s, -1
+        while looked_at != registering.looked_at and time.monotonic() < ends_at:
+            looked_at = registering.looked_at
+            await asyncio.sleep(_QUIET_S)
 
 
 async def open_server(
@@ -138,7 +160,7 @@ async def open_server(
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, registering)
     if with_reflection:
         reflection.add_to_server(registering, registering.services)
-    return BoundServer(server, _bind(server, listener), registering.streams, registering.services)
+    return BoundServer(server, _bind(server, listener), registering)
 
 
 def _options(listener: Listener) -> list[tuple[str, int]]:
@@ -228,7 +250,9 @@ class _Registering(grpc.GenericRpcHandler):
     ) -> None:
         self.services: list[str] = []
         self.streams = deadline.OpenStreams()
+        self.looked_at = 0  # calls so far
         self._handlers: dict[str, Handler] = {}
+        self._refusals: dict[str, Handler] = {}
         self._listener = listener
         self._services_prove = listener.services_prove and not listener.local
         self._authenticator = authenticator
@@ -262,9 +286,19 @@ class _Registering(grpc.GenericRpcHandler):
             )
             composed = self._stream if known.streams else self._unary
             self._handlers[known.name] = composed(known, handlers[method.name])
+            if not known.streams and known.rule is not None:
+                self._refusals[known.name] = self._outer(_refused, known)
+
+    def refuse(self) -> None:
+        """Answer unary calls from now on that the server stops, but those that ask for its health.
+
+        Streams are taken as before, until they are told to end.
+        """
+        self._handlers |= self._refusals
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
         """Find a handler by its full name: one look for all services."""
+        self.looked_at += 1
         return self._handlers.get(details.method)
 
     def _unary(self, method: Method, handler: Handler) -> Handler:
@@ -284,6 +318,9 @@ class _Registering(grpc.GenericRpcHandler):
         )
         if self._tracer is not None and method.rule is not None:
             handle = spans.stage(handle, method, self._tracer)
+        return self._outer(handle, method)
+
+    def _outer(self, handle: Handle, method: Method) -> Handler:
         tally = None
         if self._calls is not None and method.rule is not None:
             tally = self._calls.of(method)
@@ -311,6 +348,10 @@ class _Registering(grpc.GenericRpcHandler):
                 handle = self._calls.stage(handle, method)
         read = validate.reader(handler.request_deserializer)
         return _as_grpc(errors.stage(handle), method, read, handler.response_serializer)
+
+
+async def _refused(_call: Call, _request: Any) -> bytes:
+    raise deadline.draining()
 
 
 def _rule_of(method: MethodDescriptor) -> auth_pb2.AuthRule:

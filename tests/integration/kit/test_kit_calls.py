@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -323,6 +324,26 @@ async def test_a_stopping_server_lets_unary_calls_finish(service: Service) -> No
         go_on.set()
         assert (await asking).text == "late"
         await stopping
+
+
+async def test_calls_that_wait_for_a_server_that_begins_to_stop_are_told_so(
+    service: Service,
+) -> None:
+    """F8: gRPC would drop them, and say that their callers cancelled."""
+    async with service.channel() as channel:
+        stub = service.stubs.grpc.KitTestServiceStub(channel)
+        await stub.Say(service.pb.Note(text="connected"))
+        asking = [asyncio.ensure_future(stub.Say(service.pb.Note(text="x"))) for _ in range(50)]
+        await asyncio.sleep(0)
+        time.sleep(0.2)  # noqa: ASYNC251  # they travel while the server's loop does not look
+        stopping = asyncio.create_task(service.server.stop(20))
+        ended = await asyncio.gather(*asking, return_exceptions=True)
+        await stopping
+    failed = [each for each in ended if isinstance(each, grpc.aio.AioRpcError)]
+    assert 50 == len(failed) + sum(each == service.pb.Note(text="x") for each in ended)
+    assert {(grpc.StatusCode.UNAVAILABLE, "DRAINING")} == {
+        (each.code(), reason(each)) for each in failed
+    }
 
 
 async def test_one_line_is_logged_per_call_without_payload_or_token(service: Service) -> None:

@@ -26,8 +26,9 @@ from bench.figures import figure
 from services.kit import log
 from services.kit.ids import uuid7
 from services.kit.pg import Pool
-from services.kit.rpc.auth import Authenticator
-from services.kit.rpc.server import Listener, open_server
+from services.kit.rpc.identity import Authenticator
+from services.kit.rpc.listener import Listener
+from services.kit.rpc.server import open_server
 from services.kit.run import settle_garbage
 
 _ROUNDS: Final = 9

@@ -20,7 +20,7 @@ from typing import Any, Final, Self, cast
 
 import structlog
 
-from services.kit.rpc.server import MESSAGE_BYTES_MAX, UNIX_PATH_BYTES_MAX
+from services.kit.rpc.listener import MESSAGE_BYTES_MAX, UNIX_PATH_BYTES_MAX
 
 log = structlog.get_logger()
 

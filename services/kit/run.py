@@ -23,9 +23,10 @@ from services.kit import machine, page, traces
 from services.kit.audit import Recorder
 from services.kit.figures import Figures
 from services.kit.rpc import tls
-from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.health import Dependency, Health
-from services.kit.rpc.server import BoundServer, Listener, Servicer, open_server
+from services.kit.rpc.identity import Authenticator
+from services.kit.rpc.listener import Listener
+from services.kit.rpc.server import BoundServer, Servicer, open_server
 from services.kit.rpc.tally import Calls
 from services.kit.scrape import address_of, scraped
 

@@ -43,8 +43,8 @@ from services.kit.figures import caches, pools
 from services.kit.lane import Lanes
 from services.kit.listen import listen
 from services.kit.pg import open_pool, prepare_connection
-from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.health import database
+from services.kit.rpc.identity import Authenticator
 from services.kit.run import App, Loop, listener
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import FencedError

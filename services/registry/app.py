@@ -29,9 +29,9 @@ from services.kit.audit import Recorder
 from services.kit.cache import Cache
 from services.kit.figures import caches, pools
 from services.kit.pg import Pool, open_pool
-from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.channel import open_channel
 from services.kit.rpc.health import Dependency, database
+from services.kit.rpc.identity import Authenticator
 from services.kit.rpc.server import Servicer
 from services.kit.run import App, listener, run_service
 from services.registry.gateways.definition_cache import DefinitionCache

@@ -19,8 +19,8 @@ from services.kit.audit import Recorder
 from services.kit.figures import caches, pools
 from services.kit.listen import listen
 from services.kit.pg import open_pool
-from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.health import database, disk
+from services.kit.rpc.identity import Authenticator
 from services.kit.run import App
 from services.telemetry.gateways.backup_program import BackupProgram
 from services.telemetry.gateways.machine import Machine

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from services.kit import env as read
-from services.kit.rpc.server import Listener
+from services.kit.rpc.listener import Listener
 from services.kit.run import listener
 from services.telemetry.domain.backup import BackupPolicy
 from services.telemetry.domain.retention import RULES

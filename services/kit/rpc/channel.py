@@ -10,7 +10,7 @@ import grpc
 
 from services.kit import traces
 from services.kit.rpc import deadline
-from services.kit.rpc.server import MESSAGE_BYTES_MAX, READ_AHEAD
+from services.kit.rpc.listener import MESSAGE_BYTES_MAX, READ_AHEAD
 from services.kit.rpc.tls import Trust, host_of
 
 _UNARY_DEFAULT_S: Final = 10.0

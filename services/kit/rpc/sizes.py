@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 from google.protobuf.message import Message
 
-from services.kit.rpc.server import MESSAGE_BYTES_MAX
+from services.kit.rpc.listener import MESSAGE_BYTES_MAX
 
 M = TypeVar("M", bound=Message)
 

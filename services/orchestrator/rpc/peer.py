@@ -16,7 +16,7 @@ from qflow.orchestrator.v1 import peer_service_pb2_grpc
 from services.kit.caller import caller_scope
 from services.kit.errors import InvalidArgument
 from services.kit.rpc import auth, codec
-from services.kit.rpc.auth import Authenticator, Credential
+from services.kit.rpc.identity import Authenticator, Credential
 from services.orchestrator.rpc.forwarding import Routed, method_of
 from services.orchestrator.usecases.forward import forwarded
 from services.orchestrator.usecases.overlaps import Overlaps

@@ -25,8 +25,8 @@ from services.kit.audit import Recorder
 from services.kit.figures import caches, pools
 from services.kit.listen import listen
 from services.kit.pythons import find_pythons
-from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.health import database, disk
+from services.kit.rpc.identity import Authenticator
 from services.kit.rpc.server import Servicer
 from services.kit.run import App, Loop, listener
 from services.runner.app.parts import Base, Packages, Work

@@ -17,10 +17,11 @@ from grpc_health.v1 import health
 
 from services.kit.ids import token_sha256
 from services.kit.pg import Pool, open_pool
-from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.call import Limits
 from services.kit.rpc.channel import open_channel
-from services.kit.rpc.server import BoundServer, Listener, open_server
+from services.kit.rpc.identity import Authenticator
+from services.kit.rpc.listener import Listener
+from services.kit.rpc.server import BoundServer, open_server
 from tests.support.database import Database
 
 ROOT = Path(__file__).parents[3]

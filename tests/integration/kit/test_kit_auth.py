@@ -16,8 +16,10 @@ from qflow.auth.v1 import auth_pb2
 from services.kit.caller import Caller, Kind, Role, Scopes, current_caller
 from services.kit.errors import PermissionDenied, Unauthenticated
 from services.kit.ids import token_sha256
-from services.kit.rpc.auth import Authenticator, Credential, check
-from services.kit.rpc.server import Listener, open_server
+from services.kit.rpc.auth import check
+from services.kit.rpc.identity import Authenticator, Credential
+from services.kit.rpc.listener import Listener
+from services.kit.rpc.server import open_server
 from tests.integration.kit.conftest import SERVICE as SERVICE_TOKEN
 from tests.integration.kit.conftest import USER, VIEWER, Service
 from tests.integration.kit.test_kit_wire import SERVICE, reason

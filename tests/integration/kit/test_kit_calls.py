@@ -25,7 +25,8 @@ from services.kit.rpc import reflection
 from services.kit.rpc.call import Limits
 from services.kit.rpc.channel import open_channel
 from services.kit.rpc.errors import DOMAIN
-from services.kit.rpc.server import Listener, open_server
+from services.kit.rpc.listener import Listener
+from services.kit.rpc.server import open_server
 from services.kit.rpc.tls import Trust
 from services.kit.run import listener
 from tests.integration.kit.conftest import USER, Service

@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.kit.env import EnvError
 from services.kit.figures import Distribution, Figure, gauge, histogram
 from services.kit.rpc.channel import open_channel
-from services.kit.rpc.server import Listener, open_server
+from services.kit.rpc.listener import Listener
+from services.kit.rpc.server import open_server
 from services.kit.rpc.tally import Calls
 from services.kit.scrape import address_of, scraped, written
 from tests.integration.kit.conftest import USER, Service

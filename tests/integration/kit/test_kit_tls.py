@@ -17,7 +17,8 @@ import pytest
 from services.kit.env import EnvError
 from services.kit.ids import token_sha256
 from services.kit.rpc.channel import open_channel
-from services.kit.rpc.server import BoundServer, Listener, open_server
+from services.kit.rpc.listener import Listener
+from services.kit.rpc.server import BoundServer, open_server
 from services.kit.rpc.tls import KeyPair, ServerTls, Trust
 from services.kit.run import listener
 from services.standalone.certificates import ensure

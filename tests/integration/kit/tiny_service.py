@@ -12,8 +12,8 @@ from pathlib import Path
 import structlog
 
 from services.kit.pg import open_pool
-from services.kit.rpc.auth import Authenticator
 from services.kit.rpc.health import Dependency, database
+from services.kit.rpc.identity import Authenticator
 from services.kit.run import App, listener, main
 
 log = structlog.get_logger()

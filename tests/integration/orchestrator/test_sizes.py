@@ -10,7 +10,7 @@ import pytest
 from qflow.orchestrator.v1 import execution_pb2
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
 
-from services.kit.rpc.server import MESSAGE_BYTES_MAX
+from services.kit.rpc.listener import MESSAGE_BYTES_MAX
 from tests import factories
 from tests.integration.orchestrator.conftest import Orchestra
 

@@ -20,7 +20,7 @@ from qflow.registry.v1 import user_service_pb2 as users
 from services.kit.errors import Unauthenticated
 from services.kit.ids import token_sha256
 from services.kit.pg import open_pool
-from services.kit.rpc.auth import Authenticator, Credential
+from services.kit.rpc.identity import Authenticator, Credential
 from services.registry.rpc.scopes import scopes_of
 from tests.integration.registry.accounts import Account, caller, signed_in, trail
 from tests.integration.registry.conftest import Registry, refused

@@ -12,7 +12,7 @@ from qflow.registry.v1 import session_service_pb2 as pb
 
 from services.kit.ids import new_token, token_sha256
 from services.kit.pg import open_pool
-from services.kit.rpc.auth import Authenticator, Credential
+from services.kit.rpc.identity import Authenticator, Credential
 from services.registry.gateways.passwords import Passwords
 from tests.integration.registry.accounts import Account, again, caller, signed_in, trail
 from tests.integration.registry.conftest import Registry, refused

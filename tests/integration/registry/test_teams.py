@@ -24,7 +24,7 @@ from qflow.registry.v1.team_service_pb2_grpc import TeamServiceStub
 from services.kit.errors import PermissionDenied
 from services.kit.ids import token_sha256
 from services.kit.pg import open_pool
-from services.kit.rpc.auth import Authenticator, Credential
+from services.kit.rpc.identity import Authenticator, Credential
 from tests import factories
 from tests.integration.registry.conftest import Client, Registry, place, refused
 from tests.support.database import Database

@@ -17,8 +17,8 @@ from services.kit import env, ids, page
 from services.kit.caller import Caller, caller_scope, current_caller
 from services.kit.errors import InvalidArgument, Unauthenticated
 from services.kit.rpc import codec
+from services.kit.rpc.listener import MESSAGE_BYTES_MAX, is_loopback
 from services.kit.rpc.pages import Pages
-from services.kit.rpc.server import MESSAGE_BYTES_MAX, is_loopback
 from services.kit.rpc.sizes import in_parts
 
 CALLER = Caller(

@@ -18,7 +18,7 @@ import pytest
 
 from services.kit import lane as kit
 from services.kit.lane import UNREAD_BYTES_MAX, Lane, LaneLost, Lanes, Place, enter
-from services.kit.rpc.server import MESSAGE_BYTES_MAX
+from services.kit.rpc.listener import MESSAGE_BYTES_MAX
 
 
 @pytest.fixture

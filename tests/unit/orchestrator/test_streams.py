@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from services.kit.lane import Lane
-from services.kit.rpc.server import MESSAGE_BYTES_MAX
+from services.kit.rpc.listener import MESSAGE_BYTES_MAX
 from services.orchestrator.domain.commands import AckCommand, KillCommand, SupersededCommand
 from services.orchestrator.engine.streams import Assignment, Outgoing, Peers, Stream
 from services.orchestrator.rpc.attach import AttachServicer

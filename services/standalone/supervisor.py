@@ -7,8 +7,7 @@ import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,24 +16,16 @@ from urllib.parse import urlsplit
 from services.kit import env as read
 from services.standalone import addresses, environments, process, redis, tls_files
 from services.standalone.addresses import SERVICES, Addresses, Ports
+from services.standalone.children import LONGEST_STOP_S, RESTART_PAUSE_MAX_S, Children
 from services.standalone.home import Home, write_private
-from services.standalone.kept import Kept, all_gone, backoff_s, first_of
 from services.standalone.postgres import Binaries, Postgres
-from services.standalone.process import ProcessMark, StandaloneError, describe_exit
+from services.standalone.process import StandaloneError, describe_exit
 from services.standalone.tls_files import ENDPOINTS_KEY
 
 _READY_TIMEOUT_S: Final = 60.0
-_FIRST_FAILURES_MAX: Final = 3
-_EXIT_MISCONFIGURED: Final = 2  # how a service says that another try will not help
-_STEADY_S: Final = 30.0
-_RESTART_PAUSE_MAX_S: Final = 30.0
-_LOG_CHECK_S: Final = 10.0
 _CERTIFICATES_CHECK_S: Final = 3600.0  # they are renewed when half of their life is over
-# From SIGTERM to the end: runners hand over what they finish while orchestrators still take it.
-_STOP_ORDER: Final = ((("runner",), 20.0), (("orchestrator", "registry", "telemetry"), 6.0))
-_KILL_WAIT_S: Final = 1.0
 _STOPPING: Final = (
-    f"Stopping: what runs has up to {_STOP_ORDER[0][1]:.0f} s to end; Ctrl-C again ends it now."
+    f"Stopping: what runs has up to {LONGEST_STOP_S:.0f} s to end; Ctrl-C again ends it now."
 )
 Say = Callable[[str], None]
 
@@ -52,13 +43,13 @@ class Supervisor:
     database: str = field(init=False, default="")
     isolation: str = field(init=False, default="unknown")
     authorities: str | None = field(init=False, default=None)  # None: plain text
-    _restart_pause_max_s: float = field(init=False, default=_RESTART_PAUSE_MAX_S)
-    _kept: dict[str, Kept] = field(init=False, default_factory=dict)
+    children: Children = field(init=False)
     _postgres: Postgres | None = field(init=False, default=None)
     _redis: redis.Redis | None = field(init=False, default=None)
-    _stopping: asyncio.Event = field(init=False, default_factory=asyncio.Event)
-    _hurried: asyncio.Event = field(init=False, default_factory=asyncio.Event)
-    _failed: list[str] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Begin without a child."""
+        self.children = Children(self.home, self.say)
 
     async def run(self, then: Callable[[Supervisor], Awaitable[int]]) -> int:
         """Start everything, do `then` until it ends or a signal comes, stop everything.
@@ -67,12 +58,12 @@ class Supervisor:
         """
         self._on_signals()
         with self.home.locked():
-            self._reap()
+            self.children.reap()
             try:
-                self._restart_pause_max_s = read.seconds(
+                self.children.restart_pause_max_s = read.seconds(
                     self.env,
                     "QFLOW_RESTART_PAUSE_MAX_S",
-                    _RESTART_PAUSE_MAX_S,
+                    RESTART_PAUSE_MAX_S,
                     low=0.1,
                     high=3600.0,
                 )
@@ -82,13 +73,13 @@ class Supervisor:
             except read.EnvError as error:
                 raise StandaloneError(str(error)) from None
             except BaseExceptionGroup as group:
-                raise first_of(group, StandaloneError) or group from None
+                raise _first_of(group, StandaloneError) or group from None
             finally:
                 await self._stop()
 
     async def stopped(self) -> None:
         """Wait until the suite is told to stop or gives up."""
-        await self._stopping.wait()
+        await self.children.stopping.wait()
 
     # Start.
 
@@ -111,7 +102,7 @@ class Supervisor:
                 preparing.kill()
             preparing.communicate()  # closes the pipes
         for name in SERVICES:
-            self._keep(name, self._service_starter(name, prepared, redis_url))
+            self.children.keep(name, self._service_starter(name, prepared, redis_url))
         write_private(self.home.run / "endpoints.json", json.dumps(self.endpoints(), indent=1))
         write_private(
             self.home.run / "metrics.json", json.dumps(dict(self.addresses.metrics), indent=1)
@@ -131,7 +122,7 @@ class Supervisor:
         if code := await process.wait(making):
             raise StandaloneError(
                 f"no certificates could be made ({describe_exit(code)}). "
-                + self._log_of("certificates")
+                + self.children.log_of("certificates")
             )
 
     def _start_postgres(self) -> tuple[str, bool]:
@@ -160,7 +151,7 @@ class Supervisor:
             assert server.child is not None
             return server.child
 
-        self._keep("postgres", start)
+        self.children.keep("postgres", start)
         write_private(self.home.secrets / "database.url", server.url() + "\n")
         return server.url(), True
 
@@ -189,7 +180,7 @@ class Supervisor:
             assert server.child is not None
             return server.child
 
-        self._keep("redis", start)
+        self.children.keep("redis", start)
         return server.url
 
     async def _prepare(
@@ -245,12 +236,6 @@ class Supervisor:
             stdout=subprocess.PIPE if pipes else None,
         )
 
-    def _keep(self, name: str, start: Callable[[], subprocess.Popen[bytes]]) -> None:
-        kept = Kept(name, start)
-        self._kept[name] = kept
-        kept.child = start()
-        self._remember()
-
     # Stay.
 
     async def _until_end(self, then: Callable[[Supervisor], Awaitable[int]]) -> int:
@@ -261,24 +246,24 @@ class Supervisor:
             result.append(await then(self))
 
         async with asyncio.TaskGroup() as tasks:
-            background = [tasks.create_task(self._restart(kept)) for kept in self._kept.values()]
-            background.append(tasks.create_task(self._cap_logs()))
+            background = [tasks.create_task(each) for each in self.children.restarting()]
+            background.append(tasks.create_task(self.children.cap_logs()))
             if self.authorities is not None:
                 background.append(tasks.create_task(self._renew_certificates()))
             try:
                 await self._unless_stopped(work())
             finally:
-                self._stopping.set()
+                self.children.stopping.set()
                 for task in background:
                     task.cancel()
-        if self._failed:
-            raise StandaloneError(self._failed[0])
+        if self.children.failed:
+            raise StandaloneError(self.children.failed[0])
         return result[0] if result else 0
 
     async def _unless_stopped(self, work: Awaitable[None]) -> bool:
         """Do the work, but let it go when the suite stops; tell whether it was done."""
         doing = asyncio.ensure_future(work)
-        stopped = asyncio.ensure_future(self._stopping.wait())
+        stopped = asyncio.ensure_future(self.children.stopping.wait())
         await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if not doing.done():
@@ -305,13 +290,13 @@ class Supervisor:
                     if name == "isolation":
                         self.isolation = told
                     else:
-                        self._kept[name].ready = True
+                        self.children[name].ready = True
                 await probe.wait()
         except TimeoutError:
-            late = [name for name in SERVICES if not self._kept[name].ready]
+            late = [name for name in SERVICES if not self.children[name].ready]
             raise StandaloneError(
                 f"not ready within {_READY_TIMEOUT_S:.0f} s: {', '.join(late)}. "
-                + self._log_of(late[0])
+                + self.children.log_of(late[0])
             ) from None
         finally:
             if probe.returncode is None:
@@ -325,34 +310,6 @@ class Supervisor:
             if name in {*SERVICES, ENDPOINTS_KEY}
         }
 
-    async def _restart(self, kept: Kept) -> None:
-        """Start a child again whenever it ends, waiting longer each time it ends soon."""
-        while True:
-            began = time.monotonic()
-            assert kept.child is not None
-            code = await process.wait(kept.child)
-            if self._stopping.is_set():
-                return
-            kept.failures = 1 if time.monotonic() - began > _STEADY_S else kept.failures + 1
-            hopeless = code == _EXIT_MISCONFIGURED or kept.failures >= _FIRST_FAILURES_MAX
-            if hopeless and not kept.ready and kept.name in SERVICES:
-                self._failed.append(
-                    f"{kept.name} does not start ({describe_exit(code)}). "
-                    + self._log_of(kept.name)
-                )
-                self._stopping.set()
-                return
-            pause_s = backoff_s(kept.failures, max_s=self._restart_pause_max_s)
-            self.say(f"{kept.name} ended ({describe_exit(code)}), starts again in {pause_s:g} s")
-            await asyncio.sleep(pause_s)
-            try:
-                # In this thread, the main one: children die with the thread that starts them.
-                kept.child = kept.start()
-                self._remember()
-            except (StandaloneError, OSError) as error:
-                # OSError: the machine has no process, memory or file left at the moment.
-                self.say(f"{kept.name}: {error}")
-
     async def _renew_certificates(self) -> None:
         while True:
             await asyncio.sleep(_CERTIFICATES_CHECK_S)
@@ -361,29 +318,11 @@ class Supervisor:
             except (StandaloneError, OSError) as error:
                 self.say(f"certificates: {error}")
 
-    async def _cap_logs(self) -> None:
-        while True:
-            await asyncio.sleep(_LOG_CHECK_S)
-            for log in self.home.log.glob("*.log"):
-                process.cap_log(log)
-
     # Stop.
 
     async def _stop(self) -> None:
-        """Stop services in their order, then Redis, then PostgreSQL; a second Ctrl-C kills."""
-        for names, patience_s in _STOP_ORDER:
-            children = [
-                kept.child
-                for name in names
-                if (kept := self._kept.get(name)) and kept.child and kept.child.poll() is None
-            ]
-            for child in children:
-                child.terminate()
-            await self._unless_hurried(all_gone(children, timeout_s=patience_s))
-            for child in children:
-                if child.poll() is None:
-                    child.kill()
-            await all_gone(children, timeout_s=_KILL_WAIT_S)
+        """Stop services, then Redis, then PostgreSQL."""
+        await self.children.stop()
         if self._redis is not None:
             self._redis.stop()
         if self._postgres is not None:
@@ -391,48 +330,19 @@ class Supervisor:
         for name in ("endpoints.json", "metrics.json", "processes.json"):
             (self.home.run / name).unlink(missing_ok=True)
 
-    async def _unless_hurried(self, drain: Coroutine[Any, Any, None]) -> None:
-        """Wait for a drain, but no longer once Ctrl-C came again."""
-        draining = asyncio.ensure_future(drain)
-        hurried = asyncio.ensure_future(self._hurried.wait())
-        await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        for each in (draining, hurried):
-            each.cancel()
-        await asyncio.gather(draining, hurried, return_exceptions=True)
-
-    def _reap(self) -> None:
-        """End what a killed supervisor left; its children should have died with it."""
-        for name, mark in self.home.remembered().items():
-            if name != "postgres":  # has a way of its own to be stopped without harm
-                mark.end([(signal.SIGKILL, 5.0)])
-
-    # Helpers.
-
-    def _remember(self) -> None:
-        marks = {
-            name: mark
-            for name, kept in self._kept.items()
-            if kept.child is not None and (mark := ProcessMark.of(kept.child.pid))
-        }
-        self.home.remember(marks)
-
-    def _log_of(self, name: str) -> str:
-        log = self.home.log / f"{name}.log"
-        return f"The end of {log}:\n{process.tail(log)}"
-
     def _on_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if self._stopping.is_set():
+        if self.children.stopping.is_set():
             # A person loses patience with Ctrl-C. A terminal that closes may hang up twice, and
             # whoever manages processes may ask them twice to end: neither means "now".
             if number == signal.SIGINT:
-                self._hurried.set()
+                self.children.hurried.set()
             return
-        self._stopping.set()
+        self.children.stopping.set()
         with suppress(OSError):  # the terminal that hung up takes no line
             self.say(_STOPPING)
 
@@ -446,3 +356,14 @@ def _redis_host(url: str) -> str | None:
     except ValueError:
         pass
     raise StandaloneError("QFLOW_REDIS_URL must look like redis://host:6379/0 or unix:///a/socket")
+
+
+def _first_of(
+    group: BaseExceptionGroup[BaseException], kind: type[BaseException]
+) -> BaseException | None:
+    """Give the first error of a kind in a group, however deep."""
+    for error in group.exceptions:
+        found = _first_of(error, kind) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(found, kind):
+            return found
+    return None

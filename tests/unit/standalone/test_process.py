@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.standalone import process
-from services.standalone.kept import backoff_s
+from services.standalone.children import backoff_s
 from services.standalone.process import ProcessMark, wait_until
 
 ENV = {"PATH": os.defpath}

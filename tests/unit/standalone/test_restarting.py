@@ -25,7 +25,7 @@ class OneChildOfAFullMachine(Supervisor):
 
     async def _start(self) -> None:
         self.again = asyncio.Event()
-        self._keep("telemetry", self._child)
+        self.children.keep("telemetry", self._child)
 
     def _child(self) -> subprocess.Popen[bytes]:
         self.starts += 1
@@ -37,7 +37,7 @@ class OneChildOfAFullMachine(Supervisor):
         return process.start(forever, log=None, env={"PATH": os.defpath})
 
     async def _ready(self) -> None:
-        self._kept["telemetry"].ready = True
+        self.children["telemetry"].ready = True
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ async def test_a_machine_without_a_process_to_spare_is_asked_again(
     suite = OneChildOfAFullMachine(home=Home(tmp_path), env=env, ports="auto", say=said.append)
 
     async def lose_the_child(_suite: Supervisor) -> int:
-        first = suite._kept["telemetry"].child
+        first = suite.children["telemetry"].child
         assert first is not None
         first.kill()
         async with asyncio.timeout(20):
             await suite.again.wait()
-        last = suite._kept["telemetry"].child
+        last = suite.children["telemetry"].child
         assert last is not None
         assert last.poll() is None
         return 7

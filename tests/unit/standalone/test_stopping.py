@@ -28,7 +28,7 @@ class OneStubbornRunner(Supervisor):
     """A suite of one child that does not mind SIGTERM."""
 
     async def _start(self) -> None:
-        self._keep("runner", self._runner)
+        self.children.keep("runner", self._runner)
 
     def _runner(self) -> subprocess.Popen[bytes]:
         child = process.start(
@@ -71,6 +71,6 @@ async def test_ctrl_c_after_a_signal_ends_at_once_what_does_not_stop(
     os.kill(os.getpid(), signal.SIGINT)
     await running
     assert time.monotonic() - began < 10
-    child = suite._kept["runner"].child
+    child = suite.children["runner"].child
     assert child is not None
     assert child.returncode == -signal.SIGKILL

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -120,7 +120,32 @@ class Hub:
     """Who waits for which run."""
 
     def __init__(self) -> None:
+        self.leaving = False
         self._by_run: dict[UUID, list[Subscription]] = {}
+        self._waits: set[asyncio.Timeout] = set()
+
+    @asynccontextmanager
+    async def waiting(self) -> AsyncIterator[None]:
+        """Wait inside the block for as long as this member stays: it ends there when that leaves.
+
+        A server that stops lets calls end, and one that waits for a run may have a minute left.
+        """
+        try:
+            async with asyncio.timeout(0 if self.leaving else None) as scope:
+                self._waits.add(scope)
+                try:
+                    yield
+                finally:
+                    self._waits.discard(scope)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+
+    def leave(self) -> None:
+        """End all waits, and those that still come."""
+        self.leaving = True
+        while self._waits:
+            self._waits.pop().reschedule(0)
 
     @contextmanager
     def subscribed(self, run_id: UUID, *, ends_only: bool = False) -> Iterator[Subscription]:

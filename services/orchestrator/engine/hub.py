@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from services.kit.alarm import Alarm
 from services.orchestrator.domain.transition import View
+
+_T = TypeVar("_T")
 
 # What may wait for one who is slow: changes, and nodes in them.
 _WAITING_MAX: Final = 2000
@@ -124,9 +126,8 @@ class Hub:
         self._by_run: dict[UUID, list[Subscription]] = {}
         self._waits: set[asyncio.Timeout] = set()
 
-    @asynccontextmanager
-    async def waiting(self) -> AsyncIterator[None]:
-        """Wait inside the block for as long as this member stays: it ends there when that leaves.
+    async def waited(self, wait: Awaitable[_T]) -> _T | None:
+        """Give what comes of a wait, or None when this member leaves first.
 
         A server that stops lets calls end, and one that waits for a run may have a minute left.
         """
@@ -134,12 +135,13 @@ class Hub:
             async with asyncio.timeout(0 if self.leaving else None) as scope:
                 self._waits.add(scope)
                 try:
-                    yield
+                    return await wait
                 finally:
                     self._waits.discard(scope)
         except TimeoutError:
             if not scope.expired():
                 raise
+            return None
 
     def leave(self) -> None:
         """End all waits, and those that still come."""

@@ -59,9 +59,10 @@ class Watcher:
         The wait is where the run is, and goes along when that moves to another member. It ends
         early when this member leaves.
         """
-        async with self.engine.hub.waiting():
-            return await self._final(caller, execution_id, timeout_s=timeout_s, full=full)
-        return await self.reader.get(caller, execution_id, full=full)
+        found = await self.engine.hub.waited(
+            self._final(caller, execution_id, timeout_s=timeout_s, full=full)
+        )
+        return found or await self.reader.get(caller, execution_id, full=full)
 
     async def _final(
         self, caller: Caller, execution_id: UUID, *, timeout_s: float, full: bool

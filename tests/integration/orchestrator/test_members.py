@@ -132,7 +132,9 @@ async def test_who_waits_for_a_run_at_a_member_that_leaves_is_told_at_once(
                 await runner.until(lambda: len(runner.held) == 1)
                 [[run]] = orchestra.rows("SELECT id::text FROM workflow_executions")
                 request = pb.WaitExecutionRequest(execution_id=str(run))
-                waiting = asyncio.ensure_future(ExecutionServiceStub(channel).WaitExecution(request))
+                waiting = asyncio.ensure_future(
+                    ExecutionServiceStub(channel).WaitExecution(request)
+                )
                 await asyncio.sleep(0)
         executed, waited = await asyncio.gather(executing, waiting, return_exceptions=True)
     assert isinstance(executed, run_service_pb2.ExecuteWorkflowResponse), executed

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Awaitable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from services.kit.alarm import Alarm
 from services.orchestrator.domain.transition import View
+
+_T = TypeVar("_T")
 
 # What may wait for one who is slow: changes, and nodes in them.
 _WAITING_MAX: Final = 2000
@@ -120,7 +122,32 @@ class Hub:
     """Who waits for which run."""
 
     def __init__(self) -> None:
+        self.leaving = False
         self._by_run: dict[UUID, list[Subscription]] = {}
+        self._waits: set[asyncio.Timeout] = set()
+
+    async def waited(self, wait: Awaitable[_T]) -> _T | None:
+        """Give what comes of a wait, or None when this member leaves first.
+
+        A server that stops lets calls end, and one that waits for a run may have a minute left.
+        """
+        try:
+            async with asyncio.timeout(0 if self.leaving else None) as scope:
+                self._waits.add(scope)
+                try:
+                    return await wait
+                finally:
+                    self._waits.discard(scope)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            return None
+
+    def leave(self) -> None:
+        """End all waits, and those that still come."""
+        self.leaving = True
+        while self._waits:
+            self._waits.pop().reschedule(0)
 
     @contextmanager
     def subscribed(self, run_id: UUID, *, ends_only: bool = False) -> Iterator[Subscription]:

@@ -42,8 +42,14 @@ class Writer:
     async def drain(self) -> None:
         """Give the runs to the others and write what is queued, unless nothing writes any more.
 
-        Runners go on with what they have.
+        Runners go on with what they have; who waits for a run is told to wait elsewhere.
         """
+        try:
+            await self._hand_over_and_write()
+        finally:
+            self._engine.hub.leave()
+
+    async def _hand_over_and_write(self) -> None:
         assert self._writing is not None
         if not self._writing.done():
             try:

@@ -14,6 +14,7 @@ from qflow.orchestrator.v1 import execution_service_pb2 as pb
 
 from services.kit.caller import current_caller
 from services.kit.rpc import codec as kit
+from services.kit.rpc.deadline import draining
 from services.kit.rpc.pages import Pages
 from services.kit.rpc.sizes import in_parts
 from services.orchestrator.engine.engine import Engine
@@ -159,6 +160,8 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
             timeout_s=timeout_s,
             full=request.view != _BASIC,
         )
+        if self._engine.hub.leaving and not execution.final:
+            raise draining()  # the time is not up: the wait goes on elsewhere
         return pb.WaitExecutionResponse(
             execution=codec.execution_to_pb(execution, plan), done=execution.final
         )

@@ -68,7 +68,8 @@ class PeerServicer(peer_service_pb2_grpc.PeerServiceServicer):
         """Wait until a run ends or moves."""
         execution_id = codec.uuid_from(request.execution_id, field="execution_id")
         timeout_s = codec.milliseconds_from(request.timeout, field="timeout") / 1000
-        await self._watcher.await_end(execution_id, timeout_s=timeout_s)
+        waiting = self._watcher.await_end(execution_id, timeout_s=timeout_s)
+        await self._watcher.engine.hub.waited(waiting)
         return pb.AwaitEndResponse()
 
     async def CancelOverlapping(

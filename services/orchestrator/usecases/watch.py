@@ -56,8 +56,17 @@ class Watcher:
     ) -> tuple[Execution, Plan]:
         """Give an execution once it is final, or as it stands when the time is up.
 
-        The wait is where the run is, and goes along when that moves to another member.
+        The wait is where the run is, and goes along when that moves to another member. It ends
+        early when this member leaves.
         """
+        found = await self.engine.hub.waited(
+            self._final(caller, execution_id, timeout_s=timeout_s, full=full)
+        )
+        return found or await self.reader.get(caller, execution_id, full=full)
+
+    async def _final(
+        self, caller: Caller, execution_id: UUID, *, timeout_s: float, full: bool
+    ) -> tuple[Execution, Plan]:
         ends_at = self.engine.now() + timeout_s
         while True:
             try:

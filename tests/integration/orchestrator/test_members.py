@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import UUID
 
 import grpc
 import psycopg
 import pytest
-from qflow.orchestrator.v1 import execution_pb2, peer_service_pb2
+from qflow.orchestrator.v1 import execution_pb2, peer_service_pb2, run_service_pb2
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
+from qflow.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceStub
 from qflow.orchestrator.v1.peer_service_pb2_grpc import PeerServiceStub
+from qflow.orchestrator.v1.run_service_pb2_grpc import RunServiceStub
 
 from services.kit.ids import token_sha256
 from services.kit.rpc.channel import open_channel
 from tests import factories
 from tests.fakes.runner import FakeRunner
+from tests.integration.kit.test_kit_wire import reason
 from tests.integration.orchestrator.conftest import Orchestra
 from tests.integration.orchestrator.test_runs import add_one
 
@@ -111,6 +114,33 @@ async def test_a_member_that_comes_gets_half_of_the_shards_and_gives_them_back(
                 [run] = await ended(other, await started(other, diamond, 1))
                 assert COMPLETED == run.status
         await until(lambda: shares(orchestra) == [64])
+
+
+async def test_who_waits_for_a_run_at_a_member_that_leaves_is_told_at_once(
+    orchestra: Orchestra, diamond: str
+) -> None:
+    """F8: the member ends without waiting for a run that may take a minute, and cuts nobody off."""
+    async with AsyncExitStack() as after:
+        async with orchestra.running():
+            channel = open_channel(orchestra.address, orchestra.owner.token)
+            after.push_async_callback(channel.close)
+            start = pb.StartExecutionRequest(workflow_id=diamond, input_json='{"x":1}')
+            runner = await orchestra.runner(lambda *_: None)
+            async with runner.kept():
+                asked = run_service_pb2.ExecuteWorkflowRequest(start=start)
+                executing = asyncio.ensure_future(RunServiceStub(channel).ExecuteWorkflow(asked))
+                await runner.until(lambda: len(runner.held) == 1)
+                [[run]] = orchestra.rows("SELECT id::text FROM workflow_executions")
+                request = pb.WaitExecutionRequest(execution_id=str(run))
+                waiting = asyncio.ensure_future(
+                    ExecutionServiceStub(channel).WaitExecution(request)
+                )
+                await asyncio.sleep(0)
+        executed, waited = await asyncio.gather(executing, waiting, return_exceptions=True)
+    assert isinstance(executed, run_service_pb2.ExecuteWorkflowResponse), executed
+    assert (run, False) == (executed.execution.id, executed.done)
+    assert isinstance(waited, grpc.aio.AioRpcError)
+    assert (grpc.StatusCode.UNAVAILABLE, "DRAINING") == (waited.code(), reason(waited))
 
 
 async def test_runs_that_move_lose_no_attempt_and_every_member_knows_how_they_end(

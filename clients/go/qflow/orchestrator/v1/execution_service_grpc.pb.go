@@ -60,7 +60,8 @@ type ExecutionServiceClient interface {
 	// Lists the nodes of a run in the order of its definition, the pending ones included. The elements of a map and the turns of a
 	// loop follow it once they have begun, in the order in which they did: before, nothing is kept of them.
 	ListNodeExecutions(ctx context.Context, in *ListNodeExecutionsRequest, opts ...grpc.CallOption) (*ListNodeExecutionsResponse, error)
-	// Waits until a run reaches a final status, or for the time asked, and gives it as it then stands.
+	// Waits until a run reaches a final status, or for the time asked, and gives it as it then stands. A server that stops
+	// answers UNAVAILABLE (`DRAINING`): ask again.
 	WaitExecution(ctx context.Context, in *WaitExecutionRequest, opts ...grpc.CallOption) (*WaitExecutionResponse, error)
 	// Streams a run: first what stands (a snapshot in one or more parts), then a bookmark, then every change. Ends after
 	// the final status. A watcher that was cut off resumes with the last revision it saw and misses no final status;
@@ -201,7 +202,8 @@ type ExecutionServiceServer interface {
 	// Lists the nodes of a run in the order of its definition, the pending ones included. The elements of a map and the turns of a
 	// loop follow it once they have begun, in the order in which they did: before, nothing is kept of them.
 	ListNodeExecutions(context.Context, *ListNodeExecutionsRequest) (*ListNodeExecutionsResponse, error)
-	// Waits until a run reaches a final status, or for the time asked, and gives it as it then stands.
+	// Waits until a run reaches a final status, or for the time asked, and gives it as it then stands. A server that stops
+	// answers UNAVAILABLE (`DRAINING`): ask again.
 	WaitExecution(context.Context, *WaitExecutionRequest) (*WaitExecutionResponse, error)
 	// Streams a run: first what stands (a snapshot in one or more parts), then a bookmark, then every change. Ends after
 	// the final status. A watcher that was cut off resumes with the last revision it saw and misses no final status;

@@ -95,7 +95,7 @@ type ExecuteWorkflowResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The run as it stands.
 	Execution *Execution `protobuf:"bytes,1,opt,name=execution,proto3" json:"execution,omitempty"`
-	// Whether its status is final; false when the time was up first.
+	// Whether its status is final; false when the time was up first, or the server stops: WaitExecution waits further.
 	Done bool `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
 	// Whether it was there before: started with the same request id, or open with the same business key.
 	Existing      bool `protobuf:"varint,3,opt,name=existing,proto3" json:"existing,omitempty"`
@@ -279,7 +279,7 @@ type RunNodeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The run as it stands; its output is an object by the names of the node's outputs.
 	Execution *Execution `protobuf:"bytes,1,opt,name=execution,proto3" json:"execution,omitempty"`
-	// Whether its status is final; false when the time was up first.
+	// Whether its status is final; false when the time was up first, or the server stops: WaitExecution waits further.
 	Done bool `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
 	// Whether it was there before: started with the same request id.
 	Existing      bool `protobuf:"varint,3,opt,name=existing,proto3" json:"existing,omitempty"`

@@ -130,7 +130,8 @@ class ExecutionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WaitExecution(self, request, context):
-        """Waits until a run reaches a final status, or for the time asked, and gives it as it then stands.
+        """Waits until a run reaches a final status, or for the time asked, and gives it as it then stands. A server that stops
+        answers UNAVAILABLE (`DRAINING`): ask again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -60,7 +60,9 @@ class ExecutionServiceStub:
     loop follow it once they have begun, in the order in which they did: before, nothing is kept of them.
     """
     WaitExecution: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.WaitExecutionRequest, _execution_service_pb2.WaitExecutionResponse]
-    """Waits until a run reaches a final status, or for the time asked, and gives it as it then stands."""
+    """Waits until a run reaches a final status, or for the time asked, and gives it as it then stands. A server that stops
+    answers UNAVAILABLE (`DRAINING`): ask again.
+    """
     WatchExecution: _grpc.UnaryStreamMultiCallable[_execution_service_pb2.WatchExecutionRequest, _execution_service_pb2.WatchExecutionResponse]
     """Streams a run: first what stands (a snapshot in one or more parts), then a bookmark, then every change. Ends after
     the final status. A watcher that was cut off resumes with the last revision it saw and misses no final status;
@@ -107,7 +109,9 @@ class ExecutionServiceAsyncStub(ExecutionServiceStub):
     loop follow it once they have begun, in the order in which they did: before, nothing is kept of them.
     """
     WaitExecution: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.WaitExecutionRequest, _execution_service_pb2.WaitExecutionResponse]  # type: ignore[assignment]
-    """Waits until a run reaches a final status, or for the time asked, and gives it as it then stands."""
+    """Waits until a run reaches a final status, or for the time asked, and gives it as it then stands. A server that stops
+    answers UNAVAILABLE (`DRAINING`): ask again.
+    """
     WatchExecution: _aio.UnaryStreamMultiCallable[_execution_service_pb2.WatchExecutionRequest, _execution_service_pb2.WatchExecutionResponse]  # type: ignore[assignment]
     """Streams a run: first what stands (a snapshot in one or more parts), then a bookmark, then every change. Ends after
     the final status. A watcher that was cut off resumes with the last revision it saw and misses no final status;
@@ -187,7 +191,9 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_service_pb2.WaitExecutionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_execution_service_pb2.WaitExecutionResponse, _abc.Awaitable[_execution_service_pb2.WaitExecutionResponse]]:
-        """Waits until a run reaches a final status, or for the time asked, and gives it as it then stands."""
+        """Waits until a run reaches a final status, or for the time asked, and gives it as it then stands. A server that stops
+        answers UNAVAILABLE (`DRAINING`): ask again.
+        """
 
     @_abc_1.abstractmethod
     def WatchExecution(

@@ -65,7 +65,7 @@ class ExecuteWorkflowResponse(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     EXISTING_FIELD_NUMBER: _builtins.int
     done: _builtins.bool
-    """Whether its status is final; false when the time was up first."""
+    """Whether its status is final; false when the time was up first, or the server stops: WaitExecution waits further."""
     existing: _builtins.bool
     """Whether it was there before: started with the same request id, or open with the same business key."""
     @_builtins.property
@@ -181,7 +181,7 @@ class RunNodeResponse(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     EXISTING_FIELD_NUMBER: _builtins.int
     done: _builtins.bool
-    """Whether its status is final; false when the time was up first."""
+    """Whether its status is final; false when the time was up first, or the server stops: WaitExecution waits further."""
     existing: _builtins.bool
     """Whether it was there before: started with the same request id."""
     @_builtins.property

@@ -110,7 +110,11 @@ _SIGNALS: Final[LiteralString] = """
      ORDER BY created_at, id
 """
 _CHILDREN: Final[LiteralString] = f"""
-    SELECT id, status, output_data, error_type, error_message, failed_node_id, {EXCEPTION_TYPE}
+    SELECT id, status, output_data, error_type, error_message, failed_node_id, {EXCEPTION_TYPE},
+           COALESCE((resource_usage ->> 'cpu_us')::bigint, 0) AS cpu_us,
+           COALESCE((resource_usage ->> 'memory_peak_bytes')::bigint, 0) AS memory_peak_bytes,
+           COALESCE((resource_usage ->> 'io_read_bytes')::bigint, 0) AS io_read_bytes,
+           COALESCE((resource_usage ->> 'io_write_bytes')::bigint, 0) AS io_write_bytes
       FROM workflow_executions
      WHERE id = ANY($1) AND completed_at IS NOT NULL
 """

@@ -473,7 +473,11 @@ class Execution(_message.Message):
 
     @_builtins.property
     def resource_usage(self) -> Global___ResourceUsage:
-        """The sum of what its attempts consumed."""
+        """What all its attempts consumed, each once: those that failed or were killed too, and those of its sub-workflows and
+        theirs. Each sub-workflow's run has its own, which is a part of this: over many runs, sum up those that are no
+        `sub_workflow`. Of `memory_peak_bytes` it is the most of any attempt. What a run took over from another, or from the
+        cache, it did not consume. While a run is open this is as of the last change of its status.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -620,7 +624,9 @@ class NodeExecution(_message.Message):
 
     @_builtins.property
     def resource_usage(self) -> Global___ResourceUsage:
-        """What its last attempt consumed."""
+        """What its last attempt consumed; of a sub-workflow, what its last run did in all. A map or a loop as a whole has none:
+        its elements and turns have.
+        """
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:

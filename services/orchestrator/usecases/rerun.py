@@ -12,6 +12,7 @@ from services.kit.caller import Caller
 from services.kit.errors import FailedPrecondition, invalid
 from services.kit.pg import Db, as_caller, transaction
 from services.orchestrator.domain import inputs, proof, reuse
+from services.orchestrator.domain.amounts import Amounts
 from services.orchestrator.domain.compile import compile_plan
 from services.orchestrator.domain.options import RunOptions, Wishes
 from services.orchestrator.domain.plan import Definition, Kind, Plan
@@ -59,10 +60,12 @@ class Again:
     validate_only: bool = False
     from_nodes: tuple[FromNode, ...] = ()
     input_json: str | None = None  # other inputs of the workflow
+    budget: Amounts | None = None  # another one than its parent's
 
     def digest(self) -> str:
         """Tell requests apart."""
-        return digest_of(self.relation, self.execution_id, self.from_nodes, self.input_json)
+        parts = (self.relation, self.execution_id, self.from_nodes, self.input_json)
+        return digest_of(*parts, *([] if self.budget is None else [tuple(self.budget)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +292,8 @@ async def _versions(
 def _wishes(parent: Execution, again: Again) -> Wishes:
     """Start it as its parent was started, but for its time; a fork stands for something else.
 
+    It has the whole of its parent's budget anew, out of what its tenant has left by now.
+
     Who names nodes wants them to run, whatever the cache has.
     """
     timeout_ms = None
@@ -304,6 +309,7 @@ def _wishes(parent: Execution, again: Again) -> Wishes:
         relation=again.relation,
         ignores_cache=bool(parent.ignores_cache or again.from_nodes),
         node_version_id=parent.node_version_id,
+        budget=parent.budget if again.budget is None else again.budget,
     )
     return Wishes(options=options, timeout_ms=timeout_ms)
 

@@ -92,7 +92,7 @@ async def test_what_ran_before_a_cancel_or_a_failure_is_in_the_sum(orchestra: Or
     workflow = outer(orchestra, chain(orchestra, "a", "b"))
 
     def answer(define: Any, assign: Any, inputs: dict[str, Any]) -> object:
-        return None if inputs["x"] == 2 else add_one(define, assign, inputs)  # noqa: PLR2004
+        return None if inputs["x"] == 2 else add_one(define, assign, inputs)
 
     async with orchestra.running():
         runner = await orchestra.runner(answer)
@@ -120,13 +120,11 @@ async def test_a_sub_workflow_whose_end_its_parent_never_heard_of_is_in_the_sum(
             await runner.until(lambda: bool(runner.held))
     usage = {"cpu_us": 7000, "memory_peak_bytes": 5, "io_read_bytes": 4, "io_write_bytes": 3}
     of_child = "(SELECT id FROM workflow_executions WHERE parent_execution_id = %s)"
-    for statement in (
-        "UPDATE node_executions SET status = 'completed', completed_at = clock_timestamp(),"
-        f" output_data = '{{\"result\":2}}', resource_usage = %s WHERE workflow_execution_id = {of_child}",
-        "UPDATE workflow_executions SET status = 'completed', completed_at = clock_timestamp(),"
-        f" output_data = '{{\"out\":2}}', resource_usage = %s WHERE id = {of_child}",
-    ):
-        orchestra.sql.execute(statement, (json.dumps(usage), run_id))
+    over = "status = 'completed', completed_at = clock_timestamp(), resource_usage = %s"
+    nodes = f"UPDATE node_executions SET {over}, output_data = %s WHERE workflow_execution_id"
+    runs = f"UPDATE workflow_executions SET {over}, output_data = %s WHERE id"
+    for statement, output in ((nodes, '{"result":2}'), (runs, '{"out":2}')):
+        orchestra.sql.execute(f"{statement} = {of_child}", (json.dumps(usage), output, run_id))
     async with orchestra.running(), (await orchestra.runner(add_one)).attached():
         run = await ended(orchestra, run_id)
         stored = await orchestra.stub.GetExecution(pb.GetExecutionRequest(execution_id=run_id))

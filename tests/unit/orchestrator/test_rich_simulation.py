@@ -228,7 +228,7 @@ def taken_below(store: Store, run_id: UUID) -> int:
         for node in store.nodes.values()
         if node["run_id"] == run_id and node.get("node_type") != "builtin"
     }
-    taken = sum(store.nodes[node]["cpu_us"] for node in own)
+    taken: int = sum(store.nodes[node]["cpu_us"] for node in own)
     taken += sum(
         each.cpu_us
         for each in store.attempts

@@ -28,6 +28,11 @@ if _version_not_supported:
 class RerunServiceStub:
     """Makes new runs of runs that were, one or many. A run that is over never changes: each call makes another that names its
     parent and says how it came from it.
+
+    The new run has of its parent the labels, priority, `ignore_cache`, how long it may take (`timeout`, from its own start)
+    and the budget, all of it anew, taken out of what the tenant has left: where that is too little the call fails with
+    RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`) as a start does. The business key too, but for a fork. Its policies, `start_time`
+    and the request id were of that start alone; the new run begins at once and is its caller's.
     """
 
     def __init__(self, channel):
@@ -76,11 +81,16 @@ class RerunServiceStub:
 class RerunServiceServicer:
     """Makes new runs of runs that were, one or many. A run that is over never changes: each call makes another that names its
     parent and says how it came from it.
+
+    The new run has of its parent the labels, priority, `ignore_cache`, how long it may take (`timeout`, from its own start)
+    and the budget, all of it anew, taken out of what the tenant has left: where that is too little the call fails with
+    RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`) as a start does. The business key too, but for a fork. Its policies, `start_time`
+    and the request id were of that start alone; the new run begins at once and is its caller's.
     """
 
     def RetryExecution(self, request, context):
-        """Runs everything again: the same version, node versions, variables and input, with the same labels, priority and
-        business key.
+        """Runs everything again: the same version, node versions, variables and input, with the same labels, priority,
+        timeout, budget and business key.
 
         Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
         where its workflow is gone (`WORKFLOW_GONE`) or not active (`WORKFLOW_INACTIVE`), or a node may not be read any more
@@ -209,6 +219,11 @@ def add_RerunServiceServicer_to_server(servicer, server):
 class RerunService:
     """Makes new runs of runs that were, one or many. A run that is over never changes: each call makes another that names its
     parent and says how it came from it.
+
+    The new run has of its parent the labels, priority, `ignore_cache`, how long it may take (`timeout`, from its own start)
+    and the budget, all of it anew, taken out of what the tenant has left: where that is too little the call fails with
+    RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`) as a start does. The business key too, but for a fork. Its policies, `start_time`
+    and the request id were of that start alone; the new run begins at once and is its caller's.
     """
 
     @staticmethod

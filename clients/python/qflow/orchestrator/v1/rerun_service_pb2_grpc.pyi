@@ -29,6 +29,11 @@ GRPC_VERSION: str
 class RerunServiceStub:
     """Makes new runs of runs that were, one or many. A run that is over never changes: each call makes another that names its
     parent and says how it came from it.
+
+    The new run has of its parent the labels, priority, `ignore_cache`, how long it may take (`timeout`, from its own start)
+    and the budget, all of it anew, taken out of what the tenant has left: where that is too little the call fails with
+    RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`) as a start does. The business key too, but for a fork. Its policies, `start_time`
+    and the request id were of that start alone; the new run begins at once and is its caller's.
     """
 
     @_typing.overload
@@ -36,8 +41,8 @@ class RerunServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RerunServiceAsyncStub: ...
     RetryExecution: _grpc.UnaryUnaryMultiCallable[_rerun_service_pb2.RetryExecutionRequest, _rerun_service_pb2.RetryExecutionResponse]
-    """Runs everything again: the same version, node versions, variables and input, with the same labels, priority and
-    business key.
+    """Runs everything again: the same version, node versions, variables and input, with the same labels, priority,
+    timeout, budget and business key.
 
     Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
     where its workflow is gone (`WORKFLOW_GONE`) or not active (`WORKFLOW_INACTIVE`), or a node may not be read any more
@@ -92,12 +97,17 @@ class RerunServiceStub:
 class RerunServiceAsyncStub(RerunServiceStub):
     """Makes new runs of runs that were, one or many. A run that is over never changes: each call makes another that names its
     parent and says how it came from it.
+
+    The new run has of its parent the labels, priority, `ignore_cache`, how long it may take (`timeout`, from its own start)
+    and the budget, all of it anew, taken out of what the tenant has left: where that is too little the call fails with
+    RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`) as a start does. The business key too, but for a fork. Its policies, `start_time`
+    and the request id were of that start alone; the new run begins at once and is its caller's.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RetryExecution: _aio.UnaryUnaryMultiCallable[_rerun_service_pb2.RetryExecutionRequest, _rerun_service_pb2.RetryExecutionResponse]  # type: ignore[assignment]
-    """Runs everything again: the same version, node versions, variables and input, with the same labels, priority and
-    business key.
+    """Runs everything again: the same version, node versions, variables and input, with the same labels, priority,
+    timeout, budget and business key.
 
     Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
     where its workflow is gone (`WORKFLOW_GONE`) or not active (`WORKFLOW_INACTIVE`), or a node may not be read any more
@@ -151,6 +161,11 @@ class RerunServiceAsyncStub(RerunServiceStub):
 class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
     """Makes new runs of runs that were, one or many. A run that is over never changes: each call makes another that names its
     parent and says how it came from it.
+
+    The new run has of its parent the labels, priority, `ignore_cache`, how long it may take (`timeout`, from its own start)
+    and the budget, all of it anew, taken out of what the tenant has left: where that is too little the call fails with
+    RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`) as a start does. The business key too, but for a fork. Its policies, `start_time`
+    and the request id were of that start alone; the new run begins at once and is its caller's.
     """
 
     @_abc_1.abstractmethod
@@ -159,8 +174,8 @@ class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rerun_service_pb2.RetryExecutionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rerun_service_pb2.RetryExecutionResponse, _abc.Awaitable[_rerun_service_pb2.RetryExecutionResponse]]:
-        """Runs everything again: the same version, node versions, variables and input, with the same labels, priority and
-        business key.
+        """Runs everything again: the same version, node versions, variables and input, with the same labels, priority,
+        timeout, budget and business key.
 
         Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
         where its workflow is gone (`WORKFLOW_GONE`) or not active (`WORKFLOW_INACTIVE`), or a node may not be read any more

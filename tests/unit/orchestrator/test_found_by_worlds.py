@@ -444,6 +444,7 @@ _RUN_COLUMNS = (
     "error_type",
     "failed_node_id",
     "exception_type",
+    "budget",
     "shard",
     "business_key",
     "start_at",

@@ -202,6 +202,32 @@ _FIND_HEIR: Final[LiteralString] = """
 """
 
 
+# By the rows of nodes: of a sub-workflow that was tried again they name its last run.
+_FIND_PUT_ASIDE: Final[LiteralString] = """
+    WITH RECURSIVE below AS (
+        SELECT child_execution_id AS id, definition_node_id AS place
+          FROM node_executions
+         WHERE workflow_execution_id = $1 AND child_execution_id IS NOT NULL
+         UNION ALL
+        SELECT node.child_execution_id, below.place
+          FROM below
+          JOIN node_executions AS node ON node.workflow_execution_id = below.id
+         WHERE node.child_execution_id IS NOT NULL
+    )
+    SELECT id, place FROM below
+     WHERE EXISTS (SELECT FROM node_executions AS node
+                    WHERE node.workflow_execution_id = below.id AND node.status = 'quarantined')
+     ORDER BY id
+     LIMIT 1
+"""
+
+
+async def find_put_aside_below(db: Db, execution_id: UUID) -> tuple[UUID, str] | None:
+    """Give the first sub-workflow's run that put elements aside, and the node it is below of."""
+    row = await db.fetchrow(_FIND_PUT_ASIDE, execution_id)
+    return None if row is None else (row["id"], row["place"])
+
+
 class Successor(NamedTuple):
     """A run that is made of another."""
 

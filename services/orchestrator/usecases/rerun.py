@@ -207,11 +207,8 @@ class Rerunner:
             found = await kept_results.look(db, parent, plan)
             poisoned = found.poisoned()
             if not poisoned:
-                raise FailedPrecondition(
-                    "NOTHING_QUARANTINED",
-                    "no element of a map was quarantined; RerunExecution runs what failed again",
-                    resource=("execution", str(parent.id)),
-                )
+                below = await executions.find_put_aside_below(db, parent.id)
+                raise _nothing_put_aside(parent, below)
             in_part = poisoned.intersection(found.completed()) | found.broken(plan)
             stand = kept_results.standing(plan, found, lost=(), in_part=in_part)
             return await kept_results.take(db, parent, plan, found, stand=stand, in_part=in_part)
@@ -312,6 +309,25 @@ def _wishes(parent: Execution, again: Again) -> Wishes:
         budget=parent.budget if again.budget is None else again.budget,
     )
     return Wishes(options=options, timeout_ms=timeout_ms)
+
+
+def _nothing_put_aside(parent: Execution, below: tuple[UUID, str] | None) -> FailedPrecondition:
+    """Say that there is nothing to run again here, and the way to what a sub-workflow put aside."""
+    reason, resource = "NOTHING_QUARANTINED", ("execution", str(parent.id))
+    if below is None:
+        said = "no element of a map was quarantined; RerunExecution runs what failed again"
+        return FailedPrecondition(reason, said, resource=resource)
+    execution_id, place = below
+    return FailedPrecondition(
+        reason,
+        "no element of its own maps was quarantined, but some were in the sub-workflow of "
+        f"{place}: RerunExecution with {place} in from_nodes runs all of that again, and what "
+        f"hangs on it; RetryQuarantined for execution {execution_id} runs those elements again, "
+        "in a run by itself",
+        resource=resource,
+        node_id=place,
+        sub_workflow_execution_id=execution_id,
+    )
 
 
 def _place_of(plan: Plan, at: int, each: FromNode) -> int:

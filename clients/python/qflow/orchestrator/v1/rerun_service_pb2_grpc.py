@@ -140,8 +140,12 @@ class RerunServiceServicer:
         or run again as a whole. A map may have failed of what it put aside: then the element that was too much and those
         that had not begun run too, and so does all else that did not complete.
 
+        An element that is a sub-workflow runs again as a whole. What a sub-workflow put aside within itself is not looked
+        for: it completed.
+
         Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined
-        (`NOTHING_QUARANTINED`), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
+        (`NOTHING_QUARANTINED`, with `node_id` and `sub_workflow_execution_id` where one of a sub-workflow was: rerun from that
+        node, or call this for that execution, which makes a run by itself), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
         with a map that has a compensation, and would undo its elements where it fails (`TAKEN_OVER`: make a new run of that).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

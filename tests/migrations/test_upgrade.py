@@ -20,7 +20,7 @@ from tests.migrations.catalogue import FINGERPRINT, LEFTOVERS
 from tests.support.database import Database, Template
 
 _ROOT = Path(__file__).resolve().parents[2]
-_HEAD = "0056"
+_HEAD = "0057"
 
 
 def fingerprint(database: Database) -> list[str]:

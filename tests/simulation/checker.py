@@ -30,7 +30,7 @@ _EARLY_MAX: Final = timedelta(seconds=1)  # timers count from a decision, rows f
 # and of its records must be what the rows say, those to come as well.
 _RUN_ONLY: Final = frozenset(
     {"plan", "watchers", "output_data", "expired", "failure", "records", "completed_at"}
-    | {"groups", "parent", "options", "asleep", "limit_turns", "seeded", "queued"}
+    | {"groups", "parent", "options", "asleep", "limit_turns", "queue_left_s", "seeded", "queued"}
 )
 _RECORD_ONLY: Final = frozenset(
     {"alone", "killing", "serialization_us", "due_ms", "started_at", "completed_at", "failure"}

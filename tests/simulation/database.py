@@ -430,9 +430,11 @@ def _find(
 
 def _children(store: Store, ids: Sequence[UUID]) -> list[Row]:
     names = ("id", "status", "output_data", "error_type", "error_message", "failed_node_id")
+    used = ("cpu_us", "memory_peak_bytes", "io_read_bytes", "io_write_bytes")
     over = [store.runs[each] for each in ids if each in store.runs and store.is_over(each)]
     return [
-        {name: row[name] for name in names} | {"exception_type": store.exception_type(row)}
+        {name: row[name] for name in (*names, *used)}
+        | {"exception_type": store.exception_type(row)}
         for row in over
     ]
 

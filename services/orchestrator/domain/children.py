@@ -20,12 +20,19 @@ class EndedChild(NamedTuple):
     error_message: str | None
     failed_node_id: str | None
     exception_type: str | None  # the class that user code raised
+    # What it used with its own sub-workflows, which is in no row of its parent's yet.
+    cpu_us: int
+    memory_peak_bytes: int
+    io_read_bytes: int
+    io_write_bytes: int
 
 
 def ended_run(parent: Run, slot: int, ended: EndedChild) -> Run:
     """Give the run of a sub-workflow as far as its row tells of it."""
     child = _bare(parent, slot, ended.id, ended.status)
     child.output_data = ended.output_data
+    child.cpu_us, child.memory_peak_bytes = ended.cpu_us, ended.memory_peak_bytes
+    child.io_read_bytes, child.io_write_bytes = ended.io_read_bytes, ended.io_write_bytes
     if ended.error_type is not None:
         failure = Failure(
             error_type=ended.error_type,

@@ -158,10 +158,13 @@ class Dispatch(Families):
         if (self.faults and self._is_gone(run.id)) or not run.may_begin(slot):
             run.queued.discard(slot)
             return
-        run.queued.add(slot)
         definition = run.place(slot)
         version = definition.node_version_id
-        self._bound_queueing(run, slot)
+        if (
+            slot not in run.queued
+        ):  # else it goes on from one line to the next, and its time with it
+            run.queued.add(slot)
+            self._bound_queueing(run, slot)
         if version in self.unlocked:
             if definition.cache_ttl_ms is not None and self.cache.asks(run, slot):
                 return
@@ -175,10 +178,11 @@ class Dispatch(Families):
             self.locks_pending.setdefault(version, {}).setdefault(run.id, set()).add(slot)
 
     def _bound_queueing(self, run: Run, slot: int) -> None:
-        """Have a slot looked at once it has waited for as long as it may."""
+        """Have a slot looked at once it has waited for as long as it may; a pause is no waiting."""
         longest_ms = run.place(slot).queue_timeout_ms
         if longest_ms is not None:
-            self.timers.set_queued(self._time() + longest_ms / 1000, run.id, slot)
+            left_s = run.queue_left_s.pop(slot, longest_ms / 1000)
+            self.timers.set_queued(self._time() + left_s, run.id, slot)
 
     def _await_runner(self, run: Run, slot: int, *, alone: bool) -> None:
         self.ready.push(

@@ -42,6 +42,7 @@ class RunOptions:
     node_version_id: UUID | None = None  # of a run of one node, which has no workflow
     ignores_cache: bool = False
     traceparent: str | None = None  # its place in a trace: whose part it is
+    budget: Amounts = NOTHING  # that was asked for, with its sub-workflows
 
     def of_children(self, execution_id: UUID) -> RunOptions:
         """Give what a run's sub-workflows have of it."""
@@ -67,7 +68,6 @@ class Wishes:
     conflict: KeyConflict = KeyConflict.FAIL
     reuse: KeyReuse = KeyReuse.ALLOW
     timeout_ms: int | None = None
-    budget: Amounts = NOTHING
 
     def digest(self) -> str:
         """Tell requests apart; empty for one without wishes."""
@@ -83,7 +83,7 @@ class Wishes:
             self.reuse,
             self.timeout_ms,
             *(["ignores_cache"] if kept.ignores_cache else []),
-            *([tuple(self.budget)] if self.budget != NOTHING else []),
+            *([tuple(kept.budget)] if kept.budget != NOTHING else []),
         )
         return repr(parts)
 

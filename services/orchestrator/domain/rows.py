@@ -41,6 +41,7 @@ class RunInsert(NamedTuple):
     ignores_cache: bool = False
     traceparent: str | None = None  # of what it is a part; kept only where traces are told
     undoes_parent: bool = False  # refuse where another run has what its parent left to undo
+    budget: str | None = None  # that was asked for: a JSON object of amounts
 
 
 class Follows(NamedTuple):

@@ -100,6 +100,8 @@ class Run:
     asleep: bool = False  # it was to start at a time that has not come, or waits for a limit
     # When it first asked for a place here, and its slots that a pause took out of their lines.
     limit_turns: dict[int, int] = field(default_factory=dict, compare=False)
+    # How long slots that a pause holds up may still wait for a runner, where that is bounded.
+    queue_left_s: dict[int, float] = field(default_factory=dict, compare=False)
     begun: bool = False  # something of it began: its row has a start time
     revision: int = 0
     order: int = 0  # the last execution_order that was drawn

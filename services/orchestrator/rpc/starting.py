@@ -101,11 +101,11 @@ def _wishes(request: pb.StartExecutionRequest) -> Wishes:
             priority=request.priority,
             start_at=start_at,
             ignores_cache=request.ignore_cache,
+            budget=amounts(request.budget),
         ),
         conflict=conflict,
         reuse=reuse,
         timeout_ms=timeout_ms(request),
-        budget=amounts(request.budget),
     )
 
 

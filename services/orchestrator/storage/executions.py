@@ -10,6 +10,7 @@ from typing import Any, Final, LiteralString, NamedTuple
 from uuid import UUID
 
 from services.kit.pg import Db, Row
+from services.orchestrator.domain.amounts import NOTHING, Amounts
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 
@@ -50,6 +51,7 @@ class Execution(NamedTuple):
     python_version: str | None = None
     container_id: str | None = None
     ignores_cache: bool | None = None
+    budget: Amounts = NOTHING
     counts: Mapping[str, int] = _NONE  # rows by status
     parts: int = 0  # how many of them are elements of maps or turns of loops
 
@@ -103,7 +105,7 @@ _GET: Final[LiteralString] = f"""
            started_at, completed_at, cancel_requested_at, deadline_at, error_type, error_message,
            failed_node_id, resource_usage, business_key, labels, priority, start_at,
            parent_execution_id, relation, node_version_id, python_version, container_id,
-           ignores_cache, {EXCEPTION_TYPE}, CASE WHEN $2 THEN input_data END AS input_data,
+           ignores_cache, budget, {EXCEPTION_TYPE}, CASE WHEN $2 THEN input_data END AS input_data,
            CASE WHEN $3 THEN output_data END AS output_data,
            CASE WHEN $3 THEN error_stack_trace END AS error_stack_trace,
            GREATEST(workflow_executions.revision, nodes.revision) AS revision, nodes.counts,
@@ -135,7 +137,7 @@ _FIND_REQUESTS: Final[LiteralString] = f"""
            request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
            error_message, failed_node_id, resource_usage, business_key, labels, priority, start_at,
            parent_execution_id, relation, node_version_id, python_version, container_id,
-           ignores_cache, {EXCEPTION_TYPE}, request_digest
+           ignores_cache, budget, {EXCEPTION_TYPE}, request_digest
       FROM workflow_executions
      WHERE tenant_id = current_tenant_id() AND created_by = $1 AND request_id = ANY($2)
 """
@@ -158,7 +160,7 @@ _READ: Final[LiteralString] = f"""
            request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
            error_message, failed_node_id, resource_usage, business_key, labels, priority, start_at,
            parent_execution_id, relation, node_version_id, python_version, container_id,
-           ignores_cache, {EXCEPTION_TYPE}, CASE WHEN $2 THEN input_data END AS input_data,
+           ignores_cache, budget, {EXCEPTION_TYPE}, CASE WHEN $2 THEN input_data END AS input_data,
            CASE WHEN $2 THEN output_data END AS output_data,
            CASE WHEN $2 THEN error_stack_trace END AS error_stack_trace
       FROM workflow_executions
@@ -178,7 +180,7 @@ _FIND_KEY: Final[LiteralString] = f"""
            request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
            error_message, failed_node_id, resource_usage, business_key, labels, priority, start_at,
            parent_execution_id, relation, node_version_id, python_version, container_id,
-           ignores_cache, {EXCEPTION_TYPE}
+           ignores_cache, budget, {EXCEPTION_TYPE}
       FROM workflow_executions
      WHERE tenant_id = current_tenant_id() AND workflow_id = $1 AND business_key = $2
        AND purge_started_at IS NULL
@@ -198,6 +200,32 @@ _FIND_HEIR: Final[LiteralString] = """
     SELECT id, status FROM workflow_executions
      WHERE parent_execution_id = $1 AND undoes_parent
 """
+
+
+# By the rows of nodes: of a sub-workflow that was tried again they name its last run.
+_FIND_PUT_ASIDE: Final[LiteralString] = """
+    WITH RECURSIVE below AS (
+        SELECT child_execution_id AS id, definition_node_id AS place
+          FROM node_executions
+         WHERE workflow_execution_id = $1 AND child_execution_id IS NOT NULL
+         UNION ALL
+        SELECT node.child_execution_id, below.place
+          FROM below
+          JOIN node_executions AS node ON node.workflow_execution_id = below.id
+         WHERE node.child_execution_id IS NOT NULL
+    )
+    SELECT id, place FROM below
+     WHERE EXISTS (SELECT FROM node_executions AS node
+                    WHERE node.workflow_execution_id = below.id AND node.status = 'quarantined')
+     ORDER BY id
+     LIMIT 1
+"""
+
+
+async def find_put_aside_below(db: Db, execution_id: UUID) -> tuple[UUID, str] | None:
+    """Give the first sub-workflow's run that put elements aside, and the node it is below of."""
+    row = await db.fetchrow(_FIND_PUT_ASIDE, execution_id)
+    return None if row is None else (row["id"], row["place"])
 
 
 class Successor(NamedTuple):
@@ -355,6 +383,7 @@ def of_run(
         relation=run.options.relation,
         node_version_id=run.options.node_version_id,
         ignores_cache=run.options.ignores_cache or None,
+        budget=run.options.budget,
         python_version=run.plan.python_version,
         container_id=_container_of(run, place),
         input_data=run.input_text if with_values else None,
@@ -381,7 +410,13 @@ def _to_execution(row: Row | dict[str, Any]) -> Execution:
     values.pop("request_digest", None)
     values["status"] = RunStatus(values["status"])
     values["counts"] = values.get("counts") or {}
+    values["budget"] = to_amounts(values["budget"])
     return Execution(**values)
+
+
+def to_amounts(said: Mapping[str, int | None] | None) -> Amounts:
+    """Read the budget that a run asked for."""
+    return NOTHING if said is None else Amounts(**said)
 
 
 def _to_node(row: Row) -> NodeExecution:

@@ -27,6 +27,7 @@ from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.timers import BEGIN
 from services.orchestrator.domain.values import FileValue
 from services.orchestrator.domain.waits import Refusal
+from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import EXCEPTION_TYPE
 
 _FIND: Final[LiteralString] = """
@@ -50,7 +51,7 @@ _OPEN: Final[LiteralString] = f"""
     SELECT id, tenant_id, created_by, status, pins_id, input_data, request_id, revision, shard,
            created_at, started_at, cancel_requested_at, deadline_at, error_type, error_message,
            error_stack_trace, failed_node_id, business_key, labels, priority, start_at,
-           parent_execution_id, relation, node_version_id, ignores_cache, traceparent,
+           parent_execution_id, relation, node_version_id, ignores_cache, traceparent, budget,
            {EXCEPTION_TYPE},
            EXTRACT(epoch FROM start_at - clock_timestamp())::float8 AS starts_s,
            EXTRACT(epoch FROM deadline_at - clock_timestamp())::float8 AS deadline_s,
@@ -110,7 +111,11 @@ _SIGNALS: Final[LiteralString] = """
      ORDER BY created_at, id
 """
 _CHILDREN: Final[LiteralString] = f"""
-    SELECT id, status, output_data, error_type, error_message, failed_node_id, {EXCEPTION_TYPE}
+    SELECT id, status, output_data, error_type, error_message, failed_node_id, {EXCEPTION_TYPE},
+           COALESCE((resource_usage ->> 'cpu_us')::bigint, 0) AS cpu_us,
+           COALESCE((resource_usage ->> 'memory_peak_bytes')::bigint, 0) AS memory_peak_bytes,
+           COALESCE((resource_usage ->> 'io_read_bytes')::bigint, 0) AS io_read_bytes,
+           COALESCE((resource_usage ->> 'io_write_bytes')::bigint, 0) AS io_write_bytes
       FROM workflow_executions
      WHERE id = ANY($1) AND completed_at IS NOT NULL
 """
@@ -225,6 +230,7 @@ def _to_open_run(
                 node_version_id=row["node_version_id"],
                 ignores_cache=bool(row["ignores_cache"]),
                 traceparent=row["traceparent"],
+                budget=executions.to_amounts(row["budget"]),
             ),
         ),
         [_to_node_row(node) for node in nodes],

@@ -21,6 +21,7 @@ from services.kit.errors import (
 )
 from services.kit.ids import uuid7
 from services.kit.pg import Pool, as_caller
+from services.orchestrator.domain.amounts import NOTHING
 from services.orchestrator.domain.core import SHARDS
 from services.orchestrator.domain.ledger import Budget
 from services.orchestrator.domain.needs import action_for, unmet
@@ -85,7 +86,7 @@ async def launch(engine: Engine, caller: Caller, asked: Launch) -> Run:
     """
     run = new_run(caller, asked)
     copies = take_over(run, asked.kept, new_id=uuid7)
-    budget = await engine.reserve(run, asked.wishes.budget)
+    budget = await engine.reserve(run, run.options.budget)
     try:
         await engine.start(run, _row(run, asked), asked.follows, copies, asked.partly, budget)
     except (NotStarted, QflowError) as error:
@@ -102,7 +103,7 @@ async def launch_many(
     runs = [(new_run(caller, each), each) for each in asked]
     budgets: dict[UUID, Budget] = {}
     told: dict[UUID, Any] = {}
-    reserved = await engine.reserve_many((run, each.wishes.budget) for run, each in runs)
+    reserved = await engine.reserve_many((run, run.options.budget) for run, _ in runs)
     for run_id, answer in reserved.items():
         if isinstance(answer, Budget):
             budgets[run_id] = answer
@@ -189,6 +190,7 @@ def _row(run: Run, asked: Launch) -> RunInsert:
         ignores_cache=options.ignores_cache,
         traceparent=run.options.traceparent,
         undoes_parent=asked.undoes,
+        budget=None if options.budget is NOTHING else json.dumps(options.budget._asdict()),
     )
 
 

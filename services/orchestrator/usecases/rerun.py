@@ -12,6 +12,7 @@ from services.kit.caller import Caller
 from services.kit.errors import FailedPrecondition, invalid
 from services.kit.pg import Db, as_caller, transaction
 from services.orchestrator.domain import inputs, proof, reuse
+from services.orchestrator.domain.amounts import Amounts
 from services.orchestrator.domain.compile import compile_plan
 from services.orchestrator.domain.options import RunOptions, Wishes
 from services.orchestrator.domain.plan import Definition, Kind, Plan
@@ -59,10 +60,12 @@ class Again:
     validate_only: bool = False
     from_nodes: tuple[FromNode, ...] = ()
     input_json: str | None = None  # other inputs of the workflow
+    budget: Amounts | None = None  # another one than its parent's
 
     def digest(self) -> str:
         """Tell requests apart."""
-        return digest_of(self.relation, self.execution_id, self.from_nodes, self.input_json)
+        parts = (self.relation, self.execution_id, self.from_nodes, self.input_json)
+        return digest_of(*parts, *([] if self.budget is None else [tuple(self.budget)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,11 +207,8 @@ class Rerunner:
             found = await kept_results.look(db, parent, plan)
             poisoned = found.poisoned()
             if not poisoned:
-                raise FailedPrecondition(
-                    "NOTHING_QUARANTINED",
-                    "no element of a map was quarantined; RerunExecution runs what failed again",
-                    resource=("execution", str(parent.id)),
-                )
+                below = await executions.find_put_aside_below(db, parent.id)
+                raise _nothing_put_aside(parent, below)
             in_part = poisoned.intersection(found.completed()) | found.broken(plan)
             stand = kept_results.standing(plan, found, lost=(), in_part=in_part)
             return await kept_results.take(db, parent, plan, found, stand=stand, in_part=in_part)
@@ -289,6 +289,8 @@ async def _versions(
 def _wishes(parent: Execution, again: Again) -> Wishes:
     """Start it as its parent was started, but for its time; a fork stands for something else.
 
+    It has the whole of its parent's budget anew, out of what its tenant has left by now.
+
     Who names nodes wants them to run, whatever the cache has.
     """
     timeout_ms = None
@@ -304,8 +306,28 @@ def _wishes(parent: Execution, again: Again) -> Wishes:
         relation=again.relation,
         ignores_cache=bool(parent.ignores_cache or again.from_nodes),
         node_version_id=parent.node_version_id,
+        budget=parent.budget if again.budget is None else again.budget,
     )
     return Wishes(options=options, timeout_ms=timeout_ms)
+
+
+def _nothing_put_aside(parent: Execution, below: tuple[UUID, str] | None) -> FailedPrecondition:
+    """Say that there is nothing to run again here, and the way to what a sub-workflow put aside."""
+    reason, resource = "NOTHING_QUARANTINED", ("execution", str(parent.id))
+    if below is None:
+        said = "no element of a map was quarantined; RerunExecution runs what failed again"
+        return FailedPrecondition(reason, said, resource=resource)
+    execution_id, place = below
+    return FailedPrecondition(
+        reason,
+        "no element of its own maps was quarantined, but some were in the sub-workflow of "
+        f"{place}: RerunExecution with {place} in from_nodes runs all of that again, and what "
+        f"hangs on it; RetryQuarantined for execution {execution_id} runs those elements again, "
+        "in a run by itself",
+        resource=resource,
+        node_id=place,
+        sub_workflow_execution_id=execution_id,
+    )
 
 
 def _place_of(plan: Plan, at: int, each: FromNode) -> int:

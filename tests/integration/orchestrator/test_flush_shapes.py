@@ -244,6 +244,7 @@ _UNUSUAL: dict[str, Any] = {
     "ignores_cache": True,
     "traceparent": f"00-{'1' * 32}-{'2' * 16}-00",
     "undoes_parent": True,
+    "budget": '{"nodes": 3}',
 }
 
 

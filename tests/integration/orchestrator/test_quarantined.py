@@ -250,3 +250,83 @@ async def test_a_run_without_quarantined_elements_is_refused(orchestra: Orchestr
         call = reruns(orchestra).RetryQuarantined(RetryQuarantinedRequest(execution_id=run.id))
         code, reason, _ = await refusal(call)
     assert ("FAILED_PRECONDITION", "NOTHING_QUARANTINED") == (code, reason)
+
+
+def over(orchestra: Orchestra, inner: object, **settings: Any) -> str:
+    """A workflow whose one node `s` is a sub-workflow."""
+    part = {"kind": "workflow", "node_id": str(inner), "version": 1, **settings}
+    edges = [] if settings else [("", "x", "s", "x")]
+    return str(
+        factories.workflow(
+            orchestra.sql,
+            orchestra.owner,
+            nodes={"s": part},
+            edges=edges,
+            outputs=[("result", "s")],
+        )
+    )
+
+
+async def test_elements_that_are_sub_workflows_run_again_and_the_others_are_kept(
+    orchestra: Orchestra,
+) -> None:
+    rule = {"input": "x", "max_failed": 1}
+    numbers = factories.node(orchestra.sql, orchestra.owner)
+    inner = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes={"a": numbers, "b": numbers},
+        edges=[("", "x", "a", "x"), ("a", "result", "b", "x")],
+        outputs=[("result", "b")],
+    )
+    workflow = over(orchestra, inner, map=rule, parameters={"x": "[1,-2,3]"})
+    seen: list[Any] = []
+    async with adding(orchestra, seen, mended=False):
+        first = await ended(orchestra, (await start(orchestra, workflow)).id)
+    seen.clear()
+    async with adding(orchestra, seen, mended=True):
+        asked = RetryQuarantinedRequest(execution_id=first.id)
+        made = await reruns(orchestra).RetryQuarantined(asked)
+        again = await ended(orchestra, made.execution.id)
+    assert {"result": [3, None, 5]} == json.loads(first.output_json)
+    assert {"result": [3, 0, 5]} == json.loads(again.output_json)
+    assert (2, [-2, -1]) == (made.kept_results, seen)
+    # Of what ran in it: the sub-workflow's two attempts, and not those of the kept ones.
+    assert 200 == again.resource_usage.cpu_time.ToMicroseconds()
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+async def test_what_a_sub_workflow_put_aside_is_refused_with_the_ways_to_it(
+    orchestra: Orchestra, levels: int
+) -> None:
+    rule = {"input": "x", "max_failed": 1}
+    workflow: object = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes={"m": factories.node(orchestra.sql, orchestra.owner)},
+        edges=[],
+        node_settings={"m": {"map": rule, "parameters": {"x": "[1,-2,3]"}}},
+        outputs=[("result", "m")],
+    )
+    for _ in range(levels):
+        workflow = over(orchestra, workflow)
+    seen: list[Any] = []
+    async with adding(orchestra, seen, mended=False):
+        first = await ended(orchestra, (await start(orchestra, workflow, '{"x":10}')).id)
+    assert COMPLETED == first.status
+    seen.clear()
+    async with adding(orchestra, seen, mended=True):
+        asked = RetryQuarantinedRequest(execution_id=first.id)
+        code, reason, facts = await refusal(reruns(orchestra).RetryQuarantined(asked))
+        assert ("FAILED_PRECONDITION", "NOTHING_QUARANTINED", "s") == (
+            code,
+            reason,
+            facts["node_id"],
+        )
+        asked.execution_id = facts["sub_workflow_execution_id"]
+        part = (await reruns(orchestra).RetryQuarantined(asked)).execution
+        done = await ended(orchestra, part.id)
+        assert (COMPLETED, {"result": [2, -1, 4]}) == (done.status, json.loads(done.output_json))
+        whole = (await reruns(orchestra).RerunExecution(rerun(first.id, node("s")))).execution
+        done = await ended(orchestra, whole.id)
+        assert (COMPLETED, {"result": [2, -1, 4]}) == (done.status, json.loads(done.output_json))

@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from qflow.orchestrator.v1 import execution_pb2 as pb
+from qflow.orchestrator.v1 import quota_pb2
 
 from services.kit.rpc.codec import moment
+from services.orchestrator.domain.amounts import Amounts
 from services.orchestrator.domain.options import RunOptions
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import RunStatus
@@ -74,6 +76,7 @@ def test_every_field_of_an_execution_is_shown() -> None:
         python_version="3.11",
         container_id="box",
         ignores_cache=True,
+        budget=Amounts(3, 4_000_000, None, 5),
         counts={"failed": 1, "quarantined": 1},
         parts=1,
     )
@@ -88,6 +91,8 @@ def test_every_field_of_an_execution_is_shown() -> None:
     assert timedelta(seconds=61, microseconds=5) == shown.resource_usage.cpu_time.ToTimedelta()
     assert pb.NodeCounts(total=4, failed=2, skipped=2) == shown.node_counts
     assert {"a": "b"} == dict(shown.labels)
+    budget = quota_pb2.ResourceAmounts(nodes=3, cpu_seconds=4, moved_bytes=5)
+    assert budget == shown.budget
 
 
 def test_a_run_that_began_is_shown_as_it_stands_and_without_its_values() -> None:

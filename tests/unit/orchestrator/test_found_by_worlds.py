@@ -32,6 +32,7 @@ from tests.unit.orchestrator.graphs import INT, StrictCore
 from tests.unit.orchestrator.store import Store
 from tests.unit.orchestrator.test_core import ONE, PYTHONS, TENANT, new_core, start
 
+USED = ("cpu_us", "memory_peak_bytes", "io_read_bytes", "io_write_bytes")
 _PINS = count(5000)
 _IDS = count(900_000)
 
@@ -308,6 +309,7 @@ def test_a_sub_workflow_is_tried_again_after_what_it_raised_as_memory_and_its_ro
         "status": "failed",
         "error_type": fault.error_type,
         "exception_type": raised,
+        **dict.fromkeys(USED, 3),
     }
     seen = []
     for told_by_row in (False, True):
@@ -324,6 +326,23 @@ def test_a_sub_workflow_is_tried_again_after_what_it_raised_as_memory_and_its_ro
             answer(core, child, 0, fault)
         seen.append(record.status)
     assert [status] * 2 == seen
+
+
+def test_what_a_sub_workflow_used_is_counted_where_only_its_row_tells_of_its_end() -> None:
+    """Its orchestrator was killed between the end of the child and the change of its parent."""
+    core = new_core((ONE, 1))
+    run = start(core, plan_of({"kind": "workflow", "parameters": {}}, inner=plan_of({})))
+    record = run.records[0]
+    assert record is not None
+    assert record.child is not None
+    row = dict.fromkeys(EndedChild._fields) | {"status": "completed", "output_data": "{}"}
+    row |= {"id": record.child, **dict(zip(USED, (7, 5, 4, 2), strict=True))}
+    child = children.ended_run(run, 0, recovery._to_child(row))  # type: ignore[arg-type]
+    t = Transition(run.id)
+    planner.child_over(run, 0, t, core.fx, child)
+    [of_node], [of_run] = t.completes, t.run_changes
+    for told in (of_node, of_run):
+        assert (7, 5, 4, 2) == tuple(getattr(told, name) for name in USED)
 
 
 def test_a_sub_workflow_that_is_held_up_before_its_next_attempt_keeps_its_last_one() -> None:
@@ -425,6 +444,7 @@ _RUN_COLUMNS = (
     "error_type",
     "failed_node_id",
     "exception_type",
+    "budget",
     "shard",
     "business_key",
     "start_at",

@@ -16,6 +16,7 @@ from services.orchestrator.domain.state import Run, Signal
 from services.orchestrator.domain.status import NODE_FINAL, RUN_FINAL, NodeStatus, RunStatus
 from services.orchestrator.domain.values import FileValue
 from tests.unit.orchestrator.rich_graphs import rich_plan
+from tests.unit.orchestrator.store import Store
 from tests.unit.orchestrator.worlds import TENANT, World, simulate
 
 SEEDS = 1250 if os.environ.get("QFLOW_TEST_FULL") else 60
@@ -195,6 +196,10 @@ def _ended(run_id: UUID, row: dict[str, Any]) -> EndedChild:
         change.error_message,
         change.failed_node_id,
         None,
+        change.cpu_us,
+        change.memory_peak_bytes,
+        change.io_read_bytes,
+        change.io_write_bytes,
     )
 
 
@@ -211,7 +216,26 @@ def simulate_rich(seed: int) -> RichWorld:
         for node in world.store.nodes.values():
             if node["run_id"] == run_id:
                 assert node["status"] in NODE_FINAL, ("I4", node["node_id"], node["status"])
+        taken = taken_below(world.store, run_id)
+        assert taken == row["change"].cpu_us, "what all its attempts took, each once"
     return world
+
+
+def taken_below(store: Store, run_id: UUID) -> int:
+    """Sum up what the attempts of a run took and those of its sub-workflows, by their own rows."""
+    own = {
+        node["id"]: node["token"]
+        for node in store.nodes.values()
+        if node["run_id"] == run_id and node.get("node_type") != "builtin"
+    }
+    taken: int = sum(store.nodes[node]["cpu_us"] for node in own)
+    taken += sum(
+        each.cpu_us
+        for each in store.attempts
+        if own.get(each.node_execution_id, each.token) != each.token
+    )
+    below = [key for key, run in store.runs.items() if run["parent_execution_id"] == run_id]
+    return taken + sum(taken_below(store, each) for each in below)
 
 
 def simulate_all(seeds: Iterable[int]) -> None:

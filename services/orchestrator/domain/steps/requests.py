@@ -45,6 +45,7 @@ class Requests(Follow):
             for run in self._family(run_id):
                 controls.pause(run, out.of(run.id))
                 run.limit_turns |= self._unqueue(run.id)
+                run.queue_left_s |= self.timers.stop_queued(run.id, self._time())
                 if not run.begun:
                     self._leave_limit(run, out.of(run.id))
         return self._dispatch(out)
@@ -67,9 +68,10 @@ class Requests(Follow):
 
     def pause_node(self, run_id: UUID, place: int) -> list[Transition]:
         """Hold up a node that is not running, until it is let go."""
-        t = Transition(run_id)
+        t, run = Transition(run_id), self.runs[run_id]
         with self._step(run_id, asked=True):
-            controls.pause_node(self.runs[run_id], place, t, self.fx)
+            controls.pause_node(run, place, t, self.fx)
+            run.queue_left_s |= self.timers.stop_queued(run_id, self._time(), slot=place)
         return self._dispatch(Out(t))
 
     def resume_node(self, run_id: UUID, place: int) -> list[Transition]:
@@ -77,7 +79,7 @@ class Requests(Follow):
         t, run = Transition(run_id), self.runs[run_id]
         with self._step(run_id, asked=True):
             controls.resume_node(run, place, t, self.fx)
-            if place in run.queued:  # it kept its place in line, and waits from now on
+            if place in run.queued:  # it kept its place in line, and waits on
                 self._bound_queueing(run, place)
         return self._dispatch(Out(t))
 

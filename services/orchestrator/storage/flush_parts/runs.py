@@ -42,7 +42,7 @@ RUN_INSERTS: Final = Part(
     alias text, business_key text, key_reuse text, labels text, priority smallint,
     start_at timestamptz, parent_execution_id uuid, relation text, node_version_id uuid,
     parent_node_id text, ignores_cache boolean, traceparent text,
-    undoes_parent boolean
+    undoes_parent boolean, budget text
     """,
     """
     INSERT INTO workflow_executions
@@ -50,7 +50,7 @@ RUN_INSERTS: Final = Part(
             input_data, request_id, request_digest, python_version, revision, engine_format,
             created_at, queued_at, started_at, deadline_at, business_key, labels, priority,
             start_at, parent_execution_id, relation, node_version_id, parent_node_id,
-            ignores_cache, traceparent, undoes_parent)
+            ignores_cache, traceparent, undoes_parent, budget)
     SELECT given.id, given.workflow_id, given.tenant_id, given.created_by, given.workflow_version,
            given.pins_id, given.shard, given.status, given.input_data::json, given.request_id,
            given.request_digest, given.python_version, given.revision, 1,
@@ -60,7 +60,7 @@ RUN_INSERTS: Final = Part(
            given.business_key, given.labels::jsonb, given.priority, given.start_at,
            given.parent_execution_id, given.relation, given.node_version_id, given.parent_node_id,
            NULLIF(given.ignores_cache, false), given.traceparent,
-           NULLIF(given.undoes_parent, false)
+           NULLIF(given.undoes_parent, false), given.budget::jsonb
       FROM given
       LEFT JOIN workflows ON workflows.id = given.workflow_id
        AND (given.parent_node_id IS NOT NULL

@@ -721,7 +721,10 @@ type Execution struct {
 	Error *ExecutionError `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
 	// How many of its nodes stand where.
 	NodeCounts *NodeCounts `protobuf:"bytes,10,opt,name=node_counts,json=nodeCounts,proto3" json:"node_counts,omitempty"`
-	// The sum of what its attempts consumed.
+	// What all its attempts consumed, each once: those that failed or were killed too, and those of its sub-workflows and
+	// theirs. Each sub-workflow's run has its own, which is a part of this: over many runs, sum up those that are no
+	// `sub_workflow`. Of `memory_peak_bytes` it is the most of any attempt. What a run took over from another, or from the
+	// cache, it did not consume. While a run is open this is as of the last change of its status.
 	ResourceUsage *ResourceUsage `protobuf:"bytes,11,opt,name=resource_usage,json=resourceUsage,proto3" json:"resource_usage,omitempty"`
 	// The request id it was started with; may be empty.
 	RequestId string `protobuf:"bytes,12,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -756,7 +759,9 @@ type Execution struct {
 	// The sandbox of the node that failed, else of the one that ended last, a container's id; known once a node has ended.
 	ContainerId string `protobuf:"bytes,27,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
 	// Whether nothing of it may be taken from the cache.
-	IgnoreCache   bool `protobuf:"varint,28,opt,name=ignore_cache,json=ignoreCache,proto3" json:"ignore_cache,omitempty"`
+	IgnoreCache bool `protobuf:"varint,28,opt,name=ignore_cache,json=ignoreCache,proto3" json:"ignore_cache,omitempty"`
+	// The budget that it asked for; absent where it asked for none. What a quota says less of a run holds all the same.
+	Budget        *ResourceAmounts `protobuf:"bytes,29,opt,name=budget,proto3" json:"budget,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -998,6 +1003,13 @@ func (x *Execution) GetIgnoreCache() bool {
 	return false
 }
 
+func (x *Execution) GetBudget() *ResourceAmounts {
+	if x != nil {
+		return x.Budget
+	}
+	return nil
+}
+
 type isExecution_Output interface {
 	isExecution_Output()
 }
@@ -1050,7 +1062,8 @@ type NodeExecution struct {
 	Output isNodeExecution_Output `protobuf_oneof:"output"`
 	// Why its last attempt failed; absent unless it did.
 	Error *ExecutionError `protobuf:"bytes,13,opt,name=error,proto3" json:"error,omitempty"`
-	// What its last attempt consumed.
+	// What its last attempt consumed; of a sub-workflow, what its last run did in all. A map or a loop as a whole has none:
+	// its elements and turns have.
 	ResourceUsage *ResourceUsage `protobuf:"bytes,14,opt,name=resource_usage,json=resourceUsage,proto3" json:"resource_usage,omitempty"`
 	// The sandbox of its last attempt, a container's id; known once that attempt has ended.
 	ContainerId string `protobuf:"bytes,15,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -1299,7 +1312,7 @@ var File_qflow_orchestrator_v1_execution_proto protoreflect.FileDescriptor
 
 const file_qflow_orchestrator_v1_execution_proto_rawDesc = "" +
 	"\n" +
-	"%qflow/orchestrator/v1/execution.proto\x12\x15qflow.orchestrator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1eqflow/failure/v1/failure.proto\"Y\n" +
+	"%qflow/orchestrator/v1/execution.proto\x12\x15qflow.orchestrator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1eqflow/failure/v1/failure.proto\x1a!qflow/orchestrator/v1/quota.proto\"Y\n" +
 	"\aFileRef\x12\x17\n" +
 	"\afile_id\x18\x01 \x01(\tR\x06fileId\x12\x1d\n" +
 	"\n" +
@@ -1329,8 +1342,7 @@ const file_qflow_orchestrator_v1_execution_proto_rawDesc = "" +
 	"\tcompleted\x18\x05 \x01(\x05R\tcompleted\x12\x16\n" +
 	"\x06failed\x18\x06 \x01(\x05R\x06failed\x12\x18\n" +
 	"\askipped\x18\a \x01(\x05R\askipped\x12\x1c\n" +
-	"\tcancelled\x18\b \x01(\x05R\tcancelled\"\xfa\n" +
-	"\n" +
+	"\tcancelled\x18\b \x01(\x05R\tcancelled\"\xba\v\n" +
 	"\tExecution\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1f\n" +
 	"\vworkflow_id\x18\x02 \x01(\tR\n" +
@@ -1370,7 +1382,8 @@ const file_qflow_orchestrator_v1_execution_proto_rawDesc = "" +
 	"\x0fnode_version_id\x18\x19 \x01(\tR\rnodeVersionId\x12%\n" +
 	"\x0epython_version\x18\x1a \x01(\tR\rpythonVersion\x12!\n" +
 	"\fcontainer_id\x18\x1b \x01(\tR\vcontainerId\x12!\n" +
-	"\fignore_cache\x18\x1c \x01(\bR\vignoreCache\x1a9\n" +
+	"\fignore_cache\x18\x1c \x01(\bR\vignoreCache\x12>\n" +
+	"\x06budget\x18\x1d \x01(\v2&.qflow.orchestrator.v1.ResourceAmountsR\x06budget\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +
@@ -1477,6 +1490,7 @@ var file_qflow_orchestrator_v1_execution_proto_goTypes = []any{
 	(*v1.Cause)(nil),               // 13: qflow.failure.v1.Cause
 	(*v1.FailedEdge)(nil),          // 14: qflow.failure.v1.FailedEdge
 	(*timestamppb.Timestamp)(nil),  // 15: google.protobuf.Timestamp
+	(*ResourceAmounts)(nil),        // 16: qflow.orchestrator.v1.ResourceAmounts
 }
 var file_qflow_orchestrator_v1_execution_proto_depIdxs = []int32{
 	12, // 0: qflow.orchestrator.v1.ResourceUsage.cpu_time:type_name -> google.protobuf.Duration
@@ -1494,18 +1508,19 @@ var file_qflow_orchestrator_v1_execution_proto_depIdxs = []int32{
 	15, // 12: qflow.orchestrator.v1.Execution.deadline_time:type_name -> google.protobuf.Timestamp
 	11, // 13: qflow.orchestrator.v1.Execution.labels:type_name -> qflow.orchestrator.v1.Execution.LabelsEntry
 	15, // 14: qflow.orchestrator.v1.Execution.scheduled_start_time:type_name -> google.protobuf.Timestamp
-	2,  // 15: qflow.orchestrator.v1.NodeExecution.status:type_name -> qflow.orchestrator.v1.NodeExecutionStatus
-	5,  // 16: qflow.orchestrator.v1.NodeExecution.output_file:type_name -> qflow.orchestrator.v1.FileRef
-	7,  // 17: qflow.orchestrator.v1.NodeExecution.error:type_name -> qflow.orchestrator.v1.ExecutionError
-	6,  // 18: qflow.orchestrator.v1.NodeExecution.resource_usage:type_name -> qflow.orchestrator.v1.ResourceUsage
-	15, // 19: qflow.orchestrator.v1.NodeExecution.start_time:type_name -> google.protobuf.Timestamp
-	15, // 20: qflow.orchestrator.v1.NodeExecution.end_time:type_name -> google.protobuf.Timestamp
-	15, // 21: qflow.orchestrator.v1.NodeExecution.due_time:type_name -> google.protobuf.Timestamp
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	16, // 15: qflow.orchestrator.v1.Execution.budget:type_name -> qflow.orchestrator.v1.ResourceAmounts
+	2,  // 16: qflow.orchestrator.v1.NodeExecution.status:type_name -> qflow.orchestrator.v1.NodeExecutionStatus
+	5,  // 17: qflow.orchestrator.v1.NodeExecution.output_file:type_name -> qflow.orchestrator.v1.FileRef
+	7,  // 18: qflow.orchestrator.v1.NodeExecution.error:type_name -> qflow.orchestrator.v1.ExecutionError
+	6,  // 19: qflow.orchestrator.v1.NodeExecution.resource_usage:type_name -> qflow.orchestrator.v1.ResourceUsage
+	15, // 20: qflow.orchestrator.v1.NodeExecution.start_time:type_name -> google.protobuf.Timestamp
+	15, // 21: qflow.orchestrator.v1.NodeExecution.end_time:type_name -> google.protobuf.Timestamp
+	15, // 22: qflow.orchestrator.v1.NodeExecution.due_time:type_name -> google.protobuf.Timestamp
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_qflow_orchestrator_v1_execution_proto_init() }
@@ -1513,6 +1528,7 @@ func file_qflow_orchestrator_v1_execution_proto_init() {
 	if File_qflow_orchestrator_v1_execution_proto != nil {
 		return
 	}
+	file_qflow_orchestrator_v1_quota_proto_init()
 	file_qflow_orchestrator_v1_execution_proto_msgTypes[4].OneofWrappers = []any{
 		(*Execution_OutputJson)(nil),
 		(*Execution_OutputFile)(nil),

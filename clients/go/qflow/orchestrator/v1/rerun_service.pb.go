@@ -35,7 +35,9 @@ type RetryExecutionRequest struct {
 	// without.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Checks everything and stores nothing: the answer is the run as it would be accepted, without an id.
-	ValidateOnly  bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Another budget than that of the run it is made of; an empty one for none. Unset for the same, whole and anew.
+	Budget        *ResourceAmounts `protobuf:"bytes,4,opt,name=budget,proto3" json:"budget,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -89,6 +91,13 @@ func (x *RetryExecutionRequest) GetValidateOnly() bool {
 		return x.ValidateOnly
 	}
 	return false
+}
+
+func (x *RetryExecutionRequest) GetBudget() *ResourceAmounts {
+	if x != nil {
+		return x.Budget
+	}
+	return nil
 }
 
 // The new run.
@@ -214,7 +223,9 @@ type RerunExecutionRequest struct {
 	// Checks everything and stores nothing: the answer is the run as it would be accepted, without an id.
 	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// The nodes to begin from, each once, besides those that did not complete; at most 1,000.
-	FromNodes     []*RerunNode `protobuf:"bytes,4,rep,name=from_nodes,json=fromNodes,proto3" json:"from_nodes,omitempty"`
+	FromNodes []*RerunNode `protobuf:"bytes,4,rep,name=from_nodes,json=fromNodes,proto3" json:"from_nodes,omitempty"`
+	// Another budget than that of the run it is made of; an empty one for none. Unset for the same, whole and anew.
+	Budget        *ResourceAmounts `protobuf:"bytes,5,opt,name=budget,proto3" json:"budget,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -273,6 +284,13 @@ func (x *RerunExecutionRequest) GetValidateOnly() bool {
 func (x *RerunExecutionRequest) GetFromNodes() []*RerunNode {
 	if x != nil {
 		return x.FromNodes
+	}
+	return nil
+}
+
+func (x *RerunExecutionRequest) GetBudget() *ResourceAmounts {
+	if x != nil {
+		return x.Budget
 	}
 	return nil
 }
@@ -341,7 +359,9 @@ type RetryQuarantinedRequest struct {
 	// without.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Checks everything and stores nothing: the answer is the run as it would be accepted, without an id.
-	ValidateOnly  bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Another budget than that of the run it is made of; an empty one for none. Unset for the same, whole and anew.
+	Budget        *ResourceAmounts `protobuf:"bytes,4,opt,name=budget,proto3" json:"budget,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -395,6 +415,13 @@ func (x *RetryQuarantinedRequest) GetValidateOnly() bool {
 		return x.ValidateOnly
 	}
 	return false
+}
+
+func (x *RetryQuarantinedRequest) GetBudget() *ResourceAmounts {
+	if x != nil {
+		return x.Budget
+	}
+	return nil
 }
 
 // The new run.
@@ -465,7 +492,9 @@ type ForkExecutionRequest struct {
 	// The nodes to begin from, each once, besides those that have not completed; at most 1,000.
 	FromNodes []*RerunNode `protobuf:"bytes,4,rep,name=from_nodes,json=fromNodes,proto3" json:"from_nodes,omitempty"`
 	// Other inputs of the workflow, all of them: JSON text of an object by their names; at most 1 MiB. Unset for the same.
-	InputJson     *string `protobuf:"bytes,5,opt,name=input_json,json=inputJson,proto3,oneof" json:"input_json,omitempty"`
+	InputJson *string `protobuf:"bytes,5,opt,name=input_json,json=inputJson,proto3,oneof" json:"input_json,omitempty"`
+	// Another budget than that of the run it is made of; an empty one for none. Unset for the same, whole and anew.
+	Budget        *ResourceAmounts `protobuf:"bytes,6,opt,name=budget,proto3" json:"budget,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -533,6 +562,13 @@ func (x *ForkExecutionRequest) GetInputJson() string {
 		return *x.InputJson
 	}
 	return ""
+}
+
+func (x *ForkExecutionRequest) GetBudget() *ResourceAmounts {
+	if x != nil {
+		return x.Budget
+	}
+	return nil
 }
 
 // The new run.
@@ -1033,12 +1069,13 @@ var File_qflow_orchestrator_v1_rerun_service_proto protoreflect.FileDescriptor
 
 const file_qflow_orchestrator_v1_rerun_service_proto_rawDesc = "" +
 	"\n" +
-	")qflow/orchestrator/v1/rerun_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1bbuf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x18qflow/auth/v1/auth.proto\x1a%qflow/orchestrator/v1/execution.proto\"\x95\x01\n" +
+	")qflow/orchestrator/v1/rerun_service.proto\x12\x15qflow.orchestrator.v1\x1a\x1bbuf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x18qflow/auth/v1/auth.proto\x1a%qflow/orchestrator/v1/execution.proto\x1a!qflow/orchestrator/v1/quota.proto\"\xd5\x01\n" +
 	"\x15RetryExecutionRequest\x12+\n" +
 	"\fexecution_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\vexecutionId\x12*\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"X\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12>\n" +
+	"\x06budget\x18\x04 \x01(\v2&.qflow.orchestrator.v1.ResourceAmountsR\x06budget\"X\n" +
 	"\x16RetryExecutionResponse\x12>\n" +
 	"\texecution\x18\x01 \x01(\v2 .qflow.orchestrator.v1.ExecutionR\texecution\"\x96\x01\n" +
 	"\tRerunNode\x12\x1d\n" +
@@ -1046,25 +1083,27 @@ const file_qflow_orchestrator_v1_rerun_service_proto_rawDesc = "" +
 	"\n" +
 	"input_json\x18\x02 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@R\tinputJson\x12/\n" +
 	"\fnode_version\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00H\x00R\vnodeVersion\x88\x01\x01B\x0f\n" +
-	"\r_node_version\"\xe1\x01\n" +
+	"\r_node_version\"\xa1\x02\n" +
 	"\x15RerunExecutionRequest\x12+\n" +
 	"\fexecution_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\vexecutionId\x12*\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12J\n" +
 	"\n" +
-	"from_nodes\x18\x04 \x03(\v2 .qflow.orchestrator.v1.RerunNodeB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\tfromNodes\"{\n" +
+	"from_nodes\x18\x04 \x03(\v2 .qflow.orchestrator.v1.RerunNodeB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\tfromNodes\x12>\n" +
+	"\x06budget\x18\x05 \x01(\v2&.qflow.orchestrator.v1.ResourceAmountsR\x06budget\"{\n" +
 	"\x16RerunExecutionResponse\x12>\n" +
 	"\texecution\x18\x01 \x01(\v2 .qflow.orchestrator.v1.ExecutionR\texecution\x12!\n" +
-	"\fkept_results\x18\x02 \x01(\x05R\vkeptResults\"\x97\x01\n" +
+	"\fkept_results\x18\x02 \x01(\x05R\vkeptResults\"\xd7\x01\n" +
 	"\x17RetryQuarantinedRequest\x12+\n" +
 	"\fexecution_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\vexecutionId\x12*\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"}\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12>\n" +
+	"\x06budget\x18\x04 \x01(\v2&.qflow.orchestrator.v1.ResourceAmountsR\x06budget\"}\n" +
 	"\x18RetryQuarantinedResponse\x12>\n" +
 	"\texecution\x18\x01 \x01(\v2 .qflow.orchestrator.v1.ExecutionR\texecution\x12!\n" +
-	"\fkept_results\x18\x02 \x01(\x05R\vkeptResults\"\x9e\x02\n" +
+	"\fkept_results\x18\x02 \x01(\x05R\vkeptResults\"\xde\x02\n" +
 	"\x14ForkExecutionRequest\x12+\n" +
 	"\fexecution_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\vexecutionId\x12*\n" +
 	"\n" +
@@ -1073,7 +1112,8 @@ const file_qflow_orchestrator_v1_rerun_service_proto_rawDesc = "" +
 	"\n" +
 	"from_nodes\x18\x04 \x03(\v2 .qflow.orchestrator.v1.RerunNodeB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\tfromNodes\x12-\n" +
 	"\n" +
-	"input_json\x18\x05 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@H\x00R\tinputJson\x88\x01\x01B\r\n" +
+	"input_json\x18\x05 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@H\x00R\tinputJson\x88\x01\x01\x12>\n" +
+	"\x06budget\x18\x06 \x01(\v2&.qflow.orchestrator.v1.ResourceAmountsR\x06budgetB\r\n" +
 	"\v_input_json\"z\n" +
 	"\x15ForkExecutionResponse\x12>\n" +
 	"\texecution\x18\x01 \x01(\v2 .qflow.orchestrator.v1.ExecutionR\texecution\x12!\n" +
@@ -1165,39 +1205,44 @@ var file_qflow_orchestrator_v1_rerun_service_proto_goTypes = []any{
 	(*BatchRetryExecutionsResponse)(nil),  // 13: qflow.orchestrator.v1.BatchRetryExecutionsResponse
 	(*BatchRerunExecutionsRequest)(nil),   // 14: qflow.orchestrator.v1.BatchRerunExecutionsRequest
 	(*BatchRerunExecutionsResponse)(nil),  // 15: qflow.orchestrator.v1.BatchRerunExecutionsResponse
-	(*Execution)(nil),                     // 16: qflow.orchestrator.v1.Execution
-	(*status.Status)(nil),                 // 17: google.rpc.Status
+	(*ResourceAmounts)(nil),               // 16: qflow.orchestrator.v1.ResourceAmounts
+	(*Execution)(nil),                     // 17: qflow.orchestrator.v1.Execution
+	(*status.Status)(nil),                 // 18: google.rpc.Status
 }
 var file_qflow_orchestrator_v1_rerun_service_proto_depIdxs = []int32{
-	16, // 0: qflow.orchestrator.v1.RetryExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
-	2,  // 1: qflow.orchestrator.v1.RerunExecutionRequest.from_nodes:type_name -> qflow.orchestrator.v1.RerunNode
-	16, // 2: qflow.orchestrator.v1.RerunExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
-	16, // 3: qflow.orchestrator.v1.RetryQuarantinedResponse.execution:type_name -> qflow.orchestrator.v1.Execution
-	2,  // 4: qflow.orchestrator.v1.ForkExecutionRequest.from_nodes:type_name -> qflow.orchestrator.v1.RerunNode
-	16, // 5: qflow.orchestrator.v1.ForkExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
-	17, // 6: qflow.orchestrator.v1.BatchItem.status:type_name -> google.rpc.Status
-	9,  // 7: qflow.orchestrator.v1.BatchCancelExecutionsResponse.items:type_name -> qflow.orchestrator.v1.BatchItem
-	9,  // 8: qflow.orchestrator.v1.BatchRetryExecutionsResponse.items:type_name -> qflow.orchestrator.v1.BatchItem
-	9,  // 9: qflow.orchestrator.v1.BatchRerunExecutionsResponse.items:type_name -> qflow.orchestrator.v1.BatchItem
-	0,  // 10: qflow.orchestrator.v1.RerunService.RetryExecution:input_type -> qflow.orchestrator.v1.RetryExecutionRequest
-	3,  // 11: qflow.orchestrator.v1.RerunService.RerunExecution:input_type -> qflow.orchestrator.v1.RerunExecutionRequest
-	7,  // 12: qflow.orchestrator.v1.RerunService.ForkExecution:input_type -> qflow.orchestrator.v1.ForkExecutionRequest
-	5,  // 13: qflow.orchestrator.v1.RerunService.RetryQuarantined:input_type -> qflow.orchestrator.v1.RetryQuarantinedRequest
-	10, // 14: qflow.orchestrator.v1.RerunService.BatchCancelExecutions:input_type -> qflow.orchestrator.v1.BatchCancelExecutionsRequest
-	12, // 15: qflow.orchestrator.v1.RerunService.BatchRetryExecutions:input_type -> qflow.orchestrator.v1.BatchRetryExecutionsRequest
-	14, // 16: qflow.orchestrator.v1.RerunService.BatchRerunExecutions:input_type -> qflow.orchestrator.v1.BatchRerunExecutionsRequest
-	1,  // 17: qflow.orchestrator.v1.RerunService.RetryExecution:output_type -> qflow.orchestrator.v1.RetryExecutionResponse
-	4,  // 18: qflow.orchestrator.v1.RerunService.RerunExecution:output_type -> qflow.orchestrator.v1.RerunExecutionResponse
-	8,  // 19: qflow.orchestrator.v1.RerunService.ForkExecution:output_type -> qflow.orchestrator.v1.ForkExecutionResponse
-	6,  // 20: qflow.orchestrator.v1.RerunService.RetryQuarantined:output_type -> qflow.orchestrator.v1.RetryQuarantinedResponse
-	11, // 21: qflow.orchestrator.v1.RerunService.BatchCancelExecutions:output_type -> qflow.orchestrator.v1.BatchCancelExecutionsResponse
-	13, // 22: qflow.orchestrator.v1.RerunService.BatchRetryExecutions:output_type -> qflow.orchestrator.v1.BatchRetryExecutionsResponse
-	15, // 23: qflow.orchestrator.v1.RerunService.BatchRerunExecutions:output_type -> qflow.orchestrator.v1.BatchRerunExecutionsResponse
-	17, // [17:24] is the sub-list for method output_type
-	10, // [10:17] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	16, // 0: qflow.orchestrator.v1.RetryExecutionRequest.budget:type_name -> qflow.orchestrator.v1.ResourceAmounts
+	17, // 1: qflow.orchestrator.v1.RetryExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
+	2,  // 2: qflow.orchestrator.v1.RerunExecutionRequest.from_nodes:type_name -> qflow.orchestrator.v1.RerunNode
+	16, // 3: qflow.orchestrator.v1.RerunExecutionRequest.budget:type_name -> qflow.orchestrator.v1.ResourceAmounts
+	17, // 4: qflow.orchestrator.v1.RerunExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
+	16, // 5: qflow.orchestrator.v1.RetryQuarantinedRequest.budget:type_name -> qflow.orchestrator.v1.ResourceAmounts
+	17, // 6: qflow.orchestrator.v1.RetryQuarantinedResponse.execution:type_name -> qflow.orchestrator.v1.Execution
+	2,  // 7: qflow.orchestrator.v1.ForkExecutionRequest.from_nodes:type_name -> qflow.orchestrator.v1.RerunNode
+	16, // 8: qflow.orchestrator.v1.ForkExecutionRequest.budget:type_name -> qflow.orchestrator.v1.ResourceAmounts
+	17, // 9: qflow.orchestrator.v1.ForkExecutionResponse.execution:type_name -> qflow.orchestrator.v1.Execution
+	18, // 10: qflow.orchestrator.v1.BatchItem.status:type_name -> google.rpc.Status
+	9,  // 11: qflow.orchestrator.v1.BatchCancelExecutionsResponse.items:type_name -> qflow.orchestrator.v1.BatchItem
+	9,  // 12: qflow.orchestrator.v1.BatchRetryExecutionsResponse.items:type_name -> qflow.orchestrator.v1.BatchItem
+	9,  // 13: qflow.orchestrator.v1.BatchRerunExecutionsResponse.items:type_name -> qflow.orchestrator.v1.BatchItem
+	0,  // 14: qflow.orchestrator.v1.RerunService.RetryExecution:input_type -> qflow.orchestrator.v1.RetryExecutionRequest
+	3,  // 15: qflow.orchestrator.v1.RerunService.RerunExecution:input_type -> qflow.orchestrator.v1.RerunExecutionRequest
+	7,  // 16: qflow.orchestrator.v1.RerunService.ForkExecution:input_type -> qflow.orchestrator.v1.ForkExecutionRequest
+	5,  // 17: qflow.orchestrator.v1.RerunService.RetryQuarantined:input_type -> qflow.orchestrator.v1.RetryQuarantinedRequest
+	10, // 18: qflow.orchestrator.v1.RerunService.BatchCancelExecutions:input_type -> qflow.orchestrator.v1.BatchCancelExecutionsRequest
+	12, // 19: qflow.orchestrator.v1.RerunService.BatchRetryExecutions:input_type -> qflow.orchestrator.v1.BatchRetryExecutionsRequest
+	14, // 20: qflow.orchestrator.v1.RerunService.BatchRerunExecutions:input_type -> qflow.orchestrator.v1.BatchRerunExecutionsRequest
+	1,  // 21: qflow.orchestrator.v1.RerunService.RetryExecution:output_type -> qflow.orchestrator.v1.RetryExecutionResponse
+	4,  // 22: qflow.orchestrator.v1.RerunService.RerunExecution:output_type -> qflow.orchestrator.v1.RerunExecutionResponse
+	8,  // 23: qflow.orchestrator.v1.RerunService.ForkExecution:output_type -> qflow.orchestrator.v1.ForkExecutionResponse
+	6,  // 24: qflow.orchestrator.v1.RerunService.RetryQuarantined:output_type -> qflow.orchestrator.v1.RetryQuarantinedResponse
+	11, // 25: qflow.orchestrator.v1.RerunService.BatchCancelExecutions:output_type -> qflow.orchestrator.v1.BatchCancelExecutionsResponse
+	13, // 26: qflow.orchestrator.v1.RerunService.BatchRetryExecutions:output_type -> qflow.orchestrator.v1.BatchRetryExecutionsResponse
+	15, // 27: qflow.orchestrator.v1.RerunService.BatchRerunExecutions:output_type -> qflow.orchestrator.v1.BatchRerunExecutionsResponse
+	21, // [21:28] is the sub-list for method output_type
+	14, // [14:21] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_qflow_orchestrator_v1_rerun_service_proto_init() }
@@ -1206,6 +1251,7 @@ func file_qflow_orchestrator_v1_rerun_service_proto_init() {
 		return
 	}
 	file_qflow_orchestrator_v1_execution_proto_init()
+	file_qflow_orchestrator_v1_quota_proto_init()
 	file_qflow_orchestrator_v1_rerun_service_proto_msgTypes[2].OneofWrappers = []any{}
 	file_qflow_orchestrator_v1_rerun_service_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}

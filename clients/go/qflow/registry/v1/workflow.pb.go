@@ -1568,7 +1568,8 @@ type WorkflowNode struct {
 	ForEach *MapPolicy `protobuf:"bytes,20,opt,name=for_each,json=forEach,proto3" json:"for_each,omitempty"`
 	// Runs it again while a condition holds. A place has this or `for_each`.
 	Repeat *LoopPolicy `protobuf:"bytes,21,opt,name=repeat,proto3" json:"repeat,omitempty"`
-	// How long it may wait for a runner, 1 ms to 30 days; without limit when unset. Parts of a millisecond are cut off.
+	// How long it may wait for a runner and what comes before that, 1 ms to 30 days; without limit when unset. Parts of a
+	// millisecond are cut off. While it is paused this time stands still; an orchestrator that takes its run over counts anew.
 	QueueTimeout *durationpb.Duration `protobuf:"bytes,22,opt,name=queue_timeout,json=queueTimeout,proto3" json:"queue_timeout,omitempty"`
 	// How long all its attempts and the waits between them may take, 1 ms to 30 days; without limit when unset. Parts of a
 	// millisecond are cut off.

@@ -452,7 +452,7 @@ type RunStatistics struct {
 	Duration *DurationStatistics `protobuf:"bytes,5,opt,name=duration,proto3" json:"duration,omitempty"`
 	// From when they were queued to their start.
 	QueueTime *DurationStatistics `protobuf:"bytes,6,opt,name=queue_time,json=queueTime,proto3" json:"queue_time,omitempty"`
-	// Processor time of all of them.
+	// Processor time of all of them with their sub-workflows, whose own workflows count it, too.
 	CpuSeconds    float64 `protobuf:"fixed64,7,opt,name=cpu_seconds,json=cpuSeconds,proto3" json:"cpu_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -618,7 +618,7 @@ type NodeStatistics struct {
 	FlakyCount int64 `protobuf:"varint,6,opt,name=flaky_count,json=flakyCount,proto3" json:"flaky_count,omitempty"`
 	// From its start to its end, of those that completed.
 	Duration *DurationStatistics `protobuf:"bytes,7,opt,name=duration,proto3" json:"duration,omitempty"`
-	// Processor time of all of them.
+	// Processor time of the last attempts of all of them; of a sub-workflow, that of its run in all.
 	CpuSeconds    float64 `protobuf:"fixed64,8,opt,name=cpu_seconds,json=cpuSeconds,proto3" json:"cpu_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from qflow.failure.v1 import failure_pb2 as _failure_pb2
+from qflow.orchestrator.v1 import quota_pb2 as _quota_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -422,6 +423,7 @@ class Execution(_message.Message):
     PYTHON_VERSION_FIELD_NUMBER: _builtins.int
     CONTAINER_ID_FIELD_NUMBER: _builtins.int
     IGNORE_CACHE_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID, set by the server; ids grow with time."""
     workflow_id: _builtins.str
@@ -473,7 +475,11 @@ class Execution(_message.Message):
 
     @_builtins.property
     def resource_usage(self) -> Global___ResourceUsage:
-        """The sum of what its attempts consumed."""
+        """What all its attempts consumed, each once: those that failed or were killed too, and those of its sub-workflows and
+        theirs. Each sub-workflow's run has its own, which is a part of this: over many runs, sum up those that are no
+        `sub_workflow`. Of `memory_peak_bytes` it is the most of any attempt. What a run took over from another, or from the
+        cache, it did not consume. While a run is open this is as of the last change of its status.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -502,6 +508,10 @@ class Execution(_message.Message):
     @_builtins.property
     def scheduled_start_time(self) -> _timestamp_pb2.Timestamp:
         """Not before when it was to start; absent unless a time was given."""
+
+    @_builtins.property
+    def budget(self) -> _quota_pb2.ResourceAmounts:
+        """The budget that it asked for; absent where it asked for none. What a quota says less of a run holds all the same."""
 
     def __init__(
         self,
@@ -534,10 +544,11 @@ class Execution(_message.Message):
         python_version: _builtins.str = ...,
         container_id: _builtins.str = ...,
         ignore_cache: _builtins.bool = ...,
+        budget: _quota_pb2.ResourceAmounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_time", b"cancel_time", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "error", b"error", "node_counts", b"node_counts", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "resource_usage", b"resource_usage", "scheduled_start_time", b"scheduled_start_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cancel_time", b"cancel_time", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "error", b"error", "node_counts", b"node_counts", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "resource_usage", b"resource_usage", "scheduled_start_time", b"scheduled_start_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["business_key", b"business_key", "cancel_time", b"cancel_time", "container_id", b"container_id", "create_time", b"create_time", "created_by", b"created_by", "deadline_time", b"deadline_time", "end_time", b"end_time", "error", b"error", "id", b"id", "ignore_cache", b"ignore_cache", "input_json", b"input_json", "labels", b"labels", "node_counts", b"node_counts", "node_version_id", b"node_version_id", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "parent_execution_id", b"parent_execution_id", "priority", b"priority", "python_version", b"python_version", "relation", b"relation", "request_id", b"request_id", "resource_usage", b"resource_usage", "revision", b"revision", "scheduled_start_time", b"scheduled_start_time", "start_time", b"start_time", "status", b"status", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "business_key", b"business_key", "cancel_time", b"cancel_time", "container_id", b"container_id", "create_time", b"create_time", "created_by", b"created_by", "deadline_time", b"deadline_time", "end_time", b"end_time", "error", b"error", "id", b"id", "ignore_cache", b"ignore_cache", "input_json", b"input_json", "labels", b"labels", "node_counts", b"node_counts", "node_version_id", b"node_version_id", "output", b"output", "output_file", b"output_file", "output_json", b"output_json", "parent_execution_id", b"parent_execution_id", "priority", b"priority", "python_version", b"python_version", "relation", b"relation", "request_id", b"request_id", "resource_usage", b"resource_usage", "revision", b"revision", "scheduled_start_time", b"scheduled_start_time", "start_time", b"start_time", "status", b"status", "workflow_id", b"workflow_id", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["output_json", "output_file"]  # noqa: Y015
     _WhichOneofArgType_output: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
@@ -620,7 +631,9 @@ class NodeExecution(_message.Message):
 
     @_builtins.property
     def resource_usage(self) -> Global___ResourceUsage:
-        """What its last attempt consumed."""
+        """What its last attempt consumed; of a sub-workflow, what its last run did in all. A map or a loop as a whole has none:
+        its elements and turns have.
+        """
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:

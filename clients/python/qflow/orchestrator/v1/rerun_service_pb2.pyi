@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from qflow.orchestrator.v1 import execution_pb2 as _execution_pb2
+from qflow.orchestrator.v1 import quota_pb2 as _quota_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -29,6 +30,7 @@ class RetryExecutionRequest(_message.Message):
     EXECUTION_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     """The run's id."""
     request_id: _builtins.str
@@ -37,16 +39,21 @@ class RetryExecutionRequest(_message.Message):
     """
     validate_only: _builtins.bool
     """Checks everything and stores nothing: the answer is the run as it would be accepted, without an id."""
+    @_builtins.property
+    def budget(self) -> _quota_pb2.ResourceAmounts:
+        """Another budget than that of the run it is made of; an empty one for none. Unset for the same, whole and anew."""
+
     def __init__(
         self,
         *,
         execution_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        budget: _quota_pb2.ResourceAmounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_id", b"execution_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "execution_id", b"execution_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -121,6 +128,7 @@ class RerunExecutionRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     FROM_NODES_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     """The run's id."""
     request_id: _builtins.str
@@ -133,6 +141,10 @@ class RerunExecutionRequest(_message.Message):
     def from_nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RerunNode]:
         """The nodes to begin from, each once, besides those that did not complete; at most 1,000."""
 
+    @_builtins.property
+    def budget(self) -> _quota_pb2.ResourceAmounts:
+        """Another budget than that of the run it is made of; an empty one for none. Unset for the same, whole and anew."""
+
     def __init__(
         self,
         *,
@@ -140,10 +152,11 @@ class RerunExecutionRequest(_message.Message):
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
         from_nodes: _abc.Iterable[Global___RerunNode] | None = ...,
+        budget: _quota_pb2.ResourceAmounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_id", b"execution_id", "from_nodes", b"from_nodes", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "execution_id", b"execution_id", "from_nodes", b"from_nodes", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -186,6 +199,7 @@ class RetryQuarantinedRequest(_message.Message):
     EXECUTION_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     """The run's id."""
     request_id: _builtins.str
@@ -194,16 +208,21 @@ class RetryQuarantinedRequest(_message.Message):
     """
     validate_only: _builtins.bool
     """Checks everything and stores nothing: the answer is the run as it would be accepted, without an id."""
+    @_builtins.property
+    def budget(self) -> _quota_pb2.ResourceAmounts:
+        """Another budget than that of the run it is made of; an empty one for none. Unset for the same, whole and anew."""
+
     def __init__(
         self,
         *,
         execution_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        budget: _quota_pb2.ResourceAmounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["execution_id", b"execution_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "execution_id", b"execution_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -248,6 +267,7 @@ class ForkExecutionRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     FROM_NODES_FIELD_NUMBER: _builtins.int
     INPUT_JSON_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     execution_id: _builtins.str
     """The run's id."""
     request_id: _builtins.str
@@ -262,6 +282,10 @@ class ForkExecutionRequest(_message.Message):
     def from_nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RerunNode]:
         """The nodes to begin from, each once, besides those that have not completed; at most 1,000."""
 
+    @_builtins.property
+    def budget(self) -> _quota_pb2.ResourceAmounts:
+        """Another budget than that of the run it is made of; an empty one for none. Unset for the same, whole and anew."""
+
     def __init__(
         self,
         *,
@@ -270,10 +294,11 @@ class ForkExecutionRequest(_message.Message):
         validate_only: _builtins.bool = ...,
         from_nodes: _abc.Iterable[Global___RerunNode] | None = ...,
         input_json: _builtins.str | None = ...,
+        budget: _quota_pb2.ResourceAmounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input_json", b"_input_json", "input_json", b"input_json"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input_json", b"_input_json", "budget", b"budget", "input_json", b"input_json"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input_json", b"_input_json", "execution_id", b"execution_id", "from_nodes", b"from_nodes", "input_json", b"input_json", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input_json", b"_input_json", "budget", b"budget", "execution_id", b"execution_id", "from_nodes", b"from_nodes", "input_json", b"input_json", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input_json: _TypeAlias = _typing.Literal["input_json"]  # noqa: Y015
     _WhichOneofArgType__input_json: _TypeAlias = _typing.Literal["_input_json", b"_input_json"]  # noqa: Y015

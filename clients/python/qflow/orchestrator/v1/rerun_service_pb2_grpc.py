@@ -28,6 +28,11 @@ if _version_not_supported:
 class RerunServiceStub:
     """Makes new runs of runs that were, one or many. A run that is over never changes: each call makes another that names its
     parent and says how it came from it.
+
+    The new run has of its parent the labels, priority, `ignore_cache`, how long it may take (`timeout`, from its own start)
+    and the budget, all of it anew, taken out of what the tenant has left: where that is too little the call fails with
+    RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`) as a start does. The business key too, but for a fork. Its policies, `start_time`
+    and the request id were of that start alone; the new run begins at once and is its caller's.
     """
 
     def __init__(self, channel):
@@ -76,11 +81,16 @@ class RerunServiceStub:
 class RerunServiceServicer:
     """Makes new runs of runs that were, one or many. A run that is over never changes: each call makes another that names its
     parent and says how it came from it.
+
+    The new run has of its parent the labels, priority, `ignore_cache`, how long it may take (`timeout`, from its own start)
+    and the budget, all of it anew, taken out of what the tenant has left: where that is too little the call fails with
+    RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`) as a start does. The business key too, but for a fork. Its policies, `start_time`
+    and the request id were of that start alone; the new run begins at once and is its caller's.
     """
 
     def RetryExecution(self, request, context):
-        """Runs everything again: the same version, node versions, variables and input, with the same labels, priority and
-        business key.
+        """Runs everything again: the same version, node versions, variables and input, with the same labels, priority,
+        timeout, budget and business key.
 
         Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
         where its workflow is gone (`WORKFLOW_GONE`) or not active (`WORKFLOW_INACTIVE`), or a node may not be read any more
@@ -130,8 +140,12 @@ class RerunServiceServicer:
         or run again as a whole. A map may have failed of what it put aside: then the element that was too much and those
         that had not begun run too, and so does all else that did not complete.
 
+        An element that is a sub-workflow runs again as a whole. What a sub-workflow put aside within itself is not looked
+        for: it completed.
+
         Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined
-        (`NOTHING_QUARANTINED`), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
+        (`NOTHING_QUARANTINED`, with `node_id` and `sub_workflow_execution_id` where one of a sub-workflow was: rerun from that
+        node, or call this for that execution, which makes a run by itself), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
         with a map that has a compensation, and would undo its elements where it fails (`TAKEN_OVER`: make a new run of that).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -209,6 +223,11 @@ def add_RerunServiceServicer_to_server(servicer, server):
 class RerunService:
     """Makes new runs of runs that were, one or many. A run that is over never changes: each call makes another that names its
     parent and says how it came from it.
+
+    The new run has of its parent the labels, priority, `ignore_cache`, how long it may take (`timeout`, from its own start)
+    and the budget, all of it anew, taken out of what the tenant has left: where that is too little the call fails with
+    RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`) as a start does. The business key too, but for a fork. Its policies, `start_time`
+    and the request id were of that start alone; the new run begins at once and is its caller's.
     """
 
     @staticmethod

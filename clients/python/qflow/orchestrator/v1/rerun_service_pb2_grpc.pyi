@@ -29,6 +29,11 @@ GRPC_VERSION: str
 class RerunServiceStub:
     """Makes new runs of runs that were, one or many. A run that is over never changes: each call makes another that names its
     parent and says how it came from it.
+
+    The new run has of its parent the labels, priority, `ignore_cache`, how long it may take (`timeout`, from its own start)
+    and the budget, all of it anew, taken out of what the tenant has left: where that is too little the call fails with
+    RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`) as a start does. The business key too, but for a fork. Its policies, `start_time`
+    and the request id were of that start alone; the new run begins at once and is its caller's.
     """
 
     @_typing.overload
@@ -36,8 +41,8 @@ class RerunServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RerunServiceAsyncStub: ...
     RetryExecution: _grpc.UnaryUnaryMultiCallable[_rerun_service_pb2.RetryExecutionRequest, _rerun_service_pb2.RetryExecutionResponse]
-    """Runs everything again: the same version, node versions, variables and input, with the same labels, priority and
-    business key.
+    """Runs everything again: the same version, node versions, variables and input, with the same labels, priority,
+    timeout, budget and business key.
 
     Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
     where its workflow is gone (`WORKFLOW_GONE`) or not active (`WORKFLOW_INACTIVE`), or a node may not be read any more
@@ -75,8 +80,12 @@ class RerunServiceStub:
     or run again as a whole. A map may have failed of what it put aside: then the element that was too much and those
     that had not begun run too, and so does all else that did not complete.
 
+    An element that is a sub-workflow runs again as a whole. What a sub-workflow put aside within itself is not looked
+    for: it completed.
+
     Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined
-    (`NOTHING_QUARANTINED`), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
+    (`NOTHING_QUARANTINED`, with `node_id` and `sub_workflow_execution_id` where one of a sub-workflow was: rerun from that
+    node, or call this for that execution, which makes a run by itself), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
     with a map that has a compensation, and would undo its elements where it fails (`TAKEN_OVER`: make a new run of that).
     """
     BatchCancelExecutions: _grpc.UnaryUnaryMultiCallable[_rerun_service_pb2.BatchCancelExecutionsRequest, _rerun_service_pb2.BatchCancelExecutionsResponse]
@@ -92,12 +101,17 @@ class RerunServiceStub:
 class RerunServiceAsyncStub(RerunServiceStub):
     """Makes new runs of runs that were, one or many. A run that is over never changes: each call makes another that names its
     parent and says how it came from it.
+
+    The new run has of its parent the labels, priority, `ignore_cache`, how long it may take (`timeout`, from its own start)
+    and the budget, all of it anew, taken out of what the tenant has left: where that is too little the call fails with
+    RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`) as a start does. The business key too, but for a fork. Its policies, `start_time`
+    and the request id were of that start alone; the new run begins at once and is its caller's.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RetryExecution: _aio.UnaryUnaryMultiCallable[_rerun_service_pb2.RetryExecutionRequest, _rerun_service_pb2.RetryExecutionResponse]  # type: ignore[assignment]
-    """Runs everything again: the same version, node versions, variables and input, with the same labels, priority and
-    business key.
+    """Runs everything again: the same version, node versions, variables and input, with the same labels, priority,
+    timeout, budget and business key.
 
     Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
     where its workflow is gone (`WORKFLOW_GONE`) or not active (`WORKFLOW_INACTIVE`), or a node may not be read any more
@@ -135,8 +149,12 @@ class RerunServiceAsyncStub(RerunServiceStub):
     or run again as a whole. A map may have failed of what it put aside: then the element that was too much and those
     that had not begun run too, and so does all else that did not complete.
 
+    An element that is a sub-workflow runs again as a whole. What a sub-workflow put aside within itself is not looked
+    for: it completed.
+
     Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined
-    (`NOTHING_QUARANTINED`), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
+    (`NOTHING_QUARANTINED`, with `node_id` and `sub_workflow_execution_id` where one of a sub-workflow was: rerun from that
+    node, or call this for that execution, which makes a run by itself), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
     with a map that has a compensation, and would undo its elements where it fails (`TAKEN_OVER`: make a new run of that).
     """
     BatchCancelExecutions: _aio.UnaryUnaryMultiCallable[_rerun_service_pb2.BatchCancelExecutionsRequest, _rerun_service_pb2.BatchCancelExecutionsResponse]  # type: ignore[assignment]
@@ -151,6 +169,11 @@ class RerunServiceAsyncStub(RerunServiceStub):
 class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
     """Makes new runs of runs that were, one or many. A run that is over never changes: each call makes another that names its
     parent and says how it came from it.
+
+    The new run has of its parent the labels, priority, `ignore_cache`, how long it may take (`timeout`, from its own start)
+    and the budget, all of it anew, taken out of what the tenant has left: where that is too little the call fails with
+    RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`) as a start does. The business key too, but for a fork. Its policies, `start_time`
+    and the request id were of that start alone; the new run begins at once and is its caller's.
     """
 
     @_abc_1.abstractmethod
@@ -159,8 +182,8 @@ class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rerun_service_pb2.RetryExecutionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rerun_service_pb2.RetryExecutionResponse, _abc.Awaitable[_rerun_service_pb2.RetryExecutionResponse]]:
-        """Runs everything again: the same version, node versions, variables and input, with the same labels, priority and
-        business key.
+        """Runs everything again: the same version, node versions, variables and input, with the same labels, priority,
+        timeout, budget and business key.
 
         Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
         where its workflow is gone (`WORKFLOW_GONE`) or not active (`WORKFLOW_INACTIVE`), or a node may not be read any more
@@ -216,8 +239,12 @@ class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
         or run again as a whole. A map may have failed of what it put aside: then the element that was too much and those
         that had not begun run too, and so does all else that did not complete.
 
+        An element that is a sub-workflow runs again as a whole. What a sub-workflow put aside within itself is not looked
+        for: it completed.
+
         Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined
-        (`NOTHING_QUARANTINED`), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
+        (`NOTHING_QUARANTINED`, with `node_id` and `sub_workflow_execution_id` where one of a sub-workflow was: rerun from that
+        node, or call this for that execution, which makes a run by itself), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
         with a map that has a compensation, and would undo its elements where it fails (`TAKEN_OVER`: make a new run of that).
         """
 

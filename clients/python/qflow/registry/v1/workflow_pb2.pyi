@@ -926,7 +926,9 @@ class WorkflowNode(_message.Message):
 
     @_builtins.property
     def queue_timeout(self) -> _duration_pb2.Duration:
-        """How long it may wait for a runner, 1 ms to 30 days; without limit when unset. Parts of a millisecond are cut off."""
+        """How long it may wait for a runner and what comes before that, 1 ms to 30 days; without limit when unset. Parts of a
+        millisecond are cut off. While it is paused this time stands still; an orchestrator that takes its run over counts anew.
+        """
 
     @_builtins.property
     def total_timeout(self) -> _duration_pb2.Duration:

@@ -258,7 +258,7 @@ class RunStatistics(_message.Message):
     success_rate: _builtins.float
     """The share of those that completed, 0 to 1."""
     cpu_seconds: _builtins.float
-    """Processor time of all of them."""
+    """Processor time of all of them with their sub-workflows, whose own workflows count it, too."""
     @_builtins.property
     def duration(self) -> Global___DurationStatistics:
         """From their start to their end, of those that completed."""
@@ -349,7 +349,7 @@ class NodeStatistics(_message.Message):
     flaky_count: _builtins.int
     """How many failed at first and completed when they were tried again: what makes a node flaky."""
     cpu_seconds: _builtins.float
-    """Processor time of all of them."""
+    """Processor time of the last attempts of all of them; of a sub-workflow, that of its run in all."""
     @_builtins.property
     def duration(self) -> Global___DurationStatistics:
         """From its start to its end, of those that completed."""

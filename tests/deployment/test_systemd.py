@@ -75,3 +75,16 @@ def test_every_service_is_started_by_the_target_after_its_secrets_are_there() ->
     assert {*SERVICES} == {each.removeprefix("qflow-") for each in names}
     for unit in ("qflow@.service", "qflow-runner.service"):
         assert "Requires=qflow-provision.service" in (_UNITS / unit).read_text()
+
+
+def test_what_nobody_asked_systemd_to_stop_is_started_again() -> None:
+    """Whatever it ended with: a service that is told to end by a signal ends with 0."""
+    stays = {
+        unit.name: re.findall(r"^Restart=(.*)$", unit.read_text("utf-8"), re.MULTILINE)
+        for unit in _UNITS.glob("*.service")
+        if "Type=oneshot" not in unit.read_text("utf-8")
+    }
+    assert (
+        dict.fromkeys(("qflow.service", "qflow@.service", "qflow-runner.service"), ["always"])
+        == stays
+    )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Final
 from uuid import UUID
 
@@ -15,6 +17,10 @@ PAUSES_S: Final = (5, 30, 120, 600, 1_800, 7_200, 21_600, 54_000)
 ATTEMPTS_MAX: Final = len(PAUSES_S) + 1
 # How long the secret before the last still signs.
 OVERLAP: Final = timedelta(days=1)
+# Those whose `Retry-After` is about the next try (RFC 9110, 10.2.3; RFC 6585, 4).
+_BUSY: Final = frozenset({429, 503})
+_ASKED_MAX: Final = timedelta(hours=1)
+_SECONDS: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 def fingerprint(key: bytes) -> str:
@@ -55,8 +61,26 @@ def headers(
     }
 
 
-def pause_after(attempts: int) -> timedelta | None:
-    """Say how long to wait after so many tries that failed; None when that was the last."""
+def pause_after(attempts: int, asked: timedelta = timedelta()) -> timedelta | None:
+    """Say how long to wait after so many tries that failed; None when that was the last.
+
+    What a receiver asked for makes a pause longer, never shorter, up to an hour.
+    """
     if attempts >= ATTEMPTS_MAX:
         return None
-    return timedelta(seconds=PAUSES_S[max(attempts, 1) - 1])
+    own = timedelta(seconds=PAUSES_S[max(attempts, 1) - 1])
+    return max(own, min(asked, _ASKED_MAX))
+
+
+def asked_pause(status: int, retry_after: str, *, now: datetime) -> timedelta:
+    """Read what `Retry-After` asks for: seconds, or a date; what is neither asks for nothing."""
+    said = retry_after.strip()
+    if status not in _BUSY or not said:
+        return timedelta()
+    if _SECONDS.fullmatch(said):
+        return timedelta(seconds=int(said))
+    try:
+        until = parsedate_to_datetime(said)
+        return (until if until.tzinfo else until.replace(tzinfo=UTC)) - now
+    except (ValueError, OverflowError):
+        return timedelta()

@@ -50,7 +50,8 @@ class HttpClient:
                 allow_redirects=False,
                 timeout=self._timeout,
             ) as response:
-                return Answer(response.status)
+                said = response.headers.get("retry-after", "")
+                return Answer(response.status, retry_after=said)
         except Refused as refused:
             return Answer(0, f"not called: {refused}")
         except TimeoutError:

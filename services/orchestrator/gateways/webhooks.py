@@ -18,10 +18,11 @@ _CLIENT: Final = "services.orchestrator.gateways.http_client"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: a status, or 0 and why there is none."""
+    """What came back: a status, or 0 and why there is none; and when to come again, if it said."""
 
     status: int
     error: str = ""
+    retry_after: str = ""
 
 
 class Poster(Protocol):

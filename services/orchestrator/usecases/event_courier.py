@@ -130,7 +130,8 @@ class Courier:
                 await rows.delivered(db, parcel, answer.status)
                 return
             error = answer.error or f"answered {answer.status}"
-            pause = webhook.pause_after(parcel.attempts)
+            asked = webhook.asked_pause(answer.status, answer.retry_after, now=parcel.now)
+            pause = webhook.pause_after(parcel.attempts, asked)
             await rows.failed(db, parcel, status=answer.status, error=error, pause=pause)
             if answer.status == _GONE:
                 reason = "the address answered 410: it is gone"

@@ -281,6 +281,22 @@ async def test_after_the_last_try_it_is_dead_and_may_be_sent_anew(
     assert 1 == len(set(receiver.ids))
 
 
+async def test_a_receiver_that_is_busy_is_left_alone_for_as_long_as_it_asks(
+    orchestra: Orchestra, receiver: Receiver
+) -> None:
+    receiver.status = lambda: 429
+    receiver.headers["retry-after"] = "3000"
+    async with orchestra.running():
+        made = (await subscribe(orchestra, receiver.url)).subscription
+        test = pb.TestEventSubscriptionRequest(subscription_id=made.id)
+        await stub(orchestra).TestEventSubscription(test)
+        left = "SELECT due_at - clock_timestamp() > interval '40 minutes' FROM event_deliveries"
+        tried = "SELECT 1 FROM event_deliveries WHERE status_code = 429"
+        await until(lambda: bool(orchestra.rows(tried)))
+        assert [(True,)] == orchestra.rows(left)
+    assert 1 == len(receiver.got)
+
+
 async def test_an_address_that_is_gone_is_not_called_again(
     orchestra: Orchestra, receiver: Receiver
 ) -> None:

@@ -147,3 +147,36 @@ def test_tries_come_ever_more_seldom_and_end() -> None:
     waits = [pause for pause in pauses if pause is not None]
     assert sorted(waits) == waits
     assert timedelta(hours=20) < sum(waits, timedelta()) < timedelta(hours=30)
+
+
+_NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "pause_s"),
+    [
+        *((429, "90", 90), (503, " 90 ", 90), (500, "90", 5), (200, "90", 5), (429, "1", 5)),
+        (503, "Sat, 31 Jan 2026 12:10:00 GMT", 600),
+        *((503, "Sat, 31 Jan 2026 11:00:00 GMT", 5), (503, "", 5), (503, "soon", 5)),
+        # Whoever is hostile waits no longer than whoever is away.
+        *((503, "999999999", 3_600), (503, "9" * 5_000, 5), (503, "-1", 5), (503, "1e9", 5)),
+        *((503, "\u0669\u0660", 5), (429, "Fri, 31 Dec 9999 23:59:59 GMT", 3_600)),
+        *((503, "Fri, 31 Dec 9999 23:59:59 -2359", 3_600), (503, "Mon, 1 Jan 0001 00:00:00", 5)),
+    ],
+)
+def test_a_receiver_that_is_busy_says_when_to_come_again(
+    status: int, said: str, pause_s: int
+) -> None:
+    asked = webhook.asked_pause(status, said, now=_NOW)
+    assert timedelta(seconds=pause_s) == webhook.pause_after(1, asked)
+
+
+def test_what_a_receiver_asks_for_makes_no_further_try() -> None:
+    assert webhook.pause_after(webhook.ATTEMPTS_MAX, timedelta(seconds=1)) is None
+
+
+@given(st.text())
+def test_nothing_that_a_receiver_says_is_a_fault_of_ours(said: str) -> None:
+    pause = webhook.pause_after(1, webhook.asked_pause(503, said, now=_NOW))
+    assert pause is not None
+    assert timedelta(seconds=5) <= pause <= timedelta(seconds=3_600)

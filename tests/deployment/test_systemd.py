@@ -84,7 +84,6 @@ def test_what_nobody_asked_systemd_to_stop_is_started_again() -> None:
         for unit in _UNITS.glob("*.service")
         if "Type=oneshot" not in unit.read_text("utf-8")
     }
-    assert (
-        dict.fromkeys(("qflow.service", "qflow@.service", "qflow-runner.service"), ["always"])
-        == stays
-    )
+    assert {
+        each: ["always"] for each in ("qflow.service", "qflow@.service", "qflow-runner.service")
+    } == stays

@@ -115,16 +115,21 @@ def _to_json(_logger: object, _name: str, event: structlog.typing.EventDict) -> 
 
 
 class _ToStructlog(logging.Handler):
-    """Carries records of libraries (asyncio, grpc, alembic) into the same stream of lines."""
+    """Carries records of libraries (asyncio, grpc, alembic) into the same stream of lines.
+
+    Where one of them warns and goes on, as asyncpg does each second while its server is away, the
+    error is enough: what called what within the library helps nobody.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        log = structlog.get_logger()
-        log.log(
+        error = record.exc_info[1] if record.exc_info else None
+        goes_on = record.levelno < logging.ERROR and error is not None
+        structlog.get_logger().log(
             record.levelno,
             "library_logged",
             logger=record.name,
             text=record.getMessage(),
-            exc_info=record.exc_info or None,
+            **({"error": repr(error)} if goes_on else {"exc_info": record.exc_info or None}),
         )
 
 

@@ -49,13 +49,28 @@ NOT_TOKENS: dict[str, list[tuple[str, str | bytes]]] = {
 }
 
 
+async def _silent() -> AsyncIterator[bytes]:
+    await asyncio.Event().wait()
+    yield b""
+
+
 async def outcome(
-    service: Service, method: str, kind: str, metadata: list[tuple[str, str | bytes]]
+    service: Service,
+    method: str,
+    kind: str,
+    metadata: list[tuple[str, str | bytes]],
+    *,
+    refused: bool = False,
 ) -> grpc.aio.AioRpcError | None:
-    """Call an RPC of any kind with this metadata; None when it went well."""
+    """Call an RPC of any kind with this metadata; None when it went well.
+
+    A stream that is to be refused says nothing: a client that writes while its call ends may tell
+    of its own failed write instead of the answer.
+    """
     channel = service.bare()
     multi: Any = getattr(channel, kind)(f"{SERVICE}/{method}")
-    call = multi(iter([b""]) if kind.startswith("stream") else b"", metadata=metadata, timeout=5)
+    stream = _silent() if refused else iter([b""])
+    call = multi(stream if kind.startswith("stream") else b"", metadata=metadata, timeout=5)
     try:
         if kind.endswith("unary"):
             await call
@@ -75,7 +90,7 @@ async def test_whoever_brings_no_valid_token_is_unauthenticated(
     service: Service, method: str, kind: str, metadata: list[tuple[str, str | bytes]]
 ) -> None:
     """X1, X2, X7."""
-    error = await outcome(service, method, kind, metadata)
+    error = await outcome(service, method, kind, metadata, refused=True)
     assert error is not None
     assert error.code() == grpc.StatusCode.UNAUTHENTICATED
     assert reason(error) == "TOKEN_REFUSED"

@@ -86,6 +86,25 @@ def no_such(
     )
 
 
+def no_version(
+    kind: str, thing_id: object, version: int, *, newest: int | None, field: str = "version"
+) -> NotFound:
+    """Make the error for a field that names a version which a node or workflow lacks.
+
+    Without `newest` it may have it, and the caller may not read it.
+    """
+    reason = "VERSION_NOT_FOUND"
+    fault = f"the {kind} has versions 1 to {newest}, not {version}"
+    if newest is None:
+        fault = f"the {kind} has no version {version} that you may read"
+    return NotFound(
+        reason,
+        f"{field}: {fault}",
+        fields=[FieldViolation(field, fault, reason)],
+        resource=(kind, str(thing_id)),
+    )
+
+
 class AlreadyExists(QflowError):
     """It exists already, or the request id was used for another request."""
 

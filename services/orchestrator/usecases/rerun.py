@@ -9,7 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from services.kit.caller import Caller
-from services.kit.errors import FailedPrecondition, invalid
+from services.kit.errors import FailedPrecondition, invalid, no_version
 from services.kit.pg import Db, as_caller, transaction
 from services.orchestrator.domain import inputs, proof, reuse
 from services.orchestrator.domain.amounts import Amounts
@@ -40,7 +40,6 @@ from services.orchestrator.usecases.launch import (
 )
 from services.orchestrator.usecases.plans import unlocked
 from services.orchestrator.usecases.read import Reader
-from services.orchestrator.usecases.versions import no_version
 
 _TRIES_MAX: Final = 3
 _BYTES_MAX: Final = 1024 * 1024
@@ -281,8 +280,7 @@ async def _versions(
             if place.kind is not Kind.PYTHON:
                 said = f"no Python node runs at {each.node_id}: leave the version out"
                 raise invalid(field, "VERSION_NOT_HERE", said)
-            said = f"the node of {each.node_id} has no version {each.version} that you may read"
-            raise no_version(field, said, of=("node", place.node_id))
+            raise no_version("node", place.node_id, each.version, newest=None, field=field)
     return by_place | {place: version.id for place, version in found.items()}
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from services.kit.caller import Caller
-from services.kit.errors import NotFound, invalid
+from services.kit.errors import NotFound, invalid, no_version
 from services.kit.graph_types import BUILTIN_IDS
 from services.kit.pg import as_caller, transaction
 from services.orchestrator.domain import inputs
@@ -28,7 +28,6 @@ from services.orchestrator.usecases.launch import (
 )
 from services.orchestrator.usecases.plans import unlocked
 from services.orchestrator.usecases.read import Reader
-from services.orchestrator.usecases.versions import no_version
 
 _TRIES_MAX: Final = 3
 
@@ -85,8 +84,7 @@ async def _plan(
     async with transaction(reader.engine_pool) as db:
         found = await pins.get_node_version(db, node_id, version or current)
         if found is None:
-            fault = f"the node has versions 1 to {current}, not {version}"
-            raise no_version("node_version", fault, of=("node", node_id))
+            raise no_version("node", node_id, version, newest=current, field="node_version")
         plan = await reader.plans.of_node(db, caller.tenant_id, found)
         engine.core.unlocked |= await unlocked(db, [plan], engine.core.unlocked)
     return plan, found.id

@@ -15,6 +15,7 @@ from services.kit.errors import (
     InvalidArgument,
     NotFound,
     QuotaExceeded,
+    no_version,
 )
 from services.kit.pg import Pool, as_caller, connection, transaction
 from services.orchestrator.domain import inputs
@@ -42,7 +43,7 @@ from services.orchestrator.usecases.read import Reader
 from services.orchestrator.usecases.recent import Recent
 from services.orchestrator.usecases.shared import Shared
 from services.orchestrator.usecases.variables import taken_variables
-from services.orchestrator.usecases.versions import no_alias, no_version
+from services.orchestrator.usecases.versions import no_alias
 
 _TRIES_MAX: Final = 3
 # Of the plans that are kept for the next start, in all.
@@ -224,8 +225,11 @@ class Starter:
         async with transaction(self.engine_pool) as db:
             definition = await self.plans.definition(db, workflow_id, version or head.version)
             if definition is None:
-                fault = f"the workflow has versions 1 to {head.version}, not {version}"
-                raise no_version("workflow_version", fault, of=("workflow", workflow_id))
+                raise no_version(
+                    *("workflow", workflow_id, version),
+                    newest=head.version,
+                    field="workflow_version",
+                )
             variables = await taken_variables(db, caller.tenant_id, definition)
             texts = {each.name: each.text for each in variables}
             plan = await self.plans.pinned(db, caller.tenant_id, definition, texts, store=store)

@@ -26,6 +26,7 @@ from services.kit.errors import (
     Unauthenticated,
     Unavailable,
     invalid,
+    no_version,
 )
 from services.kit.idempotency import Replayed, RequestKey, do_once
 from services.kit.ids import new_token, token_sha256, uuid7
@@ -39,7 +40,7 @@ from services.orchestrator.storage.trigger_calls import Armed
 from services.orchestrator.storage.triggers import Trigger
 from services.orchestrator.usecases.on_behalf import caller_of
 from services.orchestrator.usecases.start import Starter
-from services.orchestrator.usecases.versions import no_alias, no_version
+from services.orchestrator.usecases.versions import no_alias
 
 log = structlog.get_logger()
 
@@ -365,8 +366,9 @@ async def _check_version(db: Db, head: WorkflowHead, given: Given) -> None:
     """Refuse what names no version of the workflow: nothing that fires could start it."""
     version, alias = given.workflow_version, given.workflow_alias
     if version > head.version:
-        fault = f"the workflow has versions 1 to {head.version}, not {version}"
-        raise no_version("workflow_version", fault, of=("workflow", head.id))
+        raise no_version(
+            "workflow", head.id, version, newest=head.version, field="workflow_version"
+        )
     if alias and await definitions.get_aliased(db, head.id, alias) is None:
         raise no_alias(alias, workflow_id=head.id)
 

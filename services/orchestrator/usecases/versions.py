@@ -1,25 +1,13 @@
-"""The one answer to whoever names a version, or an alias, that is not there."""
+"""The one answer to whoever names an alias that is not there."""
 
 from __future__ import annotations
 
 from typing import Final
 from uuid import UUID
 
-from services.kit.errors import FieldViolation, NotFound, no_such
+from services.kit.errors import NotFound, no_such
 
-_REASON: Final = "VERSION_NOT_FOUND"
 _NO_ALIAS: Final = "ALIAS_NOT_FOUND"
-
-
-def no_version(field: str, fault: str, *, of: tuple[str, UUID | None]) -> NotFound:
-    """Make the error for a field that names a version which a node or workflow lacks."""
-    kind, subject_id = of
-    return NotFound(
-        _REASON,
-        f"{field}: {fault}",
-        fields=[FieldViolation(field, fault, _REASON)],
-        resource=None if subject_id is None else (kind, str(subject_id)),
-    )
 
 
 def no_alias(alias: str, *, workflow_id: UUID) -> NotFound:

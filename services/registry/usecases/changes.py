@@ -12,7 +12,6 @@ from uuid import UUID
 from services.kit.caller import Caller
 from services.kit.errors import (
     FailedPrecondition,
-    FieldViolation,
     NotFound,
     PermissionDenied,
 )
@@ -112,19 +111,6 @@ def not_found(kind: str, thing_id: UUID) -> NotFound:
     """Say that there is none that the caller may see."""
     return NotFound(
         f"{kind.upper()}_NOT_FOUND", f"there is no such {kind}", resource=(kind, str(thing_id))
-    )
-
-
-def version_not_found(
-    kind: str, thing_id: UUID, version: int, *, newest: int, field: str = "version"
-) -> NotFound:
-    """Say that it is there, and has no such version."""
-    reason, fault = "VERSION_NOT_FOUND", f"the {kind} has versions 1 to {newest}, not {version}"
-    return NotFound(
-        reason,
-        f"{field}: {fault}",
-        fields=[FieldViolation(field, fault, reason)],
-        resource=(kind, str(thing_id)),
     )
 
 

@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 
 from services.kit.caller import Caller
-from services.kit.errors import FieldViolation, InvalidArgument
+from services.kit.errors import FieldViolation, InvalidArgument, no_version
 from services.kit.idempotency import (
     Replayed,
     RequestKey,
@@ -43,7 +43,6 @@ from services.registry.usecases.changes import (
     check_changeable,
     hold,
     not_found,
-    version_not_found,
 )
 from services.registry.usecases.custom_types import read_with_custom_types
 from services.registry.usecases.locks import Locks
@@ -183,7 +182,7 @@ async def get_node(
             head = await nodes.get_node(db, node_id, with_code=False)
             if head is not None:
                 kind, newest = NODE.name, head.version
-                raise version_not_found(kind, node_id, version, newest=newest, field=field)
+                raise no_version(kind, node_id, version, newest=newest, field=field)
     if node is None:
         raise not_found(NODE.name, node_id)
     return node

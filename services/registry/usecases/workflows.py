@@ -12,7 +12,7 @@ import structlog
 from qflow.types import Type
 
 from services.kit.caller import Caller
-from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument
+from services.kit.errors import FailedPrecondition, FieldViolation, InvalidArgument, no_version
 from services.kit.idempotency import Replayed, RequestKey, rehearse, replay, write_once
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
@@ -28,7 +28,6 @@ from services.registry.usecases.changes import (
     check_changeable,
     hold,
     not_found,
-    version_not_found,
 )
 from services.registry.usecases.node_uses import check_nodes, check_workflow_not_in_templates
 from services.registry.usecases.signatures import Standing, pinned_to_others, standing_in
@@ -172,7 +171,7 @@ async def get_workflow(
             head = await workflows.get_workflow(db, workflow_id, with_graph=False)
             if head is not None:
                 kind, newest = WORKFLOW.name, head.version
-                raise version_not_found(kind, workflow_id, version, newest=newest, field=field)
+                raise no_version(kind, workflow_id, version, newest=newest, field=field)
     if workflow is None:
         raise not_found(WORKFLOW.name, workflow_id)
     return workflow
@@ -293,7 +292,7 @@ async def get_version(pool: Pool, caller: Caller, workflow_id: UUID, version: in
         if found is not None and found.deleted_at is None:
             return found
         head = await get_visible(db, workflow_id)
-    raise version_not_found(WORKFLOW.name, workflow_id, version, newest=head.version)
+    raise no_version(WORKFLOW.name, workflow_id, version, newest=head.version)
 
 
 async def require_runnable(deps: Workflows, caller: Caller, workflow: Workflow) -> None:

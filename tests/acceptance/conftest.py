@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,6 +19,8 @@ from qflow.registry.v1.session_service_pb2_grpc import SessionServiceStub
 from migrations.logins import login_urls
 from tests.support.client import Client, connected
 from tests.support.suite import Suite
+
+Qflow = Callable[..., subprocess.CompletedProcess[str]]
 
 
 class Refusal:
@@ -89,3 +92,24 @@ async def stranger(suite: Suite, stranger_credentials: tuple[str, str]) -> Async
         suite.channel("orchestrator", token=token) as orchestrator,
     ):
         yield Client(registry, orchestrator)
+
+
+@pytest.fixture
+def env(suite: Suite, tmp_path: Path) -> dict[str, str]:
+    kept = {name: each for name, each in os.environ.items() if not name.startswith("QFLOW_")}
+    return {**kept, "HOME": str(tmp_path), "QFLOW_HOME": str(suite.home.root)}
+
+
+@pytest.fixture
+def qflow(env: dict[str, str]) -> Qflow:
+    def called(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "qflow", *arguments],
+            env={**env, **more},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    return called

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,10 @@ import pytest
 from qflow.runner.v1 import environment_service_pb2 as pb
 from qflow.runner.v1.environment_service_pb2_grpc import EnvironmentServiceStub
 
+from tests.acceptance.conftest import Qflow
 from tests.support.suite import Suite
 
 pytestmark = pytest.mark.timeout(90)
-
-Qflow = Callable[..., subprocess.CompletedProcess[str]]
 
 FLOWS = """
 from __future__ import annotations
@@ -88,27 +86,6 @@ def flows(tmp_path: Path) -> Path:
     path = tmp_path / "flows.py"
     path.write_text(FLOWS, "utf-8")
     return path
-
-
-@pytest.fixture
-def env(suite: Suite, tmp_path: Path) -> dict[str, str]:
-    kept = {name: each for name, each in os.environ.items() if not name.startswith("QFLOW_")}
-    return {**kept, "HOME": str(tmp_path), "QFLOW_HOME": str(suite.home.root)}
-
-
-@pytest.fixture
-def qflow(env: dict[str, str]) -> Qflow:
-    def called(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "qflow", *arguments],
-            env={**env, **more},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-
-    return called
 
 
 def test_a_file_is_run_and_its_output_is_all_that_is_printed(qflow: Qflow, flows: Path) -> None:

@@ -121,6 +121,7 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     r"^([A-Z_]+=\S+ )?make run\b": "the suite runs already: it is what the others call",
     r"^qflow up$": "the suite runs already",
     r"^qflow login qflow\.example\.org": "another machine; tests/acceptance/test_tls.py signs in",
+    r"^qflow retry RUN --quarantined$": "of a map; tests/acceptance/test_cli_services.py makes one",
 }
 # What a fragment of Python stands in.
 BEFORE: Final[Mapping[tuple[str, str], str]] = {
@@ -312,7 +313,9 @@ def test_every_command_of_the_page_of_commands_does_what_it_says(
     assert b"%PDF-1.7" == Path("report.pdf").read_bytes()
 
 
-GROUPS: Final = frozenset({"node", "workflow", "schedule", "files", "backup"})
+GROUPS: Final = frozenset(
+    {"node", "workflow", "schedule", "files", "backup", "limit", "trigger", "events"}
+)
 
 
 @qflow.node(name="pages: fail")
@@ -372,7 +375,7 @@ class Runs:
                 return self._once("paused", lingering, 60.0)
             case "signal" | "approve":
                 return self._once("waiting", waiting)
-            case "rerun":
+            case "rerun" | "fork":
                 return ordered(self.place)
             case _:
                 return self._once("over", failing, "x")

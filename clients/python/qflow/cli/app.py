@@ -13,16 +13,20 @@ from typing import Final
 import typer
 
 from qflow.cli import (
+    again,
     backups,
     batches,
     contexts,
+    events,
     files,
+    limits,
     looking,
     quotas,
     runs,
     schedules,
     stored,
     suite,
+    triggers,
 )
 from qflow.exceptions import (
     AuthoringError,
@@ -50,6 +54,9 @@ app.add_typer(contexts.app, name="context")
 app.add_typer(stored.nodes, name="node")
 app.add_typer(stored.workflows, name="workflow")
 app.add_typer(schedules.app, name="schedule")
+app.add_typer(triggers.app, name="trigger")
+app.add_typer(events.app, name="events")
+app.add_typer(limits.app, name="limit")
 app.add_typer(batches.app, name="batch")
 app.add_typer(files.app, name="files")
 app.add_typer(backups.app, name="backup")
@@ -68,8 +75,9 @@ for command, does in (
     ("cancel", runs.cancel),
     ("pause", runs.pause),
     ("resume", runs.resume),
-    ("retry", runs.retry),
-    ("rerun", runs.rerun),
+    ("retry", again.retry),
+    ("rerun", again.rerun),
+    ("fork", again.fork),
     ("signal", runs.signal),
     ("approve", runs.approve),
     ("graph", stored.graph),

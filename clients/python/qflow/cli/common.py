@@ -6,7 +6,8 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
@@ -34,6 +35,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one document, 
 ContextName = Annotated[
     str, typer.Option("--context", "-c", help="The context to use; see `qflow context ls`.")
 ]
+RunId = Annotated[str, typer.Argument(help="The run's id.", metavar="RUN")]
 Home = Annotated[str, typer.Option("--home", help="Use the suite of this home folder, as owner.")]
 
 
@@ -50,6 +52,45 @@ def with_client(
             return await does(client)
 
     return asyncio.run(opened())
+
+
+async def call(client: Client, service: str, method: str, request: Message) -> Any:
+    """Make one call of a service of the orchestrator: `call(client, "Quota", "GetQuota", …)`.
+
+    What it is made with is imported only now: most commands make one.
+    """
+    address = client.context.orchestrator
+    return await client.connection.call(_method(client, service, method), request, address=address)
+
+
+async def pages(
+    client: Client, service: str, method: str, request: Message, field: str
+) -> list[Any]:
+    """Give all of a list, however many pages it has."""
+    address = client.context.orchestrator
+    there = client.connection.pages(
+        _method(client, service, method), request, field, address=address
+    )
+    return [each async for each in there]
+
+
+def do(
+    service: str, method: str, request: Message, *, context: str, home: str, as_json: bool
+) -> Any:
+    """Make one call by itself; as JSON its answer is printed."""
+    answer = with_client(
+        lambda client: call(client, service, method, request), context=context, home=home
+    )
+    if as_json:
+        print_json(as_plain(answer))
+    return answer
+
+
+def _method(client: Client, service: str, method: str) -> Any:
+    snake = re.sub(r"(?<!^)(?=[A-Z])", "_", service).lower()
+    module = importlib.import_module(f"qflow.orchestrator.v1.{snake}_service_pb2_grpc")
+    stub = client.connection.stub("orchestrator", getattr(module, f"{service}ServiceStub"))
+    return getattr(stub, method)
 
 
 def console(*, errors: bool = False) -> Console:
@@ -144,19 +185,36 @@ def amounts_of(given: list[str]) -> dict[str, int]:
     return amounts
 
 
+def moment_text(given: Any) -> str:
+    """Write a moment in UTC; nothing for one that is not there."""
+    if not given.ToMilliseconds():
+        return ""
+    moment: datetime = given.ToDatetime(tzinfo=UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 async def stored_workflow(client: Client, named: str) -> Any:
     """Find a stored workflow by id or by name."""
+    return await client.workflow(await _stored_id("workflow", named, client.workflows))
+
+
+async def stored_node(client: Client, named: str) -> Any:
+    """Find a stored node by id or by name."""
+    return await client.node(await _stored_id("node", named, client.nodes))
+
+
+async def _stored_id(kind: str, named: str, find: Callable[[str], AsyncIterator[Any]]) -> str:
     import uuid
 
     try:
-        return await client.workflow(str(uuid.UUID(named)))
+        return str(uuid.UUID(named))
     except ValueError:
         pass
     quoted = named.replace("\\", "\\\\").replace('"', '\\"')
-    there = [each async for each in client.workflows(f'name = "{quoted}"')]
+    there = [each async for each in find(f'name = "{quoted}"')]
     if not there:
-        raise AuthoringError(f"there is no workflow {named!r}: `qflow workflow ls` shows all")
+        raise AuthoringError(f"there is no {kind} {named!r}: `qflow {kind} ls` shows all")
     if len(there) > 1:
         ids = ", ".join(each.id for each in there)
-        raise AuthoringError(f"several workflows are named {named!r}: give one's id ({ids})")
-    return await client.workflow(there[0].id)
+        raise AuthoringError(f"several {kind}s are named {named!r}: give one's id ({ids})")
+    return str(there[0].id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -14,6 +13,7 @@ from qflow.cli.common import (
     Home,
     amounts_of,
     as_plain,
+    call,
     console,
     print_json,
     with_client,
@@ -103,7 +103,7 @@ def set_(
         request = pb.SetTenantQuotaRequest(
             tenant_id=tenant, quota=before.quota, etag=before.etag, request_id=str(uuid.uuid4())
         )
-        return (await _call(client, lambda stub: stub.SetTenantQuota, request)).quota
+        return (await call(client, "Quota", "SetTenantQuota", request)).quota
 
     _print(with_client(setting, context=context, home=home), as_json=as_json)
 
@@ -113,17 +113,8 @@ async def _read(client: Client, tenant: str) -> Any:
 
     if tenant:
         request = pb.GetTenantQuotaRequest(tenant_id=tenant)
-        return (await _call(client, lambda stub: stub.GetTenantQuota, request)).quota
-    return (await _call(client, lambda stub: stub.GetQuota, pb.GetQuotaRequest())).quota
-
-
-async def _call(
-    client: Client, method: Callable[[Any], Callable[..., Awaitable[Any]]], request: Any
-) -> Any:
-    from qflow.orchestrator.v1 import quota_service_pb2_grpc as pb_grpc
-
-    stub = client.connection.stub("orchestrator", pb_grpc.QuotaServiceStub)
-    return await client.connection.call(method(stub), request, address=client.context.orchestrator)
+        return (await call(client, "Quota", "GetTenantQuota", request)).quota
+    return (await call(client, "Quota", "GetQuota", pb.GetQuotaRequest())).quota
 
 
 def _print(told: Any, *, as_json: bool) -> None:

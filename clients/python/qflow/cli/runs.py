@@ -13,6 +13,7 @@ from qflow.cli.common import (
     AsJson,
     ContextName,
     Home,
+    RunId,
     as_plain,
     console,
     one_found,
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
     from qflow.client.client import Client
     from qflow.client.runs import Run
 
-RunId = Annotated[str, typer.Argument(help="The run's id.", metavar="RUN")]
-
 # What the service tells every kind of caller to call has a command here; the longer comes first.
 _COMMANDS: Final = {
     "RerunExecution from it with node_version 0": "qflow rerun --from NODE --newest",
     "RerunExecution": "qflow rerun",
     "RetryExecution": "qflow retry",
+    "RetryQuarantined": "qflow retry --quarantined",
+    "ForkExecution": "qflow fork",
     "CancelExecution": "qflow cancel",
     "StartExecution": "qflow run",
     "ExplainExecution": "qflow explain",
@@ -262,57 +263,6 @@ def resume(
 ) -> None:
     """Go on after a pause."""
     _steer(run_id, lambda one: one.resume(), context=context, home=home, as_json=as_json)
-
-
-def retry(
-    run_id: RunId,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="See it run, live.")] = False,
-    context: ContextName = "",
-    home: Home = "",
-    as_json: AsJson = False,
-) -> int:
-    """Run everything again, as a new run; `rerun` keeps what had completed."""
-    from qflow.cli import watching
-    from qflow.cli.show import live
-
-    async def again(client: Client) -> int:
-        started, interrupted = await watching.begun(client.attach(run_id).retry())
-        if interrupted:
-            return await watching.asked(started)
-        view = live() if watch and not as_json else None
-        return await watching.until_over(client, started, view, as_json=as_json)
-
-    return with_client(again, context=context, home=home)
-
-
-def rerun(
-    run_id: RunId,
-    places: Annotated[
-        list[str] | None,
-        typer.Option("--from", help="Run again from this place on; the failed ones else."),
-    ] = None,
-    newest: Annotated[
-        bool, typer.Option("--newest", help="With the current versions of these nodes.")
-    ] = False,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="See it run, live.")] = False,
-    context: ContextName = "",
-    home: Home = "",
-    as_json: AsJson = False,
-) -> int:
-    """Run again from some places on, as a new run that keeps the results before them."""
-    from qflow.cli import watching
-    from qflow.cli.show import live
-
-    async def again(client: Client) -> int:
-        started, interrupted = await watching.begun(
-            client.attach(run_id).rerun(places or [], newest=newest)
-        )
-        if interrupted:
-            return await watching.asked(started)
-        view = live() if watch and not as_json else None
-        return await watching.until_over(client, started, view, as_json=as_json)
-
-    return with_client(again, context=context, home=home)
 
 
 def signal(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -13,7 +13,11 @@ from qflow.cli.common import (
     ContextName,
     Home,
     as_plain,
+    call,
     console,
+    do,
+    moment_text,
+    pages,
     print_json,
     stored_workflow,
     with_client,
@@ -23,8 +27,6 @@ from qflow.cli.times import span
 from qflow.exceptions import AuthoringError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from qflow.client.client import Client
     from qflow.orchestrator.v1.schedule_pb2 import Schedule
 
@@ -85,7 +87,7 @@ def create(
                 catch_up=_policy("--catch-up", "CATCH_UP_POLICY", catch_up, _CATCH_UPS),
             ),
         )
-        return (await _call(client, lambda stub: stub.CreateSchedule, request)).schedule
+        return (await call(client, "Schedule", "CreateSchedule", request)).schedule
 
     made = with_client(creating, context=context, home=home)
     print_json(as_plain(made)) if as_json else typer.echo(made.id)
@@ -95,19 +97,13 @@ def create(
 def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -> None:
     """List the schedules, with when each starts next."""
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
-    from qflow.orchestrator.v1 import schedule_service_pb2_grpc as pb_grpc
 
-    async def listing(client: Client) -> list[Any]:
-        stub = client.connection.stub("orchestrator", pb_grpc.ScheduleServiceStub)
-        pages = client.connection.pages(
-            stub.ListSchedules,
-            pb.ListSchedulesRequest(page_size=200),
-            "schedules",
-            address=client.context.orchestrator,
-        )
-        return [each async for each in pages]
-
-    there = with_client(listing, context=context, home=home)
+    request = pb.ListSchedulesRequest(page_size=200)
+    there = with_client(
+        lambda c: pages(c, "Schedule", "ListSchedules", request, "schedules"),
+        context=context,
+        home=home,
+    )
     if as_json:
         print_json([as_plain(each) for each in there])
         return
@@ -119,7 +115,7 @@ def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -
             each.id,
             each.definition.name,
             _when(each.definition.timing),
-            _moment(each.next_time),
+            moment_text(each.next_time),
             state_of(each),
         )
     console().print(made, markup=False)
@@ -147,7 +143,7 @@ def ticks(
     request = pb.ListScheduleTicksRequest(schedule_id=schedule, page_size=limit)
 
     async def looking(client: Client) -> list[Any]:
-        return list((await _call(client, lambda stub: stub.ListScheduleTicks, request)).ticks)
+        return list((await call(client, "Schedule", "ListScheduleTicks", request)).ticks)
 
     there = with_client(looking, context=context, home=home)
     if as_json:
@@ -160,7 +156,7 @@ def ticks(
         state = schedule_pb2.ScheduleTickState.Name(each.state).rpartition("_")[2].lower()
         many = f" (stands for {each.tick_count} times)" if each.tick_count > 1 else ""
         why = f"{each.reason}: {each.message}" if each.reason else each.message
-        made.add_row(_moment(each.tick_time), state, each.execution_id, why + many)
+        made.add_row(moment_text(each.tick_time), state, each.execution_id, why + many)
     console().print(made, markup=False)
 
 
@@ -178,8 +174,8 @@ def preview(
     request = pb.PreviewScheduleRequest(schedule_id=schedule, count=count)
 
     async def looking(client: Client) -> list[str]:
-        answer = await _call(client, lambda stub: stub.PreviewSchedule, request)
-        return [_moment(each) for each in answer.tick_times]
+        answer = await call(client, "Schedule", "PreviewSchedule", request)
+        return [moment_text(each) for each in answer.tick_times]
 
     moments = with_client(looking, context=context, home=home)
     print_json(moments) if as_json else typer.echo("\n".join(moments))
@@ -193,7 +189,7 @@ def trigger(
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
     request = pb.TriggerScheduleRequest(schedule_id=schedule, request_id=str(uuid.uuid4()))
-    _do(lambda stub: stub.TriggerSchedule, request, context, home, as_json)
+    do("Schedule", "TriggerSchedule", request, context=context, home=home, as_json=as_json)
 
 
 @app.command("pause")
@@ -210,7 +206,7 @@ def pause(
     request = pb.PauseScheduleRequest(
         schedule_id=schedule, reason=reason, request_id=str(uuid.uuid4())
     )
-    _do(lambda stub: stub.PauseSchedule, request, context, home, as_json)
+    do("Schedule", "PauseSchedule", request, context=context, home=home, as_json=as_json)
 
 
 @app.command("resume")
@@ -221,7 +217,7 @@ def resume(
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
     request = pb.ResumeScheduleRequest(schedule_id=schedule, request_id=str(uuid.uuid4()))
-    _do(lambda stub: stub.ResumeSchedule, request, context, home, as_json)
+    do("Schedule", "ResumeSchedule", request, context=context, home=home, as_json=as_json)
 
 
 @app.command("backfill")
@@ -243,7 +239,9 @@ def backfill(
     request.start_time.FromDatetime(first)
     request.end_time.FromDatetime(last)
 
-    answer = _do(lambda stub: stub.BackfillSchedule, request, context, home, as_json)
+    answer = do(
+        "Schedule", "BackfillSchedule", request, context=context, home=home, as_json=as_json
+    )
     if not as_json:
         typer.echo(answer.backfill.id)
 
@@ -256,30 +254,7 @@ def remove(
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
     request = pb.DeleteScheduleRequest(schedule_id=schedule, request_id=str(uuid.uuid4()))
-    _do(lambda stub: stub.DeleteSchedule, request, context, home, as_json)
-
-
-def _do(
-    method: Callable[[Any], Callable[..., Awaitable[Any]]],
-    request: Any,
-    context: str,
-    home: str,
-    as_json: bool,
-) -> Any:
-    """Make one call; as JSON its answer is printed."""
-    answer = with_client(lambda c: _call(c, method, request), context=context, home=home)
-    if as_json:
-        print_json(as_plain(answer))
-    return answer
-
-
-async def _call(
-    client: Client, method: Callable[[Any], Callable[..., Awaitable[Any]]], request: Any
-) -> Any:
-    from qflow.orchestrator.v1 import schedule_service_pb2_grpc as pb_grpc
-
-    stub = client.connection.stub("orchestrator", pb_grpc.ScheduleServiceStub)
-    return await client.connection.call(method(stub), request, address=client.context.orchestrator)
+    do("Schedule", "DeleteSchedule", request, context=context, home=home, as_json=as_json)
 
 
 def _policy(option: str, enum: str, told: str, there: tuple[str, ...]) -> Any:
@@ -293,10 +268,3 @@ def _when(timing: Any) -> str:
         zone = timing.cron.time_zone
         return f"{timing.cron.expression} {zone if zone != 'UTC' else ''}".rstrip()
     return f"every {timing.interval.every.ToTimedelta()}"
-
-
-def _moment(given: Any) -> str:
-    if not given.ToMilliseconds():
-        return ""
-    moment: datetime = given.ToDatetime(tzinfo=UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -203,19 +203,23 @@ class Run(Generic[R]):
 
         Also what completed, with whatever effects that has; `rerun` keeps those results.
         """
-        stub = self._connection.stub("orchestrator", rerun_service_pb2_grpc.RerunServiceStub)
         request = rerun_service_pb2.RetryExecutionRequest(
             execution_id=self.id, request_id=str(uuid.uuid4())
         )
-        answer = await self._call(stub.RetryExecution, request)
-        return Run(self._connection, answer.execution.id, self._reading)
+        return await self._again("RetryExecution", request)
+
+    async def retry_quarantined(self) -> Run[R]:
+        """Run the elements again that maps put aside, as a new run that keeps all other results."""
+        request = rerun_service_pb2.RetryQuarantinedRequest(
+            execution_id=self.id, request_id=str(uuid.uuid4())
+        )
+        return await self._again("RetryQuarantined", request)
 
     async def rerun(self, places: Sequence[str] = (), *, newest: bool = False) -> Run[R]:
         """Run it again from these places on, as a new run that keeps the results before them.
 
         Without places from the failed ones; `newest` takes the current versions of their nodes.
         """
-        stub = self._connection.stub("orchestrator", rerun_service_pb2_grpc.RerunServiceStub)
         request = rerun_service_pb2.RerunExecutionRequest(
             execution_id=self.id, request_id=str(uuid.uuid4())
         )
@@ -223,7 +227,25 @@ class Run(Generic[R]):
             one = request.from_nodes.add(node=place)
             if newest:
                 one.node_version = 0
-        answer = await self._call(stub.RerunExecution, request)
+        return await self._again("RerunExecution", request)
+
+    async def fork(self, places: Sequence[str] = (), *, input_json: str | None = None) -> Run[R]:
+        """Take another way, as a new run beside this one, which may still go on.
+
+        It keeps the results that are there, but for these places, those that read an input which
+        `input_json` changes, and all that hangs on them. That is all inputs, as JSON by their
+        names.
+        """
+        request = rerun_service_pb2.ForkExecutionRequest(
+            execution_id=self.id, request_id=str(uuid.uuid4()), input_json=input_json
+        )
+        for place in places:
+            request.from_nodes.add(node=place)
+        return await self._again("ForkExecution", request)
+
+    async def _again(self, method: str, request: Any) -> Run[R]:
+        stub = self._connection.stub("orchestrator", rerun_service_pb2_grpc.RerunServiceStub)
+        answer = await self._call(getattr(stub, method), request)
         return Run(self._connection, answer.execution.id, self._reading)
 
     async def signal(self, name: str, value: Any, *, type: type[Any] | None = None) -> None:

@@ -1,0 +1,176 @@
+"""Limits: how much of something goes on at once, and how often it begins."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qflow.cli.common import (
+    AsJson,
+    ContextName,
+    Home,
+    as_plain,
+    call,
+    console,
+    do,
+    pages,
+    print_json,
+    stored_node,
+    stored_workflow,
+    with_client,
+)
+from qflow.cli.times import span
+from qflow.exceptions import AuthoringError
+
+if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration
+
+    from qflow.client.client import Client
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Limits: how much of something goes on at once, and how often it begins.",
+)
+
+Name = Annotated[str, typer.Argument(help="The limit's name.")]
+Running = Annotated[int | None, typer.Option(help="How many at once; 0 lifts that.", min=0)]
+Starts = Annotated[int | None, typer.Option(help="How many begin in each --period.", min=0)]
+Period = Annotated[str, typer.Option(help="Such as 1s, 1m, 1d; of --max-starts.")]
+Key = Annotated[
+    str | None, typer.Option(help="CEL over `input`: each value has a count of its own.")
+]
+
+
+@app.command("create")
+def create(
+    name: Name,
+    workflow: Annotated[str, typer.Option(help="Of the runs of this workflow.")] = "",
+    node: Annotated[str, typer.Option(help="Of the attempts at this node.")] = "",
+    max_running: Running = None,
+    max_starts: Starts = None,
+    period: Period = "",
+    key: Key = None,
+    owner: Annotated[str, typer.Option(help="Of what this user starts: an id.")] = "",
+    per_owner: Annotated[
+        bool, typer.Option("--per-owner", help="Each user has a count of their own.")
+    ] = False,
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """Limit a workflow, a node, or without either all attempts of the tenant."""
+    from qflow.orchestrator.v1 import limit_service_pb2 as pb
+
+    if workflow and node:
+        raise AuthoringError("a limit is of one --workflow, of one --node, or of neither")
+
+    async def creating(client: Client) -> Any:
+        target = "WORKFLOW" if workflow else "NODE" if node else "TENANT"
+        request = pb.CreateLimitRequest(
+            name=name,
+            target=pb.LimitTarget.Value(f"LIMIT_TARGET_{target}"),
+            workflow_id=(await stored_workflow(client, workflow)).id if workflow else "",
+            node_id=(await stored_node(client, node)).id if node else "",
+            max_running=max_running or 0,
+            max_starts=max_starts or 0,
+            period=_period(period),
+            key_expression=key or "",
+            owner_id=owner,
+            per_owner=per_owner,
+            request_id=str(uuid.uuid4()),
+        )
+        return (await call(client, "Limit", "CreateLimit", request)).limit
+
+    made = with_client(creating, context=context, home=home)
+    print_json(as_plain(made)) if as_json else _print([made])
+
+
+@app.command("set")
+def set_(
+    name: Name,
+    max_running: Running = None,
+    max_starts: Starts = None,
+    period: Period = "",
+    key: Key = None,
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """Change what a limit allows; what is not named stays. What it is of does not change."""
+    from qflow.orchestrator.v1 import limit_service_pb2 as pb
+
+    async def setting(client: Client) -> Any:
+        found = await call(client, "Limit", "GetLimit", pb.GetLimitRequest(name=name))
+        before = found.limit
+        starts = before.max_starts if max_starts is None else max_starts
+        kept = before.period if starts and before.max_starts else None
+        request = pb.UpdateLimitRequest(
+            name=name,
+            max_running=before.max_running if max_running is None else max_running,
+            max_starts=starts,
+            period=_period(period) or kept,
+            key_expression=before.key_expression if key is None else key,
+            etag=before.etag,
+            request_id=str(uuid.uuid4()),
+        )
+        return (await call(client, "Limit", "UpdateLimit", request)).limit
+
+    made = with_client(setting, context=context, home=home)
+    print_json(as_plain(made)) if as_json else _print([made])
+
+
+@app.command("ls")
+def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -> None:
+    """List the limits. Who waits for one is told by `qflow explain`."""
+    from qflow.orchestrator.v1 import limit_service_pb2 as pb
+
+    request = pb.ListLimitsRequest(page_size=200)
+    there = with_client(
+        lambda c: pages(c, "Limit", "ListLimits", request, "limits"), context=context, home=home
+    )
+    print_json([as_plain(each) for each in there]) if as_json else _print(there)
+
+
+@app.command("rm")
+def remove(name: Name, context: ContextName = "", home: Home = "", as_json: AsJson = False) -> None:
+    """Delete a limit: what waits for it goes on."""
+    from qflow.orchestrator.v1 import limit_service_pb2 as pb
+
+    request = pb.DeleteLimitRequest(name=name)
+    do("Limit", "DeleteLimit", request, context=context, home=home, as_json=as_json)
+
+
+def _period(text: str) -> Duration | None:
+    from google.protobuf.duration_pb2 import Duration
+
+    if not text:
+        return None
+    told = Duration()
+    told.FromTimedelta(span(text))
+    return told
+
+
+def _print(limits: list[Any]) -> None:
+    from qflow.cli import show
+
+    made = show.table("name", "of", "at once", "begin", "counted")
+    for each in limits:
+        rate = each.max_starts and f"{each.max_starts} in {each.period.ToTimedelta()}"
+        made.add_row(
+            each.name,
+            f"workflow {each.workflow_id}" * bool(each.workflow_id)
+            or f"node {each.node_id}" * bool(each.node_id)
+            or "all",
+            str(each.max_running or "any"),
+            rate or "any",
+            _counted(each),
+        )
+    console().print(made, markup=False)
+
+
+def _counted(limit: Any) -> str:
+    whose = "for each user" if limit.per_owner else f"of {limit.owner_id}" if limit.owner_id else ""
+    key = f"for each {limit.key_expression}" if limit.key_expression else ""
+    return ", ".join(filter(None, (whose, key))) or "together"

@@ -1,0 +1,171 @@
+"""Triggers: runs that a program elsewhere starts, by a secret and without a user of its own."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qflow.cli.common import (
+    AsJson,
+    ContextName,
+    Home,
+    as_plain,
+    call,
+    console,
+    do,
+    moment_text,
+    pages,
+    print_json,
+    stored_workflow,
+    with_client,
+)
+from qflow.cli.inputs import stored_inputs_json
+
+if TYPE_CHECKING:
+    from qflow.client.client import Client
+
+app = typer.Typer(
+    no_args_is_help=True, help="Triggers: runs that a program elsewhere starts, by a secret."
+)
+
+TriggerId = Annotated[str, typer.Argument(help="The trigger's id.", metavar="TRIGGER")]
+
+
+@app.command("create")
+def create(
+    workflow: Annotated[str, typer.Argument(help="The workflow's name or id.")],
+    given: Annotated[
+        list[str] | None, typer.Argument(help="Inputs: NAME=VALUE.", metavar="[NAME=VALUE]…")
+    ] = None,
+    payload: Annotated[str, typer.Option(help="The input that what is sent becomes.")] = "",
+    only: Annotated[
+        str, typer.Option("--filter", help="CEL over `payload`: what else is sent starts nothing.")
+    ] = "",
+    name: Annotated[str, typer.Option(help="What to call it; the workflow's name else.")] = "",
+    alias: Annotated[str, typer.Option(help="Start what this alias stands for.")] = "",
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make a trigger. Prints its id, and its secret, which is shown this once."""
+    from qflow.orchestrator.v1 import trigger_service_pb2 as pb
+
+    async def creating(client: Client) -> Any:
+        stored = await stored_workflow(client, workflow)
+        request = pb.CreateTriggerRequest(
+            workflow_id=stored.id,
+            name=name or stored.name,
+            workflow_alias=alias,
+            input_json=stored_inputs_json(stored, given or []),
+            payload_input=payload,
+            filter=only,
+            request_id=str(uuid.uuid4()),
+        )
+        return await call(client, "Trigger", "CreateTrigger", request)
+
+    made = with_client(creating, context=context, home=home)
+    print_json(as_plain(made)) if as_json else typer.echo(f"{made.trigger.id}\n{made.secret}")
+
+
+@app.command("ls")
+def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -> None:
+    """List the triggers, with when each fired last, and what kept it from it since."""
+    from qflow.orchestrator.v1 import trigger_service_pb2 as pb
+
+    request = pb.ListTriggersRequest(page_size=200)
+    there = with_client(
+        lambda c: pages(c, "Trigger", "ListTriggers", request, "triggers"),
+        context=context,
+        home=home,
+    )
+    if as_json:
+        print_json([as_plain(each) for each in there])
+        return
+    from qflow.cli import show
+
+    made = show.table("id", "name", "state", "fired", "last", "why not", right=("fired",))
+    for each in there:
+        state = "paused" if each.paused else "on"
+        made.add_row(
+            *(each.id, each.name, state, str(each.fired_count), moment_text(each.fire_time)),
+            f"{each.error_reason}: {each.error_message}" if each.error_reason else "",
+        )
+    console().print(made, markup=False)
+
+
+@app.command("fire")
+def fire(
+    trigger: TriggerId,
+    payload: Annotated[str, typer.Argument(help="What is sent, as JSON.", metavar="[JSON]")] = "",
+    secret: Annotated[
+        str, typer.Option(help="Its secret.", envvar="QFLOW_TRIGGER_SECRET", show_envvar=True)
+    ] = "",
+    key: Annotated[str, typer.Option(help="Starts one run, however often it is sent.")] = "",
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """Start a run as the program elsewhere would; prints its id."""
+    from qflow.orchestrator.v1 import trigger_service_pb2 as pb
+
+    request = pb.FireTriggerRequest(
+        trigger_id=trigger, secret=secret, payload_json=payload, idempotency_key=key
+    )
+    request.send_time.GetCurrentTime()
+    answer = do("Trigger", "FireTrigger", request, context=context, home=home, as_json=as_json)
+    if not as_json:
+        typer.echo(answer.execution_id or "filtered: nothing was started")
+
+
+@app.command("pause")
+def pause(
+    trigger: TriggerId, context: ContextName = "", home: Home = "", as_json: AsJson = False
+) -> None:
+    """Start nothing until it is resumed."""
+    _pause(trigger, paused=True, context=context, home=home, as_json=as_json)
+
+
+@app.command("resume")
+def resume(
+    trigger: TriggerId, context: ContextName = "", home: Home = "", as_json: AsJson = False
+) -> None:
+    """Go on after a pause."""
+    _pause(trigger, paused=False, context=context, home=home, as_json=as_json)
+
+
+@app.command("secret")
+def secret_(
+    trigger: TriggerId, context: ContextName = "", home: Home = "", as_json: AsJson = False
+) -> None:
+    """Give it a new secret, and print that: the one before holds no longer."""
+    from qflow.orchestrator.v1 import trigger_service_pb2 as pb
+
+    request = pb.RotateTriggerSecretRequest(trigger_id=trigger, request_id=str(uuid.uuid4()))
+    answer = do(
+        *("Trigger", "RotateTriggerSecret", request), context=context, home=home, as_json=as_json
+    )
+    if not as_json:
+        typer.echo(answer.secret)
+
+
+@app.command("rm")
+def remove(
+    trigger: TriggerId, context: ContextName = "", home: Home = "", as_json: AsJson = False
+) -> None:
+    """Delete a trigger; its runs stay."""
+    from qflow.orchestrator.v1 import trigger_service_pb2 as pb
+
+    request = pb.DeleteTriggerRequest(trigger_id=trigger, request_id=str(uuid.uuid4()))
+    do("Trigger", "DeleteTrigger", request, context=context, home=home, as_json=as_json)
+
+
+def _pause(trigger: str, *, paused: bool, context: str, home: str, as_json: bool) -> None:
+    from qflow.orchestrator.v1 import trigger_service_pb2 as pb
+
+    request = pb.UpdateTriggerRequest(
+        trigger_id=trigger, paused=paused, request_id=str(uuid.uuid4())
+    )
+    request.update_mask.paths.append("paused")
+    do("Trigger", "UpdateTrigger", request, context=context, home=home, as_json=as_json)

@@ -1,0 +1,177 @@
+"""The command `qflow`: limits, triggers, events, and runs that are made of others."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import Qflow
+from tests.support.suite import Suite
+
+pytestmark = pytest.mark.timeout(90)
+
+FLOWS = """
+from __future__ import annotations
+
+import qflow
+
+
+@qflow.node(name="cli services: shout")
+def shout(word: str) -> str:
+    return word.upper()
+
+
+@qflow.node(name="cli services: join")
+def join(left: str, right: str) -> str:
+    return left + right
+
+
+@qflow.node(name="cli services: odd")
+def odd(number: int) -> int:
+    if number % 2 == 0:
+        raise ValueError(number)
+    return number
+
+
+@qflow.workflow(name="cli services: loud")
+def loud(word: str) -> str:
+    return shout(word)
+
+
+@qflow.workflow(name="cli services: two")
+def two(left: str, right: str) -> str:
+    return join(shout(left), shout(right))
+
+
+@qflow.workflow(name="cli services: odds")
+def odds(numbers: list[int]) -> list[int]:
+    return odd.each(max_failed=1).map(numbers)
+"""
+LOUD = "cli services: loud"
+
+
+@pytest.fixture
+def flows(tmp_path: Path) -> Path:
+    path = tmp_path / "flows.py"
+    path.write_text(FLOWS, "utf-8")
+    return path
+
+
+def test_a_limit_is_made_changed_and_removed(qflow: Qflow, flows: Path) -> None:
+    name = f"limit_{uuid.uuid4().hex}"
+    qflow("workflow", "push", f"{flows}:loud")
+    made = qflow("limit", "create", name, "--workflow", LOUD, "--max-running", "3", "--json")
+    told = json.loads(made.stdout)
+    assert (3, "LIMIT_TARGET_WORKFLOW") == (told["max_running"], told["target"])
+    rate = ("--max-starts", "60", "--period", "1m", "--key", "input.word")
+    assert 0 == qflow("limit", "set", name, *rate).returncode
+    told = json.loads(qflow("limit", "set", name, "--max-running", "4", "--json").stdout)
+    assert (4, 60, "60s") == (told["max_running"], told["max_starts"], told["period"])
+    line = next(row for row in qflow("limit", "ls").stdout.splitlines() if name in row)
+    assert all(each in line for each in (" 4 ", "60 in 0:01:00", "for each input.word"))
+    lifted = json.loads(qflow("limit", "set", name, "--max-starts", "0", "--json").stdout)
+    assert (4, False) == (lifted["max_running"], "period" in lifted)
+    assert 0 == qflow("limit", "rm", name).returncode
+    assert name not in qflow("limit", "ls").stdout
+
+
+def test_a_trigger_is_fired_paused_and_given_another_secret(
+    qflow: Qflow, flows: Path, suite: Suite
+) -> None:
+    qflow("workflow", "push", f"{flows}:loud")
+    made = qflow("trigger", "create", LOUD, "--payload", "word", "--filter", 'payload != "no"')
+    trigger, secret = made.stdout.split()
+    fire = ("trigger", "fire", trigger)
+    assert 3 == qflow(*fire, '"a"', "--secret", "x" * len(secret)).returncode
+    run = qflow(*fire, '"a"', QFLOW_TRIGGER_SECRET=secret).stdout.strip()
+    assert (0, '{"result":"A"}\n') == ((done := qflow("watch", run)).returncode, done.stdout)
+    assert "filtered" in qflow(*fire, '"no"', "--secret", secret).stdout
+    assert 0 == qflow("trigger", "pause", trigger).returncode
+    line = next(row for row in qflow("trigger", "ls").stdout.splitlines() if trigger in row)
+    assert "paused" in line
+    assert 3 == qflow(*fire, '"a"', "--secret", secret).returncode
+    assert 0 == qflow("trigger", "resume", trigger).returncode
+    newer = qflow("trigger", "secret", trigger).stdout.strip()
+    assert [3, 0] == [qflow(*fire, '"b"', "--secret", each).returncode for each in (secret, newer)]
+    [told] = [
+        each
+        for each in json.loads(qflow("trigger", "ls", "--json").stdout)
+        if each["id"] == trigger
+    ]
+    assert ("2", "1") == (told["fired_count"], told["filtered_count"])
+    with suite.sql() as db:
+        shown = "SELECT count(*) FROM triggers AS t WHERE t::text LIKE %s"
+        assert (0,) == db.execute(shown, (f"%{newer}%",)).fetchone()
+    assert 0 == qflow("trigger", "rm", trigger).returncode
+    assert trigger not in qflow("trigger", "ls").stdout
+
+
+def test_an_address_is_subscribed_tested_and_removed(qflow: Qflow, flows: Path) -> None:
+    qflow("workflow", "push", f"{flows}:loud")
+    address = f"https://receiver.invalid/{uuid.uuid4().hex}"
+    on = ("--on", "failed", "--on", "waiting")
+    made = qflow("events", "create", address, *on, "--workflow", LOUD)
+    subscription, secret = made.stdout.split()
+    assert secret.startswith("whsec_")
+    line = next(row for row in qflow("events", "ls").stdout.splitlines() if subscription in row)
+    assert all(each in line for each in (address, "failed, waiting", " on"))
+    sent = qflow("events", "test", subscription).stdout.strip()
+    [told] = json.loads(qflow("events", "deliveries", subscription, "--json").stdout)
+    assert (sent, "EVENT_TYPE_TEST") == (told["id"], told["event_type"])
+    assert sent in qflow("events", "deliveries", subscription).stdout
+    assert 0 == qflow("events", "resend", sent).returncode
+    assert 0 == qflow("events", "pause", subscription, "--reason", "on leave").returncode
+    assert "paused: on leave" in qflow("events", "ls").stdout
+    assert 0 == qflow("events", "resume", subscription).returncode
+    assert "paused: on leave" not in qflow("events", "ls").stdout
+    assert secret != qflow("events", "secret", subscription).stdout.strip()
+    assert 0 == qflow("events", "rm", subscription).returncode
+    assert subscription not in qflow("events", "ls").stdout
+
+
+def test_a_fork_takes_other_inputs_and_keeps_what_is_the_same(qflow: Qflow, flows: Path) -> None:
+    qflow("workflow", "push", f"{flows}:two")
+    first = qflow("run", "cli services: two", "left=a", "right=b", "--json")
+    run = json.loads(first.stdout)["id"]
+    forked = json.loads(qflow("fork", run, "right=c", "--json").stdout)
+    assert ("EXECUTION_STATUS_COMPLETED", run) == (
+        forked["status"],
+        forked["parent_execution_id"],
+    )
+    assert "AC" == json.loads(forked["output_json"])["result"]
+    assert {"left": "a", "right": "c"} == json.loads(forked["input_json"])
+    assert 3 == qflow("fork", run).returncode  # all of it is there
+    same = json.loads(qflow("fork", run, "--from", "join", "--json").stdout)
+    assert "AB" == json.loads(same["output_json"])["result"]
+
+
+def test_what_a_map_put_aside_is_run_again(qflow: Qflow, flows: Path) -> None:
+    qflow("workflow", "push", f"{flows}:odds")
+    first = qflow("run", "cli services: odds", "numbers=[1,2,3]", "--json")
+    assert 0 == first.returncode, first.stderr
+    run = json.loads(first.stdout)["id"]
+    again = json.loads(qflow("retry", run, "--quarantined", "--json").stdout)
+    assert run == again["parent_execution_id"]
+    assert [1, None, 3] == json.loads(again["output_json"])["result"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("limit", "create", "x", "--workflow", "a", "--node", "b"), 2, "or of neither"),
+        (("limit", "create", "x", "--node", "nowhere", "--max-running", "1"), 2, "is no node"),
+        (("limit", "create", "x", "--max-starts", "1"), 3, "max_starts and period go together"),
+        (("limit", "set", "nowhere", "--max-running", "1"), 3, "no such limit"),
+        (("events", "create", "https://x.example", "--on", "never"), 2, "--on is one of started"),
+        (("trigger", "create", "nowhere"), 2, "there is no workflow 'nowhere'"),
+        (("fork", "00000000-0000-4000-8000-000000000000"), 3, "no such execution"),
+    ],
+)
+def test_what_is_none_is_told_with_what_to_do(
+    arguments: tuple[str, ...], code: int, told: str, qflow: Qflow
+) -> None:
+    refused = qflow(*arguments)
+    assert (code, True) == (refused.returncode, told in refused.stderr), refused.stderr

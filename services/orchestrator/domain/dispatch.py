@@ -160,9 +160,7 @@ class Dispatch(Families):
             return
         definition = run.place(slot)
         version = definition.node_version_id
-        if (
-            slot not in run.queued
-        ):  # else it goes on from one line to the next, and its time with it
+        if slot not in run.queued:  # else it goes on to another line, and its time with it
             run.queued.add(slot)
             self._bound_queueing(run, slot)
         if version in self.unlocked:

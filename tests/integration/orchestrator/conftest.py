@@ -124,6 +124,13 @@ class Orchestra:
         yield replace(self, home=home, _channels=[])
         shutil.rmtree(home, ignore_errors=True)
 
+    async def change(self, query: str, *arguments: object) -> None:
+        """Change the database as its owner, beside services that go on in this loop.
+
+        They may hold what it waits for, and would for as long as this loop waited with it.
+        """
+        await asyncio.to_thread(self.sql.execute, query, arguments)
+
     def rows(self, query: str, *arguments: object) -> list[tuple[object, ...]]:
         """Ask the database as its owner."""
         return self.sql.execute(query, arguments).fetchall()

@@ -65,5 +65,5 @@ async def test_an_event_that_nobody_spread_wakes_the_events(
         (orchestra.owner.id,),
     )
     assert (False, True) == await woken(engine_pool)
-    orchestra.sql.execute("UPDATE outbox_events SET sent_at = now()")
+    await orchestra.change("UPDATE outbox_events SET sent_at = now()")
     assert (False, False) == await woken(engine_pool)

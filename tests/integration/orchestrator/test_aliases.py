@@ -78,7 +78,7 @@ async def test_a_repeated_start_is_the_same_run_wherever_the_alias_went(
         first = (await orchestra.stub.StartExecution(request)).execution
         point(orchestra, diamond, 2)
         again = (await orchestra.stub.StartExecution(request)).execution
-        orchestra.sql.execute("DELETE FROM workflow_aliases")
+        await orchestra.change("DELETE FROM workflow_aliases")
         gone = (await orchestra.stub.StartExecution(request)).execution
         request.workflow_alias, request.workflow_version = "", 1
         with pytest.raises(grpc.aio.AioRpcError) as refused:

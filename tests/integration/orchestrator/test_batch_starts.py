@@ -215,11 +215,11 @@ async def test_only_checked_is_nothing_begun(orchestra: Orchestra, diamond: str)
 async def test_a_stale_plan_is_looked_up_anew_for_all(orchestra: Orchestra, diamond: str) -> None:
     async with orchestra.running():
         await batch(orchestra, one(diamond))
-        orchestra.sql.execute("DELETE FROM workflow_executions")
-        orchestra.sql.execute("UPDATE workflows SET is_active = false")
+        await orchestra.change("DELETE FROM workflow_executions")
+        await orchestra.change("UPDATE workflows SET is_active = false")
         items = await batch(orchestra, *(one(diamond) for _ in range(50)))
         assert {"WORKFLOW_INACTIVE"} == {reason(each) for each in items}
-        orchestra.sql.execute("UPDATE workflows SET is_active = true")
+        await orchestra.change("UPDATE workflows SET is_active = true")
         items = await batch(orchestra, *(one(diamond) for _ in range(50)))
         assert {0} == {each.status.code for each in items}
 

@@ -134,7 +134,7 @@ async def test_a_clock_that_was_an_hour_ahead_begins_no_run_before_its_time(
     )
     async with orchestra.running():
         await start(orchestra, waits, "{}")
-    orchestra.sql.execute("UPDATE workflow_executions SET started_at = now() + interval '1 hour'")
+    await orchestra.change("UPDATE workflow_executions SET started_at = now() + interval '1 hour'")
     async with orchestra.running():
         later = moment(timedelta(minutes=10))
         run = await start(orchestra, diamond, start_time=later, timeout=Duration(seconds=60))

@@ -107,7 +107,7 @@ async def test_what_a_schedule_started_is_cancelled_for_its_next_run_wherever_it
     """The owner finds the maker by the schedule; an orchestrator's token alone stops nothing."""
     async with orchestra.running(), (await orchestra.runner(hold)).kept():
         made = await create(orchestra, overlap=schedule_pb2.OVERLAP_POLICY_CANCEL_RUNNING)
-        make_due(orchestra, 20)
+        await make_due(orchestra, 20)
         await until(lambda: settled(orchestra))
         [(execution_id,)] = orchestra.rows("SELECT id FROM workflow_executions")
         run = uuid.UUID(str(execution_id))
@@ -152,7 +152,7 @@ async def test_a_schedule_is_told_of_the_end_of_a_run_that_another_has(
                 await asyncio.wait_for(told.wait(), 10)
                 assert [schedule_id] == ends.take()
                 [third] = await started(orchestra, diamond, 1)
-                orchestra.sql.execute("UPDATE engine_members SET address = 'localhost:1'")
+                await orchestra.change("UPDATE engine_members SET address = 'localhost:1'")
                 ends.follow(other_id, [uuid.UUID(third)])
                 async with asyncio.timeout(10):
                     await asyncio.gather(*ends._listening.values())
@@ -171,10 +171,10 @@ async def test_the_next_run_of_a_schedule_begins_whoever_has_the_one_before_it(
         async with runner.kept(), on_both(runner, other) as second:
             for _ in range(4):
                 await create(orchestra, overlap=schedule_pb2.OVERLAP_POLICY_BUFFER_ONE)
-            make_due(orchestra, 20)
+            await make_due(orchestra, 20)
             await until(lambda: settled(orchestra, 4))
             await until(lambda: len(runner.held) == 4)
-            make_due(orchestra, 1)
+            await make_due(orchestra, 1)
             await until(
                 lambda: (
                     [(4,)]
@@ -208,9 +208,21 @@ async def of_one_without_runs(
         await pool.close()
 
 
+def noted(monkeypatch: pytest.MonkeyPatch, of: type[Any], method: str) -> asyncio.Event:
+    """Give what is set once a method is called."""
+    called, before = asyncio.Event(), getattr(of, method)
+
+    def noting(*arguments: Any, **named: Any) -> Any:
+        called.set()
+        return before(*arguments, **named)
+
+    monkeypatch.setattr(of, method, noting)
+    return called
+
+
 @pytest.mark.parametrize("named", ["request_id", "business_key"])
 async def test_a_workflow_that_another_runs_is_waited_for_there(
-    orchestra: Orchestra, diamond: str, named: str
+    orchestra: Orchestra, diamond: str, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """F8, I12: what a client behind a balancer does after an answer that was lost."""
     asked = pb.StartExecutionRequest(workflow_id=diamond, input_json='{"x":1}')
@@ -227,7 +239,9 @@ async def test_a_workflow_that_another_runs_is_waited_for_there(
             short = run_service_pb2.ExecuteWorkflowRequest(start=asked, wait=MOMENT)
             asked_early = await runs(other).ExecuteWorkflow(short)
             assert (True, False) == (asked_early.existing, asked_early.done)
+            waits = noted(monkeypatch, Watcher, "await_end")
             second = asyncio.ensure_future(runs(other).ExecuteWorkflow(request))
+            await waits.wait()  # with a key that nobody has any more it would start another
             let_go(runner)
             answers = await asyncio.gather(first, second)
     assert [True, True] == [each.done for each in answers]

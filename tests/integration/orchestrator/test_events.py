@@ -103,8 +103,8 @@ async def run(orchestra: Orchestra, workflow_id: str, *, wait: bool = True) -> s
     return started
 
 
-def make_due(orchestra: Orchestra) -> None:
-    orchestra.sql.execute(
+async def make_due(orchestra: Orchestra) -> None:
+    await orchestra.change(
         "UPDATE event_deliveries SET due_at = clock_timestamp() WHERE state = 'pending'"
     )
     orchestra.sql.execute("NOTIFY qflow_events")
@@ -172,7 +172,7 @@ async def test_a_node_that_begins_to_wait_is_told(orchestra: Orchestra, receiver
             await subscribe(orchestra, receiver.url, WAITING)
             execution_id = await run(orchestra, workflow_id, wait=False)
             await runner.until(lambda: bool(runner.held))
-            orchestra.sql.execute("UPDATE node_executions SET status = 'waiting'")
+            await orchestra.change("UPDATE node_executions SET status = 'waiting'")
             await until(lambda: ["delivered"] == states(orchestra))
     [(_, body)] = receiver.got
     data = json.loads(body)["data"]
@@ -222,7 +222,7 @@ async def test_a_try_that_fails_is_repeated_with_the_same_id_until_it_is_taken(
         await run(orchestra, workflow_id)
         for tried in ((1, 500, "pending"), (2, 301, "pending")):
             await until(partial(_stands, orchestra, tried))
-            make_due(orchestra)
+            await make_due(orchestra)
         await until(lambda: ["delivered"] == states(orchestra))
     # A redirect was not followed: three requests, each a try.
     assert 3 == len(receiver.got)
@@ -244,7 +244,7 @@ async def test_what_was_sent_and_not_written_is_sent_again_with_the_same_id(
     assert ["pending"] == states(orchestra)
     receiver.held.set()
     receiver.held = None
-    make_due(orchestra)  # as when the claim of the one that died has run out
+    await make_due(orchestra)  # as when the claim of the one that died has run out
     async with orchestra.running():
         await until(lambda: ["delivered"] == states(orchestra))
     assert 2 == len(receiver.got)
@@ -263,8 +263,8 @@ async def test_after_the_last_try_it_is_dead_and_may_be_sent_anew(
         await until(
             lambda: bool(orchestra.rows("SELECT 1 FROM event_deliveries WHERE status_code = 503"))
         )
-        orchestra.sql.execute("UPDATE event_deliveries SET attempts = 8")
-        make_due(orchestra)
+        await orchestra.change("UPDATE event_deliveries SET attempts = 8")
+        await make_due(orchestra)
         await until(lambda: ["dead"] == states(orchestra))
         receiver.status = lambda: 200
         listed = await stub(orchestra).ListEventDeliveries(
@@ -314,7 +314,7 @@ async def test_an_address_that_is_gone_is_not_called_again(
         shown = (await stub(orchestra).GetEventSubscription(request)).subscription
         assert shown.paused
         assert "410" in shown.pause_reason
-        make_due(orchestra)
+        await make_due(orchestra)
         receiver.status = lambda: 200
         update = pb.UpdateEventSubscriptionRequest(
             subscription_id=made.id, update_mask=FieldMask(paths=["paused"])
@@ -342,7 +342,7 @@ async def test_an_answer_of_the_address_before_pauses_no_other(
         old.held.set()
         answered = "SELECT status_code FROM event_deliveries"
         await until(lambda: [(410,)] == orchestra.rows(answered))
-        make_due(orchestra)
+        await make_due(orchestra)
         await until(lambda: ["delivered"] == states(orchestra))
         assert old.ids == receiver.ids
 
@@ -455,7 +455,7 @@ async def test_with_another_key_nothing_is_signed_wrongly(
         await stub(orchestra).RotateEventSecret(
             pb.RotateEventSecretRequest(subscription_id=made.id)
         )
-        make_due(orchestra)
+        await make_due(orchestra)
         await until(lambda: ["delivered"] == states(orchestra))
 
 

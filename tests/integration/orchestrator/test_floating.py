@@ -146,7 +146,7 @@ async def test_a_repeated_request_is_answered_though_the_workflow_takes_other_in
         "   FROM workflow_versions WHERE workflow_id = %s",
         (workflow_id,),
     )
-    orchestra.sql.execute("UPDATE workflows SET version = 2 WHERE id = %s", (workflow_id,))
+    await orchestra.change("UPDATE workflows SET version = 2 WHERE id = %s", workflow_id)
     async with orchestra.running():
         again = await orchestra.stub.StartExecution(request)
         request.request_id = str(uuid.uuid4())
@@ -160,7 +160,7 @@ async def test_a_node_of_others_is_followed_only_while_it_is_public(orchestra: O
     """X16: what turned private is gone for everybody else, at once."""
     other = factories.user(orchestra.sql)
     node = factories.node(orchestra.sql, other)
-    orchestra.sql.execute("UPDATE python_nodes SET is_public = true WHERE id = %s", (node.id,))
+    await orchestra.change("UPDATE python_nodes SET is_public = true WHERE id = %s", node.id)
     workflow_id = factories.workflow(
         orchestra.sql,
         orchestra.owner,
@@ -172,7 +172,7 @@ async def test_a_node_of_others_is_followed_only_while_it_is_public(orchestra: O
     request = pb.StartExecutionRequest(workflow_id=str(workflow_id), input_json='{"x":1}')
     async with orchestra.running():
         await orchestra.stub.StartExecution(request)
-        orchestra.sql.execute("UPDATE python_nodes SET is_public = false WHERE id = %s", (node.id,))
+        await orchestra.change("UPDATE python_nodes SET is_public = false WHERE id = %s", node.id)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await orchestra.stub.StartExecution(request)
     assert grpc.StatusCode.FAILED_PRECONDITION == refused.value.code()

@@ -209,7 +209,7 @@ async def test_a_file_that_is_gone_is_not_kept(orchestra: Orchestra) -> None:
         async with (await orchestra.runner(worker)).attached():
             first = await control.start(orchestra, workflow)
             await control.ended(orchestra, first.id)
-            orchestra.sql.execute("DELETE FROM files")
+            await orchestra.change("DELETE FROM files")
             call = rerun(orchestra, first.id)
             code, reason, facts = await control.refusal(call)
             assert 0 == (await rerun(orchestra, first.id, "make")).kept_results

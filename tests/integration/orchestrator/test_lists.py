@@ -87,10 +87,10 @@ async def test_a_filter_finds_what_it_says(orchestra: Orchestra) -> None:
             await ended(orchestra, child.id)
             # A child has its parent's labels and key: here it is to be told from it.
             orchestra.sql.execute("SET session_replication_role = replica")
-            orchestra.sql.execute(
+            await orchestra.change(
                 'UPDATE workflow_executions SET labels = \'{"name":"child"}\', priority = 0,'
                 " business_key = NULL WHERE id = %s",
-                (child.id,),
+                child.id,
             )
             for name, x, env in (("bad", -1, "test"), ("oom", -2, "prod")):
                 labels = {"name": name, "env": env}

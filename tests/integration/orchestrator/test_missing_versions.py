@@ -106,7 +106,7 @@ async def test_every_call_tells_alike_of_an_alias_that_is_not_there(orchestra: O
         }
         seen = {name: await told(call) for name, call in calls.items()}
         # What else of a trigger changes is not held against an alias that went since.
-        orchestra.sql.execute("DELETE FROM workflow_aliases")
+        await orchestra.change("DELETE FROM workflow_aliases")
         renamed = await test_triggers.stub(orchestra).UpdateTrigger(
             trigger_service_pb2.UpdateTriggerRequest(
                 trigger_id=kept.trigger.id, name="other", update_mask=FieldMask(paths=["name"])

@@ -236,11 +236,11 @@ async def test_a_plan_says_which_environments_are_to_be_built(
     orchestra: Orchestra, lock: str, row: str | None, environment: int
 ) -> None:
     node = factories.node(orchestra.sql, orchestra.owner, lock="pending")
-    orchestra.sql.execute(
+    await orchestra.change(
         "UPDATE node_version_locks SET state = %s, error = %s,"
         " lock = CASE WHEN %s = 'locked' THEN 'x==1' END,"
         " lock_digest = CASE WHEN %s = 'locked' THEN 'd' END WHERE node_version_id = %s",
-        (lock, "no such package" if lock == "failed" else None, lock, lock, node.version_id),
+        *(lock, "no such package" if lock == "failed" else None, lock, lock, node.version_id),
     )
     if row is not None:
         stranger = factories.user(orchestra.sql)

@@ -88,7 +88,7 @@ async def test_words_from_before_are_found_by_the_id_of_their_row(orchestra: Orc
         stub = ControlServiceStub(orchestra.channel(orchestra.owner.token))
         said = partial(send, execution_id=run, request_id=str(uuid4()))
         assert "s" == (await stub.SendSignal(said())).node_id
-        orchestra.sql.execute("UPDATE execution_signals SET id = %s", (said().request_id,))
+        await orchestra.change("UPDATE execution_signals SET id = %s", said().request_id)
         assert "s" == (await stub.SendSignal(said())).node_id
         assert reused(await refusal(stub.SendSignal(said(payload_json="2"))))
     assert [(1,)] == orchestra.rows("SELECT count(*) FROM execution_signals")

@@ -104,7 +104,7 @@ async def test_a_rerun_keeps_what_completed_in_rows_of_its_own(
             hold_invariants(orchestra)
             assert (2, '{"sum":7}') == (answer.kept_results, done.output_json)
             assert {"a": 1, "b": 1, "c": 2, "d": 1} == worker.ran
-            orchestra.sql.execute("DELETE FROM workflow_executions WHERE id = %s", (first.id,))
+            await orchestra.change("DELETE FROM workflow_executions WHERE id = %s", first.id)
             listed = await orchestra.stub.ListNodeExecutions(
                 pb.ListNodeExecutionsRequest(
                     execution_id=done.id, view=execution_pb2.EXECUTION_VIEW_FULL
@@ -308,10 +308,10 @@ async def test_runs_that_nothing_can_be_made_of_are_told_why(
             assert ("INVALID_ARGUMENT", "NODE_NAMED_TWICE") == (await refusal(call))[:2]
             call = stub.RetryExecution(retry(str(uuid.uuid4())))
             assert ("NOT_FOUND", "EXECUTION_NOT_FOUND") == (await refusal(call))[:2]
-            orchestra.sql.execute("UPDATE workflows SET is_active = false")
+            await orchestra.change("UPDATE workflows SET is_active = false")
             call = stub.RetryExecution(retry(whole.id))
             assert ("FAILED_PRECONDITION", "WORKFLOW_INACTIVE") == (await refusal(call))[:2]
-            orchestra.sql.execute("UPDATE workflows SET deleted_at = now()")
+            await orchestra.change("UPDATE workflows SET deleted_at = now()")
             call = stub.RetryExecution(retry(whole.id))
             assert ("FAILED_PRECONDITION", "WORKFLOW_GONE") == (await refusal(call))[:2]
 
@@ -327,7 +327,7 @@ async def test_a_repeated_request_makes_one_run(orchestra: Orchestra, diamond: s
             request = rerun(first.id, request_id=request_id)
             one = await stub.RerunExecution(request)
             await ended(orchestra, one.execution.id)
-            orchestra.sql.execute("DELETE FROM workflow_executions WHERE id = %s", (first.id,))
+            await orchestra.change("DELETE FROM workflow_executions WHERE id = %s", first.id)
             two = await stub.RerunExecution(request)
             assert (one.execution.id, 3) == (two.execution.id, two.kept_results)
             code, reason, _ = await refusal(
@@ -449,7 +449,7 @@ async def test_a_node_that_may_not_be_read_any_more_is_not_run_again(
 ) -> None:
     """X14: what was pinned once is no right for ever."""
     foreign = factories.node(orchestra.sql, factories.user(orchestra.sql))
-    orchestra.sql.execute("UPDATE python_nodes SET is_public = true WHERE id = %s", (foreign.id,))
+    await orchestra.change("UPDATE python_nodes SET is_public = true WHERE id = %s", foreign.id)
     workflow_id = factories.workflow(
         orchestra.sql,
         orchestra.owner,
@@ -461,7 +461,7 @@ async def test_a_node_that_may_not_be_read_any_more_is_not_run_again(
         async with (await orchestra.runner(Worker())).attached():
             first = await start(orchestra, workflow_id)
             await ended(orchestra, first.id)
-            orchestra.sql.execute("UPDATE python_nodes SET is_public = false")
+            await orchestra.change("UPDATE python_nodes SET is_public = false")
             refused = await refusal(reruns(orchestra).RetryExecution(retry(first.id)))
     assert ("FAILED_PRECONDITION", "NODE_MISSING") == refused[:2]
 

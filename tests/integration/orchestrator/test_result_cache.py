@@ -99,7 +99,7 @@ async def test_a_result_is_given_again_until_its_time_is_up(orchestra: Orchestra
             assert {"a": 2, "b": 1, "c": 1} == worker.ran
             nodes = await nodes_of(orchestra, again.id)
             hold_invariants(orchestra)
-            orchestra.sql.execute(
+            await orchestra.change(
                 "UPDATE cached_results SET created_at = created_at - interval '61 minutes'"
             )
             await run(orchestra, workflow)
@@ -126,7 +126,7 @@ async def test_a_run_may_ignore_the_cache_and_fills_it_nevertheless(orchestra: O
             await run(orchestra, workflow, ignore_cache=True)
             await kept(orchestra, 2)
             # World 94: the clock was set back since, and what is kept is newer than new.
-            orchestra.sql.execute(
+            await orchestra.change(
                 "UPDATE cached_results SET created_at = created_at + interval '1 minute'"
             )
             fresh = await run(orchestra, workflow, ignore_cache=True)
@@ -176,10 +176,10 @@ async def test_a_file_is_given_again_while_it_is_there_and_the_same(orchestra: O
             assert nodes[0]["a"].output_file == nodes[1]["a"].output_file
             assert 1 == len(orchestra.rows("SELECT 1 FROM file_uses"))
             hold_invariants(orchestra)
-            orchestra.sql.execute("UPDATE files SET hash_sha256 = repeat('c', 64)")
+            await orchestra.change("UPDATE files SET hash_sha256 = repeat('c', 64)")
             await run(orchestra, workflow)
             assert 2 == worker.ran["a"]
-            orchestra.sql.execute("DELETE FROM files")
+            await orchestra.change("DELETE FROM files")
             await run(orchestra, workflow)
     assert 3 == worker.ran["a"]
 
@@ -230,7 +230,7 @@ async def test_a_result_of_a_node_that_may_not_be_read_any_more_is_not_given(
 async def test_another_tenant_gets_nothing_of_the_cache(orchestra: Orchestra) -> None:
     """S7: a public node gives each tenant results of its own."""
     one = factories.node(orchestra.sql, orchestra.owner)
-    orchestra.sql.execute("UPDATE python_nodes SET is_public = true")
+    await orchestra.change("UPDATE python_nodes SET is_public = true")
     worker = Worker(orchestra)
     other = factories.user(orchestra.sql)
     mine = made_of(orchestra, one)
@@ -277,7 +277,7 @@ async def test_a_hit_is_in_the_rows_when_the_engine_starts_again(orchestra: Orch
             started = await start(orchestra, workflow)
             while worker.ran["c"] < 2:
                 await orchestra.stub.ListExecutions(pb.ListExecutionsRequest())
-            orchestra.sql.execute("UPDATE runner_members SET state = 'fenced'")
+            await orchestra.change("UPDATE runner_members SET state = 'fenced'")
     del worker.texts["c"]
     async with orchestra.running():
         runner = await orchestra.runner(worker)

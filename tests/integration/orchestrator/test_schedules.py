@@ -94,13 +94,13 @@ def settled(orchestra: Orchestra, count: int = 1) -> bool:
     return len(found) >= count and all(state != "pending" for _, state, _ in found)
 
 
-def make_due(orchestra: Orchestra, *agos: float) -> None:
+async def make_due(orchestra: Orchestra, *agos: float) -> None:
     """Have every schedule been due so many seconds ago, but for paused ones, as if unseen since."""
     for ago in agos:
-        orchestra.sql.execute(
+        await orchestra.change(
             "UPDATE schedules SET due_at = date_trunc('second', clock_timestamp() - %s),"
             " fire_at = clock_timestamp() - %s WHERE paused_at IS NULL",
-            (timedelta(seconds=ago), timedelta(seconds=ago)),
+            *(timedelta(seconds=ago), timedelta(seconds=ago)),
         )
     orchestra.sql.execute("NOTIFY qflow_schedules")
 
@@ -117,7 +117,7 @@ async def test_a_due_tick_starts_its_workflow_once_as_its_owner(orchestra: Orche
         made = await create(orchestra)
         assert "nightly" == made.definition.name
         assert (1, 1) == (made.next_time.ToDatetime().month, made.next_time.ToDatetime().day)
-        make_due(orchestra, 1)
+        await make_due(orchestra, 1)
         await until(lambda: settled(orchestra))
         [tick] = await ticks(orchestra, made.id)
         assert STARTED == tick.state
@@ -140,7 +140,7 @@ async def test_what_was_due_while_nothing_ran_is_started_once_after_a_restart(
     """I34."""
     async with orchestra.running():
         await create(orchestra)
-    make_due(orchestra, 1800)
+    await make_due(orchestra, 1800)
     for _ in range(2):
         async with orchestra.running():
             await until(lambda: settled(orchestra))
@@ -154,15 +154,15 @@ async def test_a_start_that_was_made_and_not_written_is_found_again(
     """I34: killed between the two, also where the schedule was changed meanwhile."""
     async with orchestra.running():
         made = await create(orchestra)
-        make_due(orchestra, 1)
+        await make_due(orchestra, 1)
         await until(lambda: settled(orchestra))
         [(first,)] = orchestra.rows("SELECT execution_id FROM schedule_ticks")
         for changed in ('{"x":1}', '{"x":2}'):
-            orchestra.sql.execute("UPDATE schedules SET input_data = %s", (changed,))
-            orchestra.sql.execute(
+            await orchestra.change("UPDATE schedules SET input_data = %s", changed)
+            await orchestra.change(
                 "UPDATE schedule_ticks SET state = 'pending', execution_id = NULL,"
                 " try_at = clock_timestamp() WHERE schedule_id = %s",
-                (made.id,),
+                made.id,
             )
             orchestra.sql.execute("NOTIFY qflow_schedules")
             await until(lambda: settled(orchestra))
@@ -193,7 +193,7 @@ async def test_however_many_look_at_once_each_tick_is_one(orchestra: Orchestra) 
             " WHERE id = %s",
             (made.id,),
         )
-        orchestra.sql.execute(
+        await orchestra.change(
             "UPDATE schedules SET due_at = due_at - interval '3 minutes',"
             " fire_at = due_at - interval '3 minutes'"
         )
@@ -218,8 +218,8 @@ async def test_however_many_look_at_once_each_tick_is_one(orchestra: Orchestra) 
 async def test_a_claim_of_one_that_died_runs_out(orchestra: Orchestra) -> None:
     async with orchestra.running():
         await create(orchestra)
-    make_due(orchestra, 1)
-    orchestra.sql.execute(
+    await make_due(orchestra, 1)
+    await orchestra.change(
         "UPDATE schedules SET claimed_until = clock_timestamp() + interval '1 second'"
     )
     async with orchestra.running():
@@ -243,7 +243,7 @@ async def test_missed_ticks_are_caught_up_as_the_policy_says(
             catch_up_window={"seconds": 3 * 86_400 + 7200},
             overlap=schedule_pb2.OVERLAP_POLICY_ALLOW,
         )
-        orchestra.sql.execute(
+        await orchestra.change(
             "UPDATE schedules SET due_at = due_at - interval '3 days',"
             " fire_at = due_at - interval '3 days'"
         )
@@ -267,15 +267,15 @@ async def test_a_tick_is_skipped_behind_one_that_could_not_start_and_says_so(
     """No run was under way: what is told is that the tick before it had not started."""
     async with orchestra.running(), (await orchestra.runner(answer)).attached():
         await create(orchestra)
-        make_due(orchestra, 10)
+        await make_due(orchestra, 10)
         await until(lambda: settled(orchestra))
         over = "SELECT count(*) FROM workflow_executions WHERE status = 'completed'"
         await until(lambda: [(1,)] == orchestra.rows(over))
-        orchestra.sql.execute(  # as a quota would put it off
+        await orchestra.change(  # as a quota would put it off
             "UPDATE schedule_ticks SET state = 'pending', execution_id = NULL, attempts = 1,"
             " try_at = clock_timestamp() + interval '1 hour'"
         )
-        make_due(orchestra, 1)
+        await make_due(orchestra, 1)
         await until(lambda: ("timed", "skipped", "OVERLAP") in states(orchestra))
     [(message,)] = orchestra.rows("SELECT message FROM schedule_ticks WHERE state = 'skipped'")
     assert "another tick's run had not started yet, and only one may be under way" == message
@@ -284,9 +284,9 @@ async def test_a_tick_is_skipped_behind_one_that_could_not_start_and_says_so(
 async def test_a_tick_is_skipped_while_a_run_is_not_over(orchestra: Orchestra) -> None:
     async with orchestra.running(), (await orchestra.runner(hold)).attached():
         await create(orchestra)
-        make_due(orchestra, 10)
+        await make_due(orchestra, 10)
         await until(lambda: settled(orchestra))
-        make_due(orchestra, 1)
+        await make_due(orchestra, 1)
         await until(lambda: settled(orchestra, 2))
     assert [("timed", "started", ""), ("timed", "skipped", "OVERLAP")] == states(orchestra)
 
@@ -296,11 +296,11 @@ async def test_one_tick_waits_for_the_run_before_it(orchestra: Orchestra) -> Non
         runner = await orchestra.runner(hold)
         async with runner.attached():
             await create(orchestra, overlap=schedule_pb2.OVERLAP_POLICY_BUFFER_ONE)
-            make_due(orchestra, 30)
+            await make_due(orchestra, 30)
             await until(lambda: settled(orchestra))
             await runner.until(lambda: bool(runner.held))
             for ago in (20, 10):
-                make_due(orchestra, ago)
+                await make_due(orchestra, ago)
                 await until(
                     lambda: bool(orchestra.rows("SELECT 1 FROM schedules WHERE fire_at > now()"))
                 )
@@ -315,9 +315,9 @@ async def test_one_tick_waits_for_the_run_before_it(orchestra: Orchestra) -> Non
 async def test_a_run_that_is_not_over_is_cancelled_for_the_next(orchestra: Orchestra) -> None:
     async with orchestra.running(), (await orchestra.runner(hold)).attached():
         await create(orchestra, overlap=schedule_pb2.OVERLAP_POLICY_CANCEL_RUNNING)
-        make_due(orchestra, 20)
+        await make_due(orchestra, 20)
         await until(lambda: settled(orchestra))
-        make_due(orchestra, 1)
+        await make_due(orchestra, 1)
         await until(lambda: settled(orchestra, 2))
     assert [("timed", "started", "")] * 2 == states(orchestra)
     assert [("cancelled",), ("running",)] == orchestra.rows(
@@ -330,13 +330,13 @@ async def test_who_was_shut_out_cancels_nothing_for_the_next_run_and_harms_no_ot
 ) -> None:
     async with orchestra.running(), (await orchestra.runner(hold)).attached():
         made = await create(orchestra, overlap=schedule_pb2.OVERLAP_POLICY_CANCEL_RUNNING)
-        make_due(orchestra, 20)
+        await make_due(orchestra, 20)
         await until(lambda: settled(orchestra))
-        orchestra.sql.execute("UPDATE schedules SET created_by = %s", (shut_out(orchestra),))
-        make_due(orchestra, 1)
+        await orchestra.change("UPDATE schedules SET created_by = %s", shut_out(orchestra))
+        await make_due(orchestra, 1)
         await until(lambda: settled(orchestra, 2))
         other = await create(orchestra, name="other")
-        make_due(orchestra, 1)
+        await make_due(orchestra, 1)
         await until(lambda: settled(orchestra, 3))
         assert [STARTED] == [each.state for each in await ticks(orchestra, other.id)]
     assert ("timed", "failed", "OWNER_INACTIVE") in states(orchestra)
@@ -361,9 +361,9 @@ async def test_a_tick_that_nothing_can_start_is_given_up_after_its_window_and_wi
     monkeypatch.setattr(schedule_runs, "_started", refuse)
     async with orchestra.running():
         await create(orchestra)
-        make_due(orchestra, 90)
+        await make_due(orchestra, 90)
         await until(lambda: ("timed", "pending", "QUOTA_EXCEEDED") in states(orchestra))
-        orchestra.sql.execute(f"UPDATE schedules SET {change}")
+        await orchestra.change(f"UPDATE schedules SET {change}")
         await until(lambda: ("timed", "skipped", reason) in states(orchestra))
 
 
@@ -389,7 +389,7 @@ async def test_a_schedule_that_cannot_be_served_ends_no_orchestrator(
     async with orchestra.running(), (await orchestra.runner(answer)).attached():
         for name in ("one", "other"):
             await create(orchestra, name=name)
-        make_due(orchestra, 1)
+        await make_due(orchestra, 1)
         await until(lambda: ("timed", "started", "") in states(orchestra))
         # The one that was served is let go, the other is looked at again once its claim has lapsed.
         claimed = (
@@ -423,11 +423,11 @@ async def test_the_next_run_begins_as_soon_as_the_one_before_it_is_over(
         runner = await orchestra.runner(hold)
         async with runner.attached():
             await create(orchestra, overlap=f"OVERLAP_POLICY_{overlap}")
-            make_due(orchestra, 20)
+            await make_due(orchestra, 20)
             await until(lambda: settled(orchestra))
             await runner.until(lambda: bool(runner.held))
             [assign] = runner.held.values()
-            make_due(orchestra, 1)
+            await make_due(orchestra, 1)
             if overlap == "BUFFER_ONE":
                 await until(lambda: ("timed", "pending", "OVERLAP") in states(orchestra))
                 runner.succeed(assign, 1)
@@ -463,7 +463,7 @@ async def test_a_start_that_is_refused_is_shown_and_not_lost(
     async with orchestra.running():
         made = await create(orchestra)
     orchestra.sql.execute(harm.encode())
-    make_due(orchestra, 1)
+    await make_due(orchestra, 1)
     async with orchestra.running():
         await until(lambda: settled(orchestra))
     assert [("timed", "failed", reason)] == states(orchestra)
@@ -479,11 +479,11 @@ async def test_a_schedule_that_nobody_can_read_holds_up_no_other(orchestra: Orch
     async with orchestra.running():
         await create(orchestra)
         await create(orchestra)
-    orchestra.sql.execute(
+    await orchestra.change(
         "UPDATE schedules SET timing = jsonb_set(timing, '{time_zone}', '\"Gone/Away\"')"
         " WHERE id = (SELECT id FROM schedules LIMIT 1)"
     )
-    make_due(orchestra, 1)
+    await make_due(orchestra, 1)
     async with orchestra.running():
         await until(lambda: settled(orchestra))
     assert [("TIMING_UNKNOWN",), (None,)] == orchestra.rows(
@@ -687,7 +687,7 @@ async def test_a_stranger_sees_no_schedule_and_no_tick(orchestra: Orchestra) -> 
     stranger = factories.user(orchestra.sql)
     async with orchestra.running():
         made = await create(orchestra)
-        make_due(orchestra, 1)
+        await make_due(orchestra, 1)
         await until(lambda: settled(orchestra))
         calls = stub(orchestra, stranger)
         assert not (await calls.ListSchedules(pb.ListSchedulesRequest())).schedules
@@ -708,7 +708,7 @@ async def test_a_deleted_schedule_takes_its_ticks_and_leaves_its_runs(
 ) -> None:
     async with orchestra.running():
         made = await create(orchestra)
-        make_due(orchestra, 1)
+        await make_due(orchestra, 1)
         await until(lambda: settled(orchestra))
         request = pb.DeleteScheduleRequest(schedule_id=made.id, request_id=str(uuid.uuid4()))
         for _ in range(2):

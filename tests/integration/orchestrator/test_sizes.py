@@ -41,13 +41,13 @@ async def large(orchestra: Orchestra) -> AsyncIterator[str]:
         # What is over never changes: only the owner of the tables can make it larger afterwards.
         for table in ("node_executions", "workflow_executions"):
             orchestra.sql.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
-        orchestra.sql.execute(
+        await orchestra.change(
             "UPDATE node_executions SET error_type = 'user_error', error_message = %s,"
             " output_data = %s",
-            ("e" * 16_000, '{"result":"' + "r" * 60_000 + '"}'),
+            *("e" * 16_000, '{"result":"' + "r" * 60_000 + '"}'),
         )
-        orchestra.sql.execute(
-            "UPDATE workflow_executions SET input_data = %s, output_data = %s", (INPUT, OUTPUT)
+        await orchestra.change(
+            "UPDATE workflow_executions SET input_data = %s, output_data = %s", *(INPUT, OUTPUT)
         )
         yield started.execution.id
 
@@ -88,9 +88,9 @@ async def test_pages_of_runs_are_cut_by_their_bytes_and_lose_none(
         f"INSERT INTO workflow_executions (id, {names})"
         f" SELECT gen_random_uuid(), {names} FROM workflow_executions, generate_series(1, 299)"
     )
-    orchestra.sql.execute(
+    await orchestra.change(
         "UPDATE workflow_executions SET error_type = 'user_error', error_message = %s",
-        ("e" * 16_000,),
+        "e" * 16_000,
     )
     request = pb.ListExecutionsRequest(page_size=1000)
     found = await pages(orchestra.stub.ListExecutions, request, "executions")

@@ -424,11 +424,9 @@ async def test_a_node_is_run_by_those_who_may_read_it(orchestra: Orchestra) -> N
         assert ("NOT_FOUND", "VERSION_NOT_FOUND") == await asked(own.id, node_version=2)
         assert ("INVALID_ARGUMENT", "INPUT_INVALID") == await asked(own.id, input_json="{}")
         assert ("INVALID_ARGUMENT", "INPUT_INVALID") == await asked(own.id, input_json='{"x":NaN}')
-        orchestra.sql.execute("UPDATE python_nodes SET deleted_at = now() WHERE id = %s", (own.id,))
+        await orchestra.change("UPDATE python_nodes SET deleted_at = now() WHERE id = %s", own.id)
         assert ("NOT_FOUND", "NODE_NOT_FOUND") == await asked(own.id)
-        orchestra.sql.execute(
-            "UPDATE python_nodes SET is_public = true WHERE id = %s", (foreign.id,)
-        )
+        await orchestra.change("UPDATE python_nodes SET is_public = true WHERE id = %s", foreign.id)
         request = run_service_pb2.RunNodeRequest(node_id=str(foreign.id), input_json='{"x":1}')
         async with (await orchestra.runner(add_one)).attached():
             assert (await runs(orchestra).RunNode(request)).done

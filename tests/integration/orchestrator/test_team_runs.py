@@ -54,7 +54,7 @@ async def test_members_share_a_run_and_whoever_is_removed_is_out_within_five_sec
         assert run.id == (await ours.GetExecution(ask, **acting)).execution.id
         watch = theirs.WatchExecution(pb.WatchExecutionRequest(execution_id=run.id), **acting)
         await watch.read()
-        orchestra.sql.execute("DELETE FROM tenant_members WHERE user_id = %s", (member.id,))
+        await orchestra.change("DELETE FROM tenant_members WHERE user_id = %s", member.id)
         removed_at = time.monotonic()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await asyncio.wait_for(_read_on(watch), 10)

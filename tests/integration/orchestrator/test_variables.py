@@ -85,7 +85,7 @@ async def test_each_start_takes_the_value_that_stands_then(orchestra: Orchestra)
         assert '{"out":20}' == await output(orchestra, await start(orchestra, workflow_id))
         put(orchestra, "30", workflow_id=workflow_id)
         assert '{"out":30}' == await output(orchestra, await start(orchestra, workflow_id))
-        orchestra.sql.execute("DELETE FROM variables WHERE workflow_id IS NOT NULL")
+        await orchestra.change("DELETE FROM variables WHERE workflow_id IS NOT NULL")
         assert '{"out":20}' == await output(orchestra, await start(orchestra, workflow_id))
     # Two runs that took the same share what they took.
     assert [("10",), ("20",), ("30",)] == orchestra.rows(
@@ -103,7 +103,7 @@ async def test_a_run_that_is_loaded_again_has_the_value_of_its_start(
         first = await start(orchestra, workflow_id)
         put(orchestra, "20")
         second = await start(orchestra, workflow_id)
-    orchestra.sql.execute("DELETE FROM variables")
+    await orchestra.change("DELETE FROM variables")
     async with orchestra.running(), (await orchestra.runner(seen)).attached():
         assert '{"out":10}' == await output(orchestra, first)
         assert '{"out":20}' == await output(orchestra, second)
@@ -136,7 +136,7 @@ async def test_a_missing_variable_is_named_where_it_is_read(orchestra: Orchestra
         )
         put(orchestra, "10")
         await start(orchestra, workflow_id)
-        orchestra.sql.execute("DELETE FROM variables")
+        await orchestra.change("DELETE FROM variables")
         assert "VARIABLE_MISSING" == (await refusal(orchestra, workflow_id))[0]
 
 
@@ -184,8 +184,8 @@ async def test_whoever_runs_a_template_of_others_takes_their_own_variables(
 ) -> None:
     """X14: a plain value is still its tenant's alone."""
     workflow_id = reader(orchestra)
-    orchestra.sql.execute("UPDATE workflows SET is_template = true")
-    orchestra.sql.execute("UPDATE python_nodes SET is_public = true")
+    await orchestra.change("UPDATE workflows SET is_template = true")
+    await orchestra.change("UPDATE python_nodes SET is_public = true")
     put(orchestra, "10")
     put(orchestra, "11", workflow_id=workflow_id)
     other = factories.user(orchestra.sql)
@@ -234,7 +234,7 @@ async def test_a_repeated_request_is_the_same_run_whatever_the_variable_is(
         first = await start(orchestra, workflow_id, request_id=request_id)
         put(orchestra, "20")
         assert first == await start(orchestra, workflow_id, request_id=request_id)
-        orchestra.sql.execute("DELETE FROM variables")
+        await orchestra.change("DELETE FROM variables")
         assert first == await start(orchestra, workflow_id, request_id=request_id)
 
 

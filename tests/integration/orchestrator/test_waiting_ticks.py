@@ -37,17 +37,17 @@ async def test_what_comes_behind_a_tick_that_cannot_start_is_due_no_sooner_than_
     """Else it is found due without end, a thousand times a second, while the engine is short."""
     async with orchestra.running(), (await orchestra.runner(answer)).attached():
         await create(orchestra, overlap=schedule_pb2.OVERLAP_POLICY_BUFFER_ONE)
-        make_due(orchestra, 10)
+        await make_due(orchestra, 10)
         over = "SELECT count(*) FROM workflow_executions WHERE status = 'completed'"
         await until(lambda: [(1,)] == orchestra.rows(over))
         await until(lambda: [("timed", "started", "")] == states(orchestra))
-        orchestra.sql.execute(WAITING)
-        make_due(orchestra, 1)
+        await orchestra.change(WAITING)
+        await make_due(orchestra, 1)
         together = "SELECT count(*) FROM schedule_ticks GROUP BY try_at"
         await until(lambda: [(2,)] == orchestra.rows(together))
         behind = [("timed", "pending", "QUOTA_EXCEEDED"), ("timed", "pending", "OVERLAP")]
         assert behind == states(orchestra)
-        orchestra.sql.execute("UPDATE schedule_ticks SET try_at = clock_timestamp()")
+        await orchestra.change("UPDATE schedule_ticks SET try_at = clock_timestamp()")
         orchestra.sql.execute("NOTIFY qflow_schedules")
         await until(lambda: [("timed", "started", "")] * 2 == states(orchestra))
 
@@ -74,7 +74,7 @@ async def test_a_backfill_that_waits_for_a_quota_holds_up_no_time_of_its_schedul
         await stub(orchestra).BackfillSchedule(request)
         waiting = ("backfill", "pending", "QUOTA_EXCEEDED")
         await until(lambda: [waiting] * 100 == states(orchestra))
-        make_due(orchestra, 1)
+        await make_due(orchestra, 1)
         await until(lambda: ("timed", "started", "") in states(orchestra))
 
 
@@ -84,13 +84,13 @@ async def test_a_run_that_was_started_and_not_written_is_in_the_way_of_the_next(
     """Killed between the two, and the next time came before anybody looked: it is cancelled."""
     async with orchestra.running(), (await orchestra.runner(hold)).attached():
         await create(orchestra, overlap=schedule_pb2.OVERLAP_POLICY_CANCEL_RUNNING)
-        make_due(orchestra, 20)
+        await make_due(orchestra, 20)
         await until(lambda: [("timed", "started", "")] == states(orchestra))
-        orchestra.sql.execute(
+        await orchestra.change(
             "UPDATE schedule_ticks SET state = 'pending', execution_id = NULL,"
             " try_at = clock_timestamp() + interval '1 hour'"
         )
-        make_due(orchestra, 1)
+        await make_due(orchestra, 1)
         await until(lambda: [("timed", "started", "")] * 2 == states(orchestra))
     assert [("cancelled",), ("running",)] == orchestra.rows(
         "SELECT status FROM workflow_executions ORDER BY created_at"

@@ -168,7 +168,7 @@ async def test_a_runner_that_was_fenced_while_stopped_comes_back_as_another(
         await until(orchestra, "SELECT 1 FROM containers WHERE status = 'running'")
         runner.send(signal.SIGSTOP)
         # What another orchestrator would do once the lease has run out.
-        orchestra.sql.execute("UPDATE runner_members SET state = 'fenced' WHERE state = 'live'")
+        await orchestra.change("UPDATE runner_members SET state = 'fenced' WHERE state = 'live'")
         runner.send(signal.SIGCONT)
         await runner.until_said("lease_lost")
         await runner.until_said('"attached"', times=2)
@@ -259,13 +259,13 @@ async def test_a_large_result_is_a_committed_file(orchestra: Orchestra) -> None:
             code="def main(x: str) -> int:\n    return len(x)\n",
         )
         orchestra.sql.execute("ALTER TABLE python_node_versions DISABLE TRIGGER USER")
-        orchestra.sql.execute(
+        await orchestra.change(
             "UPDATE python_node_versions SET output_types = %s WHERE id = %s",
-            (json.dumps([{"name": "result", "type": text}]), make.version_id),
+            *(json.dumps([{"name": "result", "type": text}]), make.version_id),
         )
-        orchestra.sql.execute(
+        await orchestra.change(
             "UPDATE python_node_versions SET input_types = %s WHERE id = %s",
-            (
+            *(
                 json.dumps([{"name": "x", "type": text, "kind": "positional", "required": True}]),
                 count.version_id,
             ),
@@ -376,10 +376,10 @@ async def test_an_environment_shows_its_install_in_the_sandboxs_row(
         orchestra.owner,
         code="import greeter\ndef main(x: int) -> int:\n    return x + greeter.greet()\n",
     )
-    orchestra.sql.execute(
+    await orchestra.change(
         "UPDATE node_version_locks SET state = 'locked', lock = %s, lock_digest = %s"
         " WHERE node_version_id = %s",
-        (lock, lock_digest(lock), node.version_id),
+        *(lock, lock_digest(lock), node.version_id),
     )
     workflow = str(
         factories.workflow(

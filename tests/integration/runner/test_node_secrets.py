@@ -204,9 +204,7 @@ async def test_secrets_are_granted_to_own_nodes_by_who_leads_the_tenant(
     async with orchestra.running(), attached(orchestra, **_KEY) as runner:
         stranger = factories.user(orchestra.sql)
         public = factories.node(orchestra.sql, stranger)
-        orchestra.sql.execute(
-            "UPDATE python_nodes SET is_public = true WHERE id = %s", (public.id,)
-        )
+        await orchestra.change("UPDATE python_nodes SET is_public = true WHERE id = %s", public.id)
         member = factories.user(orchestra.sql)
         team = factories.team(orchestra.sql, admin=orchestra.owner, user=member)
         acting = {"metadata": (("qflow-tenant", str(team)),)}

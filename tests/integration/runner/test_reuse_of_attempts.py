@@ -62,7 +62,7 @@ async def test_versions_of_one_environment_share_what_forks_them(orchestra: Orch
 async def test_code_of_another_author_never_meets_a_process_twice(orchestra: Orchestra) -> None:
     author = factories.user(orchestra.sql)
     theirs = factories.node(orchestra.sql, author, code=COUNTS)
-    orchestra.sql.execute("UPDATE python_nodes SET is_public = true")
+    await orchestra.change("UPDATE python_nodes SET is_public = true")
     workflow = factories.workflow(
         orchestra.sql,
         orchestra.owner,

@@ -22,7 +22,7 @@ from services.orchestrator.domain.plan import Kind, Plan
 from services.orchestrator.domain.records import ENGINE_ERROR, NO_USAGE, Failure
 from services.orchestrator.domain.rows import Follows, RunInsert
 from services.orchestrator.domain.state import Run
-from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.domain.status import RUN_FINAL, NodeStatus, RunStatus
 from services.orchestrator.domain.steps.attempts import Outcome
 from services.orchestrator.domain.transition import Transition
 from services.orchestrator.rpc.attach import _outcome
@@ -199,6 +199,47 @@ def test_what_the_results_of_one_message_do_to_a_run_is_one_change() -> None:
     assert {"n2", "n3"} == {each.node_id for each in change.node_inserts}
     acks = [each.attempt_ref for each in change.commands if isinstance(each, AckCommand)]
     assert [first.id, second.id] == acks
+
+
+def test_an_attempt_is_its_runners_alone() -> None:
+    """G2, F6: who knows its token and is another has nothing to say of it."""
+    core = new_core((ONE, 1))
+    run = start(core, plan_of([], 1))
+    record = run.records[0]
+    assert record is not None
+    core.attached(OTHER, Offer(pythons=PYTHONS, tier="T2"), {})
+    core.granted(OTHER, 1, 1)
+    assert [] == core.declined(OTHER, record.id, record.token)
+    [late] = core.outcomes(OTHER, [Outcome(record.id, record.token, (b"2",), NO_USAGE)], now=0.0)
+    assert [SupersededCommand(OTHER, record.id, record.token)] == late.commands
+    assert ONE == holder(run)
+    core.outcomes(ONE, [Outcome(record.id, record.token, (b"1",), NO_USAGE)], now=0.0)
+    assert RunStatus.COMPLETED == run.status
+
+
+def test_a_window_is_taken_once_and_of_nobody_who_was_fenced() -> None:
+    """F6, G4: one that does not know yet that it was fenced is given nothing more."""
+    core = new_core((ONE, 1))
+    first = start(core, plan_of([], 1))
+    core.granted(ONE, 2, 1)  # an epoch says one thing
+    second = start(core, plan_of([], 1))
+    assert [ONE, None] == [holder(first), holder(second)]
+    core.lost(ONE)
+    core.granted(ONE, 9, 2)
+    assert [None, None] == [holder(first), holder(second)]
+
+
+def test_an_attempt_that_was_to_end_and_is_not_there_any_more_has_ended() -> None:
+    """I4: the runner's word of that was lost with its stream."""
+    core = new_core((ONE, 1))
+    run = start(core, plan_of([], 1))
+    record = run.records[0]
+    assert record is not None
+    core.cancel(run.id)
+    assert run.status not in RUN_FINAL  # it waits for what runs
+    core.detached(ONE)
+    core.attached(ONE, Offer(pythons=PYTHONS, tier="T2"), {})
+    assert RunStatus.CANCELLED == run.status
 
 
 def test_what_a_run_may_answer_is_counted_in_bytes() -> None:

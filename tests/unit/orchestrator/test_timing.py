@@ -300,6 +300,55 @@ def test_no_expression_is_anything_but_read_or_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("timing", "field", "reason"),
+    [
+        (
+            Timing(times=Interval(every_ms=60_000, offset_ms=60_000)),
+            "interval.offset",
+            "OFFSET_INVALID",
+        ),
+        (
+            Timing(
+                times=Interval(every_ms=60_000, offset_ms=0),
+                starts_at=datetime(1899, 12, 31, tzinfo=UTC),
+            ),
+            *("start_time", "TIME_INVALID"),
+        ),
+        (
+            Timing(
+                times=Interval(every_ms=60_000, offset_ms=0),
+                ends_at=datetime(9000, 1, 2, tzinfo=UTC),
+            ),
+            *("end_time", "TIME_INVALID"),
+        ),
+    ],
+)
+def test_what_no_schedule_can_be_is_refused_by_its_field(
+    timing: Timing, field: str, reason: str
+) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        check(timing, field="timing", now=at("2026-01-01T00:00+00:00"))
+    told = (refused.value.reason, refused.value.fields[0].field)
+    assert (reason, f"timing.{field}") == told
+
+
+@pytest.mark.parametrize(
+    "timing",
+    [
+        Timing(times=Interval(every_ms=60_000, offset_ms=59_999), jitter_ms=1),
+        Timing(
+            times=Cron(expression="0 6 * * *", time_zone="Europe/Berlin", skipped_time="omit"),
+            starts_at=datetime(1900, 1, 1, tzinfo=UTC),
+            ends_at=datetime(2026, 1, 1, 12, 0, 0, 5, tzinfo=UTC),
+            jitter_ms=3_600_000,
+        ),
+    ],
+)
+def test_a_timing_is_stored_whole(timing: Timing) -> None:
+    assert timing == from_json(to_json(timing))
+
+
+@pytest.mark.parametrize(
     "zone", ["Mars/Phobos", "localtime", "../etc/passwd", "Europe", "utc8", ""]
 )
 def test_only_zones_that_mean_the_same_everywhere_are_known(zone: str) -> None:

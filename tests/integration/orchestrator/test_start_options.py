@@ -89,6 +89,24 @@ async def test_an_open_run_with_the_key_is_asked_to_stop(
             assert not (await get(orchestra, second.id)).HasField("cancel_time")
 
 
+@pytest.mark.parametrize("conflict", [0, USE, CANCEL])
+async def test_a_run_that_is_asked_to_stop_has_its_key_no_more(
+    orchestra: Orchestra,
+    diamond: str,
+    conflict: execution_pb2.BusinessKeyConflictPolicy.ValueType,
+) -> None:
+    """Nobody is given a run that ends, however long its nodes take for that."""
+    async with orchestra.running():
+        runner = await orchestra.runner(lambda *_: None)
+        async with runner.attached():
+            first = await start(orchestra, diamond, business_key="k")
+            await runner.until(lambda: bool(runner.assigns))
+        stopping = await cancel(orchestra, first.id)  # its runner does not hear of it
+        assert CANCELLED != stopping.status
+        second = await start(orchestra, diamond, business_key="k", business_key_conflict=conflict)
+        assert second.id != first.id
+
+
 async def test_of_many_starts_that_stop_each_other_one_stays_open(
     orchestra: Orchestra, diamond: str
 ) -> None:

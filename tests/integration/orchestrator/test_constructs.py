@@ -216,6 +216,26 @@ async def test_a_loop_carries_its_outputs_until_its_condition_fails(
     assert {"l", "l#1", "l#2", "l#3", "l#4"} == set(nodes)
 
 
+@pytest.mark.parametrize("at_max", ["finish", "fail"])
+async def test_a_loop_whose_turns_are_used_up_ends_as_it_says(
+    orchestra: Orchestra, make: Callable[..., str], at_max: str
+) -> None:
+    """No loop goes on for ever, and none takes more turns than it has."""
+    rule = {"condition": "result < 9", "max_turns": 3, "carry": {"x": "result"}, "at_max": at_max}
+    workflow = make({"l": {"loop": rule}}, [("", "x", "l", "x")], outputs=("l",))
+    async with orchestra.running():
+        runner = await orchestra.runner(answer)
+        async with runner.attached():
+            ended = (await run(orchestra, workflow, 1)).execution
+            nodes = await nodes_of(orchestra, ended.id)
+    assert {"l", "l#1", "l#2", "l#3"} == set(nodes)
+    if at_max == "finish":
+        assert {"l": 4} == json.loads(ended.output_json)
+    else:
+        assert ("loop_exhausted", "l") == (ended.error.error_type, ended.error.node_id)
+        assert "after 3 turns" in ended.error.message
+
+
 async def test_a_failure_goes_to_who_waits_for_it_and_the_run_completes(
     orchestra: Orchestra, make: Callable[..., str]
 ) -> None:

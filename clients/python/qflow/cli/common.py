@@ -6,7 +6,7 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
@@ -106,6 +106,26 @@ def console(*, errors: bool = False) -> Console:
 def print_json(told: Any) -> None:
     """Print a JSON document."""
     typer.echo(json.dumps(told, ensure_ascii=False, indent=2))
+
+
+def print_list(
+    there: Sequence[Any],
+    titles: Sequence[str],
+    row: Callable[[Any], Sequence[str]],
+    *,
+    as_json: bool,
+    right: Sequence[str] = (),
+) -> None:
+    """Print messages as a table with a row of each, or as JSON whole."""
+    if as_json:
+        print_json([as_plain(each) for each in there])
+        return
+    from qflow.cli import show
+
+    made = show.table(*titles, right=right)
+    for each in there:
+        made.add_row(*row(each))
+    console().print(made, markup=False)
 
 
 def as_plain(message: Message) -> dict[str, Any]:

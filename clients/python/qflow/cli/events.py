@@ -13,17 +13,19 @@ from qflow.cli.common import (
     Home,
     as_plain,
     call,
-    console,
     do,
     moment_text,
     pages,
     print_json,
+    print_list,
     stored_workflow,
     with_client,
 )
 from qflow.exceptions import AuthoringError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qflow.client.client import Client
 
 app = typer.Typer(
@@ -89,19 +91,13 @@ def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -
         context=context,
         home=home,
     )
-    if as_json:
-        print_json([as_plain(each) for each in there])
-        return
-    from qflow.cli import show
 
-    made = show.table("id", "name", "on", "where", "state")
-    for each in there:
+    def row(each: Any) -> Sequence[str]:
         kinds = [_short(event_pb2.EventType.Name(kind)) for kind in each.event_types]
         paused = f"paused: {each.pause_reason}" if each.pause_reason else "paused"
-        made.add_row(
-            each.id, each.name, ", ".join(kinds), each.url, paused if each.paused else "on"
-        )
-    console().print(made, markup=False)
+        return (each.id, each.name, ", ".join(kinds), each.url, paused if each.paused else "on")
+
+    print_list(there, ("id", "name", "on", "where", "state"), row, as_json=as_json)
 
 
 @app.command("deliveries")
@@ -122,21 +118,17 @@ def deliveries(
         return list((await call(client, _SERVICE, "ListEventDeliveries", request)).deliveries)
 
     there = with_client(looking, context=context, home=home)
-    if as_json:
-        print_json([as_plain(each) for each in there])
-        return
-    from qflow.cli import show
 
-    made = show.table("id", "event", "run", "state", "tries", "next", "why", right=("tries",))
-    for each in there:
+    def row(each: Any) -> Sequence[str]:
+        kind = _short(event_pb2.EventType.Name(each.event_type))
         state = _short(event_pb2.EventDeliveryState.Name(each.state))
-        made.add_row(
-            *(each.id, _short(event_pb2.EventType.Name(each.event_type)), each.execution_id),
-            *(state, str(each.attempt_count)),
-            moment_text(each.due_time) if state == "pending" else "",
-            each.error,
+        due = moment_text(each.due_time) if state == "pending" else ""
+        return (
+            *(each.id, kind, each.execution_id, state, str(each.attempt_count), due, each.error),
         )
-    console().print(made, markup=False)
+
+    titles = ("id", "event", "run", "state", "tries", "next", "why")
+    print_list(there, titles, row, as_json=as_json, right=("tries",))
 
 
 @app.command("test")
@@ -182,16 +174,8 @@ def pause(
     as_json: AsJson = False,
 ) -> None:
     """Tell nothing until it is resumed; what happens meanwhile is not told."""
-    from qflow.orchestrator.v1 import event_subscription_service_pb2 as pb
-
-    request = pb.UpdateEventSubscriptionRequest(
-        subscription_id=subscription,
-        paused=True,
-        pause_reason=reason,
-        request_id=str(uuid.uuid4()),
-    )
-    request.update_mask.paths.extend(("paused", "pause_reason"))
-    do(_SERVICE, "UpdateEventSubscription", request, context=context, home=home, as_json=as_json)
+    said = {"paused": True, "pause_reason": reason}
+    _update(subscription, said, context=context, home=home, as_json=as_json)
 
 
 @app.command("resume")
@@ -202,13 +186,7 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on after a pause."""
-    from qflow.orchestrator.v1 import event_subscription_service_pb2 as pb
-
-    request = pb.UpdateEventSubscriptionRequest(
-        subscription_id=subscription, paused=False, request_id=str(uuid.uuid4())
-    )
-    request.update_mask.paths.append("paused")
-    do(_SERVICE, "UpdateEventSubscription", request, context=context, home=home, as_json=as_json)
+    _update(subscription, {"paused": False}, context=context, home=home, as_json=as_json)
 
 
 @app.command("secret")
@@ -245,6 +223,18 @@ def remove(
         subscription_id=subscription, request_id=str(uuid.uuid4())
     )
     do(_SERVICE, "DeleteEventSubscription", request, context=context, home=home, as_json=as_json)
+
+
+def _update(
+    subscription: str, said: dict[str, Any], *, context: str, home: str, as_json: bool
+) -> None:
+    from qflow.orchestrator.v1 import event_subscription_service_pb2 as pb
+
+    request = pb.UpdateEventSubscriptionRequest(
+        subscription_id=subscription, request_id=str(uuid.uuid4()), **said
+    )
+    request.update_mask.paths.extend(said)
+    do(_SERVICE, "UpdateEventSubscription", request, context=context, home=home, as_json=as_json)
 
 
 def _short(name: str) -> str:

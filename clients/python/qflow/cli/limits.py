@@ -13,10 +13,10 @@ from qflow.cli.common import (
     Home,
     as_plain,
     call,
-    console,
     do,
     pages,
     print_json,
+    print_list,
     stored_node,
     stored_workflow,
     with_client,
@@ -25,6 +25,8 @@ from qflow.cli.times import span
 from qflow.exceptions import AuthoringError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from google.protobuf.duration_pb2 import Duration
 
     from qflow.client.client import Client
@@ -130,7 +132,7 @@ def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -
     there = with_client(
         lambda c: pages(c, "Limit", "ListLimits", request, "limits"), context=context, home=home
     )
-    print_json([as_plain(each) for each in there]) if as_json else _print(there)
+    _print(there, as_json=as_json)
 
 
 @app.command("rm")
@@ -152,22 +154,19 @@ def _period(text: str) -> Duration | None:
     return told
 
 
-def _print(limits: list[Any]) -> None:
-    from qflow.cli import show
+def _print(limits: list[Any], *, as_json: bool = False) -> None:
+    titles = ("name", "of", "at once", "begin", "counted")
+    print_list(limits, titles, _row, as_json=as_json)
 
-    made = show.table("name", "of", "at once", "begin", "counted")
-    for each in limits:
-        rate = each.max_starts and f"{each.max_starts} in {each.period.ToTimedelta()}"
-        made.add_row(
-            each.name,
-            f"workflow {each.workflow_id}" * bool(each.workflow_id)
-            or f"node {each.node_id}" * bool(each.node_id)
-            or "all",
-            str(each.max_running or "any"),
-            rate or "any",
-            _counted(each),
-        )
-    console().print(made, markup=False)
+
+def _row(limit: Any) -> Sequence[str]:
+    of = "all"
+    if limit.workflow_id:
+        of = f"workflow {limit.workflow_id}"
+    elif limit.node_id:
+        of = f"node {limit.node_id}"
+    rate = f"{limit.max_starts} in {limit.period.ToTimedelta()}" if limit.max_starts else "any"
+    return (limit.name, of, str(limit.max_running or "any"), rate, _counted(limit))
 
 
 def _counted(limit: Any) -> str:

@@ -14,11 +14,11 @@ from qflow.cli.common import (
     Home,
     as_plain,
     call,
-    console,
     do,
     moment_text,
     pages,
     print_json,
+    print_list,
     stored_workflow,
     with_client,
 )
@@ -27,6 +27,8 @@ from qflow.cli.times import span
 from qflow.exceptions import AuthoringError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qflow.client.client import Client
     from qflow.orchestrator.v1.schedule_pb2 import Schedule
 
@@ -104,21 +106,12 @@ def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -
         context=context,
         home=home,
     )
-    if as_json:
-        print_json([as_plain(each) for each in there])
-        return
-    from qflow.cli import show
 
-    made = show.table("id", "name", "when", "next", "state")
-    for each in there:
-        made.add_row(
-            each.id,
-            each.definition.name,
-            _when(each.definition.timing),
-            moment_text(each.next_time),
-            state_of(each),
-        )
-    console().print(made, markup=False)
+    def row(each: Any) -> Sequence[str]:
+        of, due = each.definition, moment_text(each.next_time)
+        return (each.id, of.name, _when(of.timing), due, state_of(each))
+
+    print_list(there, ("id", "name", "when", "next", "state"), row, as_json=as_json)
 
 
 def state_of(schedule: Schedule) -> str:
@@ -146,18 +139,14 @@ def ticks(
         return list((await call(client, "Schedule", "ListScheduleTicks", request)).ticks)
 
     there = with_client(looking, context=context, home=home)
-    if as_json:
-        print_json([as_plain(each) for each in there])
-        return
-    from qflow.cli import show
 
-    made = show.table("time", "state", "run", "why")
-    for each in there:
+    def row(each: Any) -> Sequence[str]:
         state = schedule_pb2.ScheduleTickState.Name(each.state).rpartition("_")[2].lower()
         many = f" (stands for {each.tick_count} times)" if each.tick_count > 1 else ""
         why = f"{each.reason}: {each.message}" if each.reason else each.message
-        made.add_row(moment_text(each.tick_time), state, each.execution_id, why + many)
-    console().print(made, markup=False)
+        return (moment_text(each.tick_time), state, each.execution_id, why + many)
+
+    print_list(there, ("time", "state", "run", "why"), row, as_json=as_json)
 
 
 @app.command("preview")

@@ -13,17 +13,19 @@ from qflow.cli.common import (
     Home,
     as_plain,
     call,
-    console,
     do,
     moment_text,
     pages,
     print_json,
+    print_list,
     stored_workflow,
     with_client,
 )
 from qflow.cli.inputs import stored_inputs_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qflow.client.client import Client
 
 app = typer.Typer(
@@ -80,19 +82,15 @@ def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -
         context=context,
         home=home,
     )
-    if as_json:
-        print_json([as_plain(each) for each in there])
-        return
-    from qflow.cli import show
 
-    made = show.table("id", "name", "state", "fired", "last", "why not", right=("fired",))
-    for each in there:
+    def row(each: Any) -> Sequence[str]:
         state = "paused" if each.paused else "on"
-        made.add_row(
-            *(each.id, each.name, state, str(each.fired_count), moment_text(each.fire_time)),
-            f"{each.error_reason}: {each.error_message}" if each.error_reason else "",
-        )
-    console().print(made, markup=False)
+        why = f"{each.error_reason}: {each.error_message}" if each.error_reason else ""
+        last = moment_text(each.fire_time)
+        return (each.id, each.name, state, str(each.fired_count), last, why)
+
+    titles = ("id", "name", "state", "fired", "last", "why not")
+    print_list(there, titles, row, as_json=as_json, right=("fired",))
 
 
 @app.command("fire")

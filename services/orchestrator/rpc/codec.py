@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from qflow.orchestrator.v1 import execution_pb2 as pb
-from qflow.orchestrator.v1 import quota_pb2
 
 from services.kit.rpc.codec import put_duration_us, put_timestamp, timestamp
 from services.kit.rpc.failures import add_detail
-from services.orchestrator.domain.amounts import NOTHING, Amounts
+from services.orchestrator.domain.amounts import NOTHING
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.rpc.amounts import put_amounts
 from services.orchestrator.storage.executions import Execution, NodeExecution
 from services.orchestrator.usecases.read import unbegun
 
-_US: Final = 1_000_000
 RUN_STATUS: Final = {
     status: pb.ExecutionStatus.Value(f"EXECUTION_STATUS_{status.name}") for status in RunStatus
 }
@@ -77,7 +76,7 @@ def put_execution(message: pb.Execution, execution: Execution, plan: Plan) -> No
     _put_times(message, execution)
     _put_options(message, execution)
     if execution.budget is not NOTHING:
-        _put_budget(message.budget, execution.budget)
+        put_amounts(message.budget, execution.budget)
 
 
 def _put_times(message: pb.Execution, execution: Execution) -> None:
@@ -115,12 +114,6 @@ def _put_options(message: pb.Execution, execution: Execution) -> None:
         message.container_id = execution.container_id
     if execution.ignores_cache:
         message.ignore_cache = True
-
-
-def _put_budget(budget: quota_pb2.ResourceAmounts, said: Amounts) -> None:
-    nodes, cpu_us, gb_us, moved_bytes = (each or 0 for each in said)
-    budget.nodes, budget.moved_bytes = nodes, moved_bytes
-    budget.cpu_seconds, budget.gb_seconds = cpu_us // _US, gb_us // _US
 
 
 def node_to_pb(execution_id: str, node: NodeExecution) -> pb.NodeExecution:

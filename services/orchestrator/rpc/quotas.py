@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 import grpc
@@ -12,13 +12,11 @@ from qflow.orchestrator.v1 import quota_service_pb2 as pb
 from services.kit.caller import current_caller
 from services.kit.rpc import codec
 from services.kit.rpc.request_key import answered, request_key
-from services.orchestrator.domain.amounts import NOTHING, Amounts
+from services.orchestrator.rpc.amounts import US
 from services.orchestrator.storage.quotas import Numbers
 from services.orchestrator.usecases.quotas import Account, QuotaKeeper
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-_US: Final = 1_000_000
 
 
 class QuotaServicer(quota_service_pb2_grpc.QuotaServiceServicer):
@@ -52,17 +50,6 @@ class QuotaServicer(quota_service_pb2_grpc.QuotaServiceServicer):
             key=request_key(request, "orchestrator.SetTenantQuota", _set),
         )
         return answered(pb.SetTenantQuotaResponse, answer, _set)
-
-
-def amounts(said: quota_pb2.ResourceAmounts) -> Amounts:
-    """Read amounts; what is not limited is not said."""
-    found = Amounts(
-        said.nodes or None,
-        said.cpu_seconds * _US or None,
-        said.gb_seconds * _US or None,
-        said.moved_bytes or None,
-    )
-    return NOTHING if found == NOTHING else found
 
 
 def _tenant(text: str) -> UUID:
@@ -121,8 +108,8 @@ def _quota(account: Account) -> quota_pb2.TenantQuota:
             executions_running=used.executions_running,
             executions=used.executions,
             nodes=used.nodes,
-            cpu_seconds=used.cpu_us / _US,
-            gb_seconds=used.gb_us / _US,
+            cpu_seconds=used.cpu_us / US,
+            gb_seconds=used.gb_us / US,
             moved_bytes=used.moved_bytes,
             stored_bytes=used.stored_bytes,
             stored_files=used.stored_files,

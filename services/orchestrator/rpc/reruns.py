@@ -19,7 +19,7 @@ from services.kit.rpc.errors import to_status
 from services.kit.rpc.request_key import request_key
 from services.orchestrator.domain.reuse import FromNode
 from services.orchestrator.rpc import starting
-from services.orchestrator.rpc.quotas import amounts
+from services.orchestrator.rpc.amounts import amounts
 from services.orchestrator.usecases import batch
 from services.orchestrator.usecases.batch import Chosen
 from services.orchestrator.usecases.rerun import (

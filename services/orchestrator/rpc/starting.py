@@ -22,7 +22,7 @@ from services.orchestrator.domain.options import (
     Wishes,
 )
 from services.orchestrator.rpc import codec
-from services.orchestrator.rpc.quotas import amounts
+from services.orchestrator.rpc.amounts import amounts
 from services.orchestrator.usecases.launch import Started
 from services.orchestrator.usecases.start import Starter
 from services.orchestrator.usecases.start_many import Asked, start_one

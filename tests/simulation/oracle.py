@@ -193,9 +193,12 @@ class Reading:
         at = self.plan.index[row["definition_node_id"]]
         place = self.plan.places[at]
         left, active, broken = 0, 0, False
+        failures: list[bool] = []  # of sources whose failure alone counts: whether it came
         for source, link in _sources_of(self.plan)[at]:
             before = self.rows.get(source)
             status = before["status"] if before is not None else ""
+            if link.failure and not link.done and not link.branches:
+                failures.append(status in FAILED)
             if status == "completed" and before is not None:
                 took = result(before, "branch") if link.branches else ""
                 active += link.done or took in link.branches
@@ -213,6 +216,7 @@ class Reading:
             assert begins or skips or active + left < place.needed, f"{place.id} could have begun"
             return
         assert not left, f"I7: {place.id} is taken up before {left} of its sources are over"
+        broken |= bool(failures) and not any(failures)
         runs = place.all_done or not self.plan.parents[at] or (bool(active) and not broken)
         assert runs or not begins, f"{place.id} begins, and its sources say that it does not"
         assert begins or skips or not runs, f"{place.id} is skipped, and its sources say it runs"

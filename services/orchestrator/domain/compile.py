@@ -111,14 +111,19 @@ class _Compiler:
         links: list[list[Link]] = [[] for _ in nodes]
         parents = [0] * len(nodes)
         failures: set[int] = set()
+        rescues: set[int] = set()
         for at, edges in enumerate(incoming):
             for link_source, link in self._links(at, edges, phases):
                 links[link_source].append(link)
                 parents[at] += 1
                 if link.failure:
                     failures.add(link_source)
+                if link.only_failure:
+                    rescues.add(at)
         places = tuple(
-            self._place(node, incoming[at], phases[at], handled=at in failures)
+            self._place(
+                node, incoming[at], phases[at], handled=at in failures, rescues=at in rescues
+            )
             for at, node in enumerate(nodes)
         )
         outputs = tuple(
@@ -197,6 +202,7 @@ class _Compiler:
         phase: Phase,
         *,
         handled: bool,
+        rescues: bool,
     ) -> Place:
         name, kind = str(node["id"]), kind_of(node)
         bindings = tuple(self._bindings(node, edges))
@@ -224,6 +230,7 @@ class _Compiler:
             phase=phase,
             needed={"any": 1, "n_of": int(join.get("count") or 1)}.get(policy),
             all_done=policy == "all_done" or phase is not Phase.MAIN,
+            rescues=rescues and policy == "all" and phase is Phase.MAIN,
             condition=_expression(node.get("condition"), names),
             handled=handled or node.get("on_failure") == "continue",
             compensates=self.index[compensates] if compensates else None,

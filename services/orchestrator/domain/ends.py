@@ -70,6 +70,8 @@ def count_end(run: Run, place: int, end: End, branch: str) -> None:
         run.remaining[link.child] -= 1
         if end is End.FAILED:
             active = link.failure
+            if link.only_failure:
+                run.called.add(link.child)
             run.broken[link.child] = run.broken[link.child] or not active
         else:
             active = end is End.DONE and (link.done or branch in link.branches)
@@ -90,7 +92,9 @@ def decide(run: Run, place: int) -> Verdict:
         return Verdict.WAIT
     if rule.all_done or not run.plan.parents[place]:
         return Verdict.RUN
-    return Verdict.SKIP if run.broken[place] or not active else Verdict.RUN
+    if run.broken[place] or not active or (rule.rescues and place not in run.called):
+        return Verdict.SKIP
+    return Verdict.RUN
 
 
 def release_inputs(run: Run, place: int) -> None:

@@ -135,7 +135,8 @@ def roles_of(plan: Plan) -> list[Role]:
         roles[at] = Role.MAIN
     while waiting:
         for link in plan.links[waiting.pop()]:
-            if (link.done or link.branches) and roles[link.child] is Role.ON_FAILURE:
+            expected = (link.done or link.branches) and not plan.places[link.child].rescues
+            if expected and roles[link.child] is Role.ON_FAILURE:
                 roles[link.child] = Role.MAIN
                 waiting.append(link.child)
     return roles

@@ -80,6 +80,11 @@ class Link(NamedTuple):
     branches: frozenset[str]  # … or took one of these branches
     failure: bool  # … or failed for good
 
+    @property
+    def only_failure(self) -> bool:
+        """Whether nothing else than its source's failure counts for the other place."""
+        return self.failure and not self.done and not self.branches
+
 
 @dataclass(frozen=True, slots=True)
 class MapRule:
@@ -144,6 +149,7 @@ class Place:
     phase: Phase = Phase.MAIN
     needed: int | None = None  # how many active sources are enough; None: it waits for all
     all_done: bool = False  # it runs however its sources ended
+    rescues: bool = False  # of some of its sources the failure alone counts: one has to come
     condition: Expression | None = None
     handled: bool = False  # its failure does not stop the run
     compensates: int | None = None

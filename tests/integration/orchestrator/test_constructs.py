@@ -254,6 +254,34 @@ async def test_a_failure_goes_to_who_waits_for_it_and_the_run_completes(
     assert {"a": "FAILED", "b": "SKIPPED", "rescue": "COMPLETED"} == nodes
 
 
+@pytest.mark.parametrize(("x", "rescue"), [(1, "SKIPPED"), (-1, "COMPLETED")])
+async def test_what_stands_behind_a_failure_runs_where_it_comes_whatever_else_feeds_it(
+    orchestra: Orchestra, make: Callable[..., str], x: int, rescue: str
+) -> None:
+    """Of two failures one is enough: `a` fails for what is below 0, `calm` never."""
+    workflow = make(
+        {
+            "a": None,
+            "calm": {"parameters": {"x": "1"}},
+            "rescue": None,
+            "other": {"parameters": {"x": "2"}},
+        },
+        [("", "x", "a", "x"), ("other", "result", "rescue", "x")],
+        links=[
+            order("a", "rescue", kind="failure"),
+            order("calm", "rescue", kind="failure"),
+            order("calm", "other"),
+        ],
+        outputs=("rescue",),
+    )
+    async with orchestra.running():
+        runner = await orchestra.runner(answer)
+        async with runner.attached():
+            ended = await run(orchestra, workflow, x)
+            nodes = await nodes_of(orchestra, ended.execution.id)
+    assert ("COMPLETED", rescue) == (nodes["other"], nodes["rescue"])
+
+
 async def test_what_was_done_is_undone_in_reverse_and_finally_comes_last(
     orchestra: Orchestra, make: Callable[..., str]
 ) -> None:

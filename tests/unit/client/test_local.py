@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -132,6 +133,81 @@ def test_a_choice_takes_one_branch(n: int, said: str) -> None:
 
 def test_a_failure_branch_gets_what_it_failed_with() -> None:
     assert "fail: ValueError: no 3" == saved.run_local(3)
+
+
+@pytest.mark.parametrize(("tried", "said"), [(fail, "1!"), (half, None)])
+def test_what_stands_behind_a_failure_runs_where_it_comes_whatever_else_feeds_it(
+    tried: Callable[[int], int], said: str | None
+) -> None:
+    @qflow.workflow
+    def flow(n: int) -> str | None:
+        halved = half(n)
+        with qflow.on_failure(tried(n)):
+            return shout(halved)
+
+    assert said == flow.run_local(3)
+
+
+def test_one_failure_of_several_is_enough() -> None:
+    @qflow.workflow
+    def flow(n: int) -> str:
+        with qflow.on_failure(fail(n)), qflow.on_failure(half(n)):
+            return shout(n)
+
+    assert "3!" == flow.run_local(3)
+
+
+def test_a_source_counts_once_however_many_edges_lead_from_it() -> None:
+    @qflow.workflow
+    def flow(n: int) -> str | None:
+        halved = half(n)
+        loud = shout(n)
+        with qflow.after(loud):
+            lost = fail.options(continue_on_failure=True)(n)
+        with qflow.after(halved), qflow.after(halved):
+            return shout.options(join=2)(lost)
+
+    assert flow.run_local(3) is None
+
+
+def test_what_has_no_value_is_null_to_a_condition() -> None:
+    @qflow.workflow
+    def flow(n: int) -> str:
+        loud = shout.options(condition="n > 5")(n)
+        return either.options(join="all_done", condition="a == null")(loud, "quiet")
+
+    assert "quiet" == flow.run_local(3)
+
+
+def test_a_condition_that_cannot_be_worked_out_fails_as_in_a_run() -> None:
+    @qflow.workflow
+    def flow(n: int) -> str:
+        return shout.options(condition="n / 0 == 1")(n)
+
+    with pytest.raises(qflow.ExecutionFailedError, match=r"^shout: condition: ") as failed:
+        flow.run_local(3)
+    assert "condition_error" == failed.value.error_type
+
+
+def test_a_loop_whose_turns_are_used_up_fails_as_in_a_run() -> None:
+    @qflow.workflow
+    def flow(n: int) -> int:
+        endless = half.repeat(while_="true", max_turns=2, carry={"n": "result"}, fail_at_max=True)
+        return endless(n)
+
+    with pytest.raises(qflow.ExecutionFailedError, match="still holds after 2 turns") as failed:
+        flow.run_local(3)
+    assert "loop_exhausted" == failed.value.error_type
+
+
+def test_an_input_that_gets_no_value_and_needs_one_is_named() -> None:
+    @qflow.workflow
+    def flow(n: int) -> str:
+        lost = fail.options(continue_on_failure=True)(n)
+        return shout.options(join="all_done")(lost)
+
+    with pytest.raises(qflow.ExecutionFailedError, match=r"shout\.n has no value"):
+        flow.run_local(3)
 
 
 def test_a_failure_that_nobody_handles_ends_the_run() -> None:

@@ -109,6 +109,15 @@ def test_what_only_failures_lead_to_is_not_predicted() -> None:
     assert Times(2 * SECOND, 2 * SECOND) == found.total == found.work
 
 
+def test_what_a_failure_calls_is_not_predicted_whatever_else_feeds_it() -> None:
+    drawing = Drawing(random.Random(0))
+    a, rescue, other = drawing.node(), drawing.node(), drawing.node()
+    drawing.order(a, rescue, kind="failure")
+    drawing.order(other, rescue)
+    plan = drawing.plan()
+    assert Role.ON_FAILURE is forecast(plan, {}).roles[plan.index[rescue]]
+
+
 def test_a_run_takes_no_less_than_its_work_on_the_slots_there_are() -> None:
     total, work = Times(2.0, 3.0), Times(20.0, 24.0)
     assert Times(10.0, 12.0) == within(total, work, 2)

@@ -62,6 +62,13 @@ class Run:
             not active[name] and all(edge.kind == "branch" for edge in edges)
             for name, edges in sources.items()
         )
+        # … and what stands behind failures for one of them.
+        behind = [
+            active[name]
+            for name, edges in sources.items()
+            if all(edge.kind == "failure" for edge in edges)
+        ]
+        broken |= bool(behind) and not any(behind)
         policy = node.join.policy if node.join else "all"
         if not sources or policy == "all_done":
             return True

@@ -12,6 +12,7 @@ from qflow.types import (
     NONE,
     SCALARS,
     Collection,
+    Dict,
     Field,
     Named,
     Record,
@@ -51,6 +52,7 @@ INT, FLOAT, STR, ANY, BOOL = (SCALARS[name] for name in ("int", "float", "str", 
 INTS = Collection("list", INT)
 MAYBE = union_of((INT, NONE))
 ONE, TWO, PAIR, OPTIONAL, NULLABLE, TEXT, FLAG, FLOATS, SUB, MANY = (uuid4() for _ in range(10))
+TOLD = uuid4()
 
 
 def signature(
@@ -74,6 +76,7 @@ SIGNATURES = {
     FLOATS: signature({"x": FLOAT}, FLOAT),
     MANY: signature({"x": Record("typeddict", "R", (Field("a", union_of((INT, FLOAT, STR))),))}),
     SUB: signature({"n": INT}, STR, is_workflow=True),
+    TOLD: signature({"x": Dict(STR, STR)}),
 }
 
 
@@ -576,6 +579,16 @@ def test_a_failure_edge_carries_what_is_said_of_the_failure() -> None:
     assert "a" in outputs(result)  # to handle its failure is not to use its value
 
 
+@pytest.mark.parametrize(("others", "codes"), [("", []), ("b", ["INPUT_MAY_BE_ABSENT"])])
+def test_what_one_failure_leads_to_knows_that_it_came(others: str, codes: list[str]) -> None:
+    """Of two it may have been the other, whatever else feeds the place."""
+    nodes = [node("a"), node("b"), node("d"), node("k", TOLD)]
+    edges = [order("d -> k"), on_failure("a.error -> k.x")]
+    edges += [on_failure(f"{name} -> k") for name in others]
+    result = checked(nodes, [".n -> a.x", ".n -> b.x", ".n -> d.x", *edges])
+    assert codes == [code for _, code in errors(result)]
+
+
 def test_the_conversion_of_a_failure_says_what_it_reads() -> None:
     as_text = replace(edge("a.error -> k.x", "failure"), conversion="to_json")
     result = checked([node("a"), node("k", TEXT)], [".n -> a.x", as_text])
@@ -617,8 +630,8 @@ def test_nothing_waits_for_what_runs_last(
         ),
         (
             node("r", OPTIONAL),
-            ["a.result -> r.x", on_failure("b -> r")],  # it runs in either case
-            {"b": "int | None", "r": "int"},
+            ["a.result -> r.x", on_failure("b -> r")],  # it runs where b fails
+            {"a": "int", "b": "int | None", "r": "int | None"},
         ),
         (node("r", OPTIONAL), ["a.result -> r.x", order("b -> r")], {"r": "int"}),
         (

@@ -235,7 +235,7 @@ def under(*edges: Edge) -> Iterator[None]:
     """Let the places that are added here have these edges, besides those around."""
     graph = needed("an edge")
     before = graph.edges
-    graph.edges = (*before, *edges)
+    graph.edges = tuple(dict.fromkeys((*before, *edges)))  # each of them once
     try:
         yield
     finally:

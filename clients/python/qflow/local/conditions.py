@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qflow.exceptions import AuthoringError
+from qflow.exceptions import AuthoringError, ExecutionFailedError
 
 
-def holds(condition: str, given: Mapping[str, Any]) -> bool:
-    """Evaluate a condition over JSON values."""
+def holds(condition: str, given: Mapping[str, Any], *, place_id: str, what: str) -> bool:
+    """Evaluate a condition over JSON values; what cannot be worked out fails its place.
+
+    `what` says which of the place's conditions it is.
+    """
     try:
         import cel  # late: what has no condition does without the library
     except ImportError:
@@ -18,6 +21,11 @@ def holds(condition: str, given: Mapping[str, Any]) -> bool:
             "qflow[local]"
         ) from None
     try:
-        return cel.evaluate(condition, dict(given)) is True
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise AuthoringError(f"the condition {condition!r} cannot be worked out: {error}") from None
+        found = cel.evaluate(condition, dict(given))
+    except Exception as error:  # noqa: BLE001  # whatever the library raises
+        fault = str(error)
+    else:
+        if isinstance(found, bool):
+            return found
+        fault = f"{condition!r} is {found!r}, neither true nor false"
+    raise ExecutionFailedError(f"{what}: {fault}", error_type="condition_error", node_id=place_id)

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from qflow import values
 from qflow.authoring.constructs import ApprovalSpec, ChoiceSpec, SignalSpec, SleepSpec
-from qflow.authoring.graph import Place
-from qflow.authoring.node import Node
+from qflow.authoring.graph import Input, Place
+from qflow.authoring.node import Node, Port
 from qflow.authoring.refs import Source
 from qflow.authoring.workflow import Workflow
 from qflow.exceptions import AuthoringError, ExecutionFailedError, QflowError
@@ -80,8 +80,7 @@ class LocalRun:
         try:
             given = {name: self._fed(place, name, source) for name, source in place.fed.items()}
             literals = {name: literal(place, name) for name in place.literals}
-            seen = {**literals, **{n: each for n, each in given.items() if each is not _SKIPPED}}
-            if place.options.condition and not holds(place.options.condition, seen):
+            if not self._meets_condition(place, {**literals, **_with_nulls(given)}):
                 self.state[id(place)] = "skipped"
                 return
             outputs = self._perform(place, given, literals)
@@ -95,6 +94,10 @@ class LocalRun:
             self.state[id(place)] = "completed"
             for name, plain in outputs.items():
                 self.plain[id(place), name] = plain
+
+    def _meets_condition(self, place: Place, seen: Mapping[str, Any]) -> bool:
+        text = place.options.condition
+        return not text or holds(text, seen, place_id=place.id, what="condition")
 
     def _fail(self, place: Place, error: ExecutionFailedError) -> None:
         self.state[id(place)] = "failed"
@@ -134,10 +137,11 @@ class LocalRun:
         }
         match place.runs:
             case Node() as node:
+                _refuse_lack(place, node, present)
                 if place.each is not None:
                     return self._map(place, node, present, literals)
                 if place.repeat is not None:
-                    return self._repeat(place, node, present, literals)
+                    return self._repeat(place, node, present, literals, _with_nulls(given))
                 return call(place, node, {**literals, **present})
             case Workflow() as sub:
                 inner = LocalRun(sub, self.world)
@@ -160,15 +164,11 @@ class LocalRun:
     def _construct(self, place: Place, present: Mapping[str, Any]) -> Mapping[str, Any]:
         match place.runs:
             case ChoiceSpec(branches=branches, default=default):
-                taken = next(
-                    (
-                        name
-                        for name, text in branches.items()
-                        if holds(text, {**place.literals, **present})
-                    ),
-                    default or None,
-                )
-                return {"branch": taken}
+                read = {**place.literals, **present}
+                for name, text in branches.items():
+                    if holds(text, read, place_id=place.id, what=f"branch {name}"):
+                        return {"branch": name}
+                return {"branch": default}
             case SleepSpec():
                 given = {**place.literals, **present}
                 if "seconds" in given:
@@ -182,7 +182,7 @@ class LocalRun:
                 if name not in self.world.signals and not has:
                     raise ExecutionFailedError(
                         f"no signal {name} is given: Local(signals={{{name!r}: …}})",
-                        error_type="timeout",
+                        error_type="signal_timeout",
                         node_id=place.id,
                     )
                 value = self.world.signals.get(name, default)
@@ -191,7 +191,7 @@ class LocalRun:
                 if name not in self.world.approvals:
                     raise ExecutionFailedError(
                         f"{name} is not answered: Local(approvals={{{name!r}: True}})",
-                        error_type="timeout",
+                        error_type="approval_timeout",
                         node_id=place.id,
                     )
                 answer = self.world.approvals[name]
@@ -231,21 +231,23 @@ class LocalRun:
         node: Node[..., Any],
         given: Mapping[str, Any],
         literals: Mapping[str, Any],
+        seen: Mapping[str, Any],
     ) -> Mapping[str, Any]:
         assert place.repeat is not None
         fed, fixed = dict(given), dict(literals)
         outputs: Mapping[str, Any] = {}
         for turn in range(1, place.repeat.max_turns + 1):
             outputs = call(place, node, {**fixed, **fed})
-            if not holds(place.repeat.condition, {**fixed, **fed, **outputs, "turn": turn}):
+            read = {**fixed, **seen, **fed, **outputs, "turn": turn}
+            if not holds(place.repeat.condition, read, place_id=place.id, what="loop"):
                 return outputs
             for name, output in place.repeat.carry.items():
                 fed[name] = outputs[output]
                 fixed.pop(name, None)
         if place.repeat.fail_at_max:
             raise ExecutionFailedError(
-                "the condition still holds after the last turn",
-                error_type="loop_limit",
+                f"the condition still holds after {place.repeat.max_turns} turns",
+                error_type="loop_exhausted",
                 node_id=place.id,
             )
         return outputs
@@ -274,7 +276,28 @@ class LocalRun:
         return codec.from_plain(plain, name=str(source))
 
 
+def _with_nulls(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what conditions read: null for what has no value, whatever defaults there are."""
+    return {name: None if plain is _SKIPPED else plain for name, plain in given.items()}
+
+
+def _refuse_lack(place: Place, node: Node[..., Any], present: Mapping[str, Any]) -> None:
+    for name in place.fed:
+        if name not in present and node.inputs[name].required:
+            raise AuthoringError(
+                f"{place.id}.{name} has no value, since its source ended without one: a Qflow "
+                "refuses that; give it a default, or let it take None"
+            )
+
+
 def _is_null(place: Place, name: str) -> bool:
     """Whether a skipped source gives None: the input must be there, and takes it."""
-    port = place.runs.inputs.get(name) if isinstance(place.runs, Node) else None
+    port: Port | Input | None = None
+    match place.runs:
+        case ChoiceSpec():
+            return True
+        case Node() as node:
+            port = node.inputs.get(name)
+        case Workflow() as sub:
+            port = next((each for each in sub.graph.inputs if each.name == name), None)
     return port is not None and port.required and takes_none(port.type)

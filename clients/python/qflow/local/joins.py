@@ -1,17 +1,39 @@
-"""Whether a place has its turn: how its sources ended, and what its join asks of that."""
+"""Whether a place has its turn: how its sources ended, and what its join asks of that.
+
+As on a Qflow a source counts once, however many edges lead from it: it is active where one of them
+is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from qflow.authoring.graph import Edge, Place
+from qflow.authoring.graph import Place
 from qflow.authoring.node import Node
 from qflow.types import NONE, Type, verdict
 
 State = Mapping[int, str]
-# Of one source: whether it is active, and whether it failed without being handled here.
-_End = tuple[bool, bool]
+
+
+@dataclass(slots=True)
+class _Source:
+    """One source of a place, and which of its ends count for it."""
+
+    ended: str
+    done: bool = False  # that it completed
+    branches: set[str] = field(default_factory=set)  # that it took one of these
+    failure: bool = False  # that it failed
+
+    def is_active(self, branch: Any) -> bool:
+        if self.ended == "failed":
+            return self.failure
+        return self.ended == "completed" and (self.done or branch in self.branches)
+
+    @property
+    def only_failure(self) -> bool:
+        return self.failure and not self.done and not self.branches
 
 
 def wanted(place: Place, state: State, branch_of: Callable[[Place], Any]) -> bool:
@@ -19,40 +41,40 @@ def wanted(place: Place, state: State, branch_of: Callable[[Place], Any]) -> boo
     if place.finally_ or place.compensates is not None:
         return True
     join = place.options.join
-    if join == "all" and any(_stands_aside(edge, state, branch_of) for edge in place.edges):
-        return False
-    ends = [*_data_ends(place, state), *(_edge_end(each, state, branch_of) for each in place.edges)]
-    active = sum(end[0] for end in ends)
+    sources = _sources(place, state)
+    active = [each.is_active(branch_of(of)) for of, each in sources]
     if isinstance(join, int) or join == "any":
-        return active >= (1 if join == "any" else join)
-    if join == "all_done" or not ends:
+        return sum(active) >= (1 if join == "any" else join)
+    if join == "all_done" or not sources:
         return True
-    return active > 0 and not any(end[1] for end in ends) and not _lacks(place, state)
+    rescued = [on for (_, each), on in zip(sources, active, strict=True) if each.only_failure]
+    stopped = any(
+        not on and (each.ended == "failed" or (each.branches and not each.done))
+        for (_, each), on in zip(sources, active, strict=True)
+    )
+    return (
+        any(active) and not stopped and (not rescued or any(rescued)) and not _lacks(place, state)
+    )
 
 
-def _data_ends(place: Place, state: State) -> Iterator[_End]:
-    for source in place.fed.values():
-        if source.place is not None:
-            ended = state.get(id(source.place), "skipped")
-            carried = source.output not in source.place.outputs  # what it failed with
-            yield (
-                ended == ("failed" if carried else "completed"),
-                ended == "failed" and not carried,
-            )
+def _sources(place: Place, state: State) -> list[tuple[Place, _Source]]:
+    found: dict[int, tuple[Place, _Source]] = {}
 
+    def of(source: Place) -> _Source:
+        ended = state.get(id(source), "skipped")
+        return found.setdefault(id(source), (source, _Source(ended)))[1]
 
-def _edge_end(edge: Edge, state: State, branch_of: Callable[[Place], Any]) -> _End:
-    ended = state.get(id(edge.source), "skipped")
-    if edge.kind == "failure":
-        return ended == "failed", False
-    if edge.kind == "branch":
-        return ended == "completed" and branch_of(edge.source) == edge.branch, ended == "failed"
-    return ended == "completed", ended == "failed"
-
-
-def _stands_aside(edge: Edge, state: State, branch_of: Callable[[Place], Any]) -> bool:
-    """Whether it stands on a branch, or behind a failure, that did not come."""
-    return edge.kind != "order" and not _edge_end(edge, state, branch_of)[0]
+    for fed in place.fed.values():
+        if fed.place is not None:
+            carried = fed.output not in fed.place.outputs  # what it failed with
+            of(fed.place).failure |= carried
+            of(fed.place).done |= not carried
+    for edge in place.edges:
+        source = of(edge.source)
+        source.failure |= edge.kind == "failure"
+        source.done |= edge.kind == "order"
+        source.branches |= {edge.branch} if edge.kind == "branch" else set()
+    return list(found.values())
 
 
 def _lacks(place: Place, state: State) -> bool:

@@ -115,6 +115,13 @@ class Absence:
                     needed |= self._not_failed(source)
                 if all(each.kind == BRANCH for each in edges):
                     needed |= active[source]  # whatever else feeds it
+            failing = [
+                active[source]
+                for source, edges in sources.items()
+                if all(each.kind == FAILURE for each in edges)
+            ]
+            if failing:  # one of these failures has to come
+                needed |= self._some(failing, 1, "called", node.id)
         return needed
 
     def _active(self, target: str, source: str, edges: Sequence[Connection]) -> Events:

@@ -204,8 +204,8 @@ type JoinKind int32
 const (
 	// As ALL.
 	JoinKind_JOIN_KIND_UNSPECIFIED JoinKind = 0
-	// Every source has ended and none failed without being handled. It is skipped where all of them were skipped, or where it stands on a
-	// branch that was not taken.
+	// Every source has ended and none failed without being handled. It is skipped where all of them were skipped, where it stands on a
+	// branch that was not taken, and where failure edges lead to it and none of those failures came.
 	JoinKind_JOIN_KIND_ALL JoinKind = 1
 	// One source is active: it completed, took the branch, or failed where a failure edge says so.
 	JoinKind_JOIN_KIND_ANY JoinKind = 2

@@ -116,8 +116,8 @@ class _JoinKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JoinKind.Val
     JOIN_KIND_UNSPECIFIED: _JoinKind.ValueType  # 0
     """As ALL."""
     JOIN_KIND_ALL: _JoinKind.ValueType  # 1
-    """Every source has ended and none failed without being handled. It is skipped where all of them were skipped, or where it stands on a
-    branch that was not taken.
+    """Every source has ended and none failed without being handled. It is skipped where all of them were skipped, where it stands on a
+    branch that was not taken, and where failure edges lead to it and none of those failures came.
     """
     JOIN_KIND_ANY: _JoinKind.ValueType  # 2
     """One source is active: it completed, took the branch, or failed where a failure edge says so."""
@@ -132,8 +132,8 @@ class JoinKind(_JoinKind, metaclass=_JoinKindEnumTypeWrapper):
 JOIN_KIND_UNSPECIFIED: JoinKind.ValueType  # 0
 """As ALL."""
 JOIN_KIND_ALL: JoinKind.ValueType  # 1
-"""Every source has ended and none failed without being handled. It is skipped where all of them were skipped, or where it stands on a
-branch that was not taken.
+"""Every source has ended and none failed without being handled. It is skipped where all of them were skipped, where it stands on a
+branch that was not taken, and where failure edges lead to it and none of those failures came.
 """
 JOIN_KIND_ANY: JoinKind.ValueType  # 2
 """One source is active: it completed, took the branch, or failed where a failure edge says so."""

@@ -32,7 +32,7 @@ from qflow.client import contexts
 from qflow.client.client import Client
 from qflow.client.contexts import Context
 from qflow.exceptions import ConfigurationError
-from qflow.local import Local, run
+from qflow.local import Local
 
 _READY: Final = "Qflow is ready"
 _READY_S: Final = 120.0
@@ -52,7 +52,7 @@ def qflow_local() -> Callable[..., Any]:
         **kwargs: Any,
     ) -> Any:
         world = Local(signals=signals or {}, approvals=approvals or {})
-        return run(workflow, workflow.bind(*args, **kwargs), world)
+        return world.run(workflow, *args, **kwargs)
 
     return local
 

@@ -13,7 +13,6 @@ import pytest
 import qflow
 from qflow import values
 from qflow.authoring.annotations import type_of
-from qflow.local import run
 
 from tests.support.retry_cases import CASES, KINDS, Case
 
@@ -275,10 +274,10 @@ def test_signals_and_approvals_are_told_and_waits_take_no_time() -> None:
 
     world = qflow.Local(signals={"amount": Decimal("9.90")}, approvals={"boss": True})
     before = world.now
-    assert Decimal("9.90") == run(flow, {}, world)
+    assert Decimal("9.90") == world.run(flow)
     assert dt.timedelta(days=3) == world.now - before
     with pytest.raises(qflow.ExecutionFailedError, match="no signal amount is given"):
-        run(flow, {}, qflow.Local())
+        flow.run_local()
 
 
 def test_a_loop_carries_its_outputs() -> None:

@@ -93,11 +93,21 @@ class Workflow(Generic[P, R]):
     def run_local(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it here, without any server, with the checks and conversions of a real run.
 
-        Waits take no time; a signal is what `qflow.local(signals=...)` says.
+        Waits take no time; what comes from outside is said by
+        `qflow.Local(signals={"paid": 3}).run(workflow, ...)`.
         """
-        from qflow.local import run  # late: authoring alone needs no runner
+        from qflow.local import Local  # late: authoring alone needs no runner
 
-        return cast("R", run(self, self.bind(*args, **kwargs)))
+        return Local().run(self, *args, **kwargs)
+
+    def shaped(self, outputs: dict[str, Any]) -> Any:
+        """Make of the outputs by name what the function is annotated to give."""
+        if set(outputs) == {"result"}:
+            return outputs["result"]
+        of: Any = self.hints.get("return")
+        if isinstance(of, type) and (hasattr(of, "_fields") or hasattr(of, "__dataclass_fields__")):
+            return of(**outputs)
+        return outputs
 
     @cached_property
     def _signature(self) -> inspect.Signature:

@@ -326,11 +326,9 @@ def _codecs(workflow: Workflow[..., Any]) -> dict[str, values.Codec]:
 
 def _reading(workflow: Workflow[..., Any], stored: workflow_pb2.Workflow) -> Reading:
     """Say how the outputs become what the function is annotated to give."""
-    from qflow.local import shaped
-
     classes: dict[str, Any] = {}
     for place in workflow.graph.places:
         if isinstance(place.runs, Node):
             classes.update(values.classes_in(place.runs.hints.get("return")))
     classes.update(values.classes_in(workflow.hints.get("return")))
-    return Reading(_output_types(stored), classes, lambda read: shaped(workflow, read))
+    return Reading(_output_types(stored), classes, workflow.shaped)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from qflow import values
 from qflow.authoring.constructs import ApprovalSpec, ChoiceSpec, SignalSpec, SleepSpec
@@ -20,6 +20,9 @@ from qflow.local.edges import Conversions, check, type_of_source
 from qflow.local.joins import takes_none, wanted
 from qflow.values import Codec
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _SKIPPED: Final = object()
 
 
@@ -33,6 +36,11 @@ class Local:
     signals: Mapping[str, Any] = field(default_factory=dict)
     approvals: Mapping[str, bool] = field(default_factory=dict)
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def run(self, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a workflow here and give its result; ExecutionFailedError where a node fails."""
+        outputs = LocalRun(workflow, self).run(workflow.bind(*args, **kwargs))
+        return cast("R", workflow.shaped(outputs))
 
 
 class LocalRun:

@@ -327,6 +327,30 @@ async def test_a_stopping_server_lets_unary_calls_finish(service: Service) -> No
         await stopping
 
 
+@pytest.mark.parametrize("method", ["Say", "Collect"])
+async def test_what_is_open_when_a_stopping_server_has_no_more_time_is_told_to_go_elsewhere(
+    service: Service, method: str
+) -> None:
+    """CP27: gRPC would say that its callers cancelled, and no client repeats what it cancelled."""
+    begun = asyncio.Event()
+
+    async def stuck(_request: Any, _context: Any) -> Any:
+        begun.set()
+        await asyncio.Event().wait()
+
+    service.behaviors.unary = stuck
+    async with service.channel() as channel:
+        stub = service.stubs.grpc.KitTestServiceStub(channel)
+        sent = service.pb.Note() if method == "Say" else iter([service.pb.Note()])
+        asking = asyncio.ensure_future(getattr(stub, method)(sent, timeout=30))
+        await begun.wait()
+        await service.server.stop(0.5)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await asking
+    assert grpc.StatusCode.UNAVAILABLE == caught.value.code()
+    assert "DRAINING" == reason(caught.value)
+
+
 async def test_calls_that_wait_for_a_server_that_begins_to_stop_are_told_so(
     service: Service,
 ) -> None:

@@ -25,7 +25,7 @@ from services.kit.traces import Tracer
 _QUIET_S: Final = 0.005
 _REFUSE_MAX_S: Final = 0.5
 # How long before the end those are told who still wait.
-_TELL_S: Final = 0.25
+_TELL_S: Final = 0.5
 _NOWHERE: Final = "unix:nowhere"  # never connected to
 
 # The `add_XServicer_to_server` function that the generator wrote, and a servicer for it.

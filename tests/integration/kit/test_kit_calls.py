@@ -233,6 +233,29 @@ async def test_a_call_without_a_deadline_gets_the_servers(service: Service) -> N
     assert cancelled.is_set()
 
 
+@pytest.mark.parametrize("token", [USER, "of-nobody"])
+async def test_an_upload_that_is_refused_while_it_is_written_is_told_why(
+    service: Service, token: str
+) -> None:
+    """B71: a client whose write fails as its call ends says INTERNAL, which no server said."""
+
+    async def full(_request: Any, _context: Any) -> Any:
+        raise errors.ResourceExhausted("FULL", "no")
+
+    service.behaviors.unary = full
+    wanted = {USER: grpc.StatusCode.RESOURCE_EXHAUSTED}
+    part = service.pb.Note(text="x" * 10_000)
+    async with service.channel(token) as channel:
+        for _ in range(10):
+            call = service.stubs.grpc.KitTestServiceStub(channel).Collect(timeout=10)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                for _ in range(50):
+                    await call.write(part)
+                await call.done_writing()
+                await call
+            assert wanted.get(token, grpc.StatusCode.UNAUTHENTICATED) == caught.value.code()
+
+
 @pytest.mark.parametrize("how", ["cancel", "disconnect"])
 async def test_an_upload_whose_client_vanishes_is_cancelled_not_completed(
     service: Service, how: str

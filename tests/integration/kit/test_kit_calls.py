@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +233,14 @@ async def test_a_call_without_a_deadline_gets_the_servers(service: Service) -> N
     assert cancelled.is_set()
 
 
+async def written(call: Any, parts: Sequence[Any]) -> Any:
+    """Write an upload as a client does that writes by itself."""
+    for part in parts:
+        await call.write(part)
+    await call.done_writing()
+    return await call
+
+
 @pytest.mark.parametrize("token", [USER, "of-nobody"])
 async def test_an_upload_that_is_refused_while_it_is_written_is_told_why(
     service: Service, token: str
@@ -249,10 +257,7 @@ async def test_an_upload_that_is_refused_while_it_is_written_is_told_why(
         for _ in range(10):
             call = service.stubs.grpc.KitTestServiceStub(channel).Collect(timeout=10)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                for _ in range(50):
-                    await call.write(part)
-                await call.done_writing()
-                await call
+                await written(call, [part] * 50)
             assert wanted.get(token, grpc.StatusCode.UNAUTHENTICATED) == caught.value.code()
 
 

@@ -144,7 +144,8 @@ class Recorder:
                 if self._chain is None:
                     self._chain = await _open_chain(self._pool, self._service)
                 self._chain = await _write(self._pool, self._chain, records)
-                del self._waiting[: len(records)]
+                if self._chain is not None:
+                    del self._waiting[: len(records)]
             self._came.clear()
 
 
@@ -183,26 +184,35 @@ async def _open_chain(pool: Pool, service: str) -> _Chain:
     return _Chain(chain_id, 0, 0, digest, datetime.min.replace(tzinfo=UTC))
 
 
+# Only where the chain is there: a server that was promoted may never have heard of it. Of one that
+# it has in part the next seal shows what is lost, as it would show what somebody had taken out.
 _WRITE: Final[LiteralString] = """
     WITH seal AS (
         INSERT INTO audit_seals
                (chain_id, number, first_record, last_record, previous, digest, sealed_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7)
+        SELECT $1, $2, $3, $4, $5, $6, $7
+         WHERE EXISTS (SELECT FROM audit_chains WHERE id = $1)
+     RETURNING chain_id
     )
     INSERT INTO audit_records
            (chain_id, number, tenant_id, actor_id, session_id, method, outcome, reason, targets,
             before, after, call_id, occurred_at)
-    SELECT $1, $3 + r.place - 1, r.tenant_id, r.actor_id, r.session_id, r.method, r.outcome,
-           r.reason, r.targets::json, r.before::json, r.after::json, r.call_id, r.occurred_at
-      FROM unnest($8::uuid[], $9::uuid[], $10::uuid[], $11::text[], $12::text[], $13::text[],
+    SELECT seal.chain_id, $3 + r.place - 1, r.tenant_id, r.actor_id, r.session_id, r.method,
+           r.outcome, r.reason, r.targets::json, r.before::json, r.after::json, r.call_id,
+           r.occurred_at
+      FROM seal,
+           unnest($8::uuid[], $9::uuid[], $10::uuid[], $11::text[], $12::text[], $13::text[],
                   $14::text[], $15::text[], $16::text[], $17::text[], $18::timestamptz[])
            WITH ORDINALITY AS r(tenant_id, actor_id, session_id, method, outcome, reason, targets,
                                 before, after, call_id, occurred_at, place)
 """
 
 
-async def _write(pool: Pool, chain: _Chain, records: Sequence[Record]) -> _Chain:
-    """Write records and their seal, both or neither; the chain as it stands then."""
+async def _write(pool: Pool, chain: _Chain, records: Sequence[Record]) -> _Chain | None:
+    """Write records and their seal, both or neither; the chain as it stands then.
+
+    None where nothing was written, for there is no such chain any more: another must begin.
+    """
     first, number = chain.last_record + 1, chain.number + 1
     digest = digest_of(chain.id, number, chain.digest, first_record=first, records=records)
     # A clock that was set back must not make a later seal seem older.
@@ -210,9 +220,11 @@ async def _write(pool: Pool, chain: _Chain, records: Sequence[Record]) -> _Chain
     after = _Chain(chain.id, number, chain.last_record + len(records), digest, sealed_at)
     # Nobody else adds to this chain: where the seal stands, an answer was lost on its way.
     with suppress(asyncpg.UniqueViolationError):
-        await pool.execute(
+        written = await pool.execute(
             _WRITE,
             *(chain.id, number, first, after.last_record, chain.digest, digest, sealed_at),
             *zip(*records, strict=True),
         )
+        if written == "INSERT 0 0":
+            return None
     return after

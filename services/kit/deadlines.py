@@ -25,6 +25,7 @@ class Deadlines(Generic[T]):
         self._due_s: dict[T, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._wakes_s = 0.0
+        self.over = False  # no call has time any more
 
     def begin(self, call: T, due_s: float) -> dict[T, float]:
         """Tell of a call when the monotonic clock shows so much.
@@ -41,6 +42,14 @@ class Deadlines(Generic[T]):
     def end(self, call: T) -> None:
         """Tell of a call no more."""
         self._due_s.pop(call, None)
+
+    def end_all(self) -> None:
+        """Tell of every call now, whatever time it has left."""
+        self.over = True
+        due = [*self._due_s]
+        self._due_s.clear()
+        for call in due:
+            self._on_due(call)
 
     def _set(self, due_s: float) -> None:
         if self._timer is not None:

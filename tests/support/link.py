@@ -42,6 +42,10 @@ class Link:
         for event in self._open.values():
             event.set()
 
+    def lead(self, target: str) -> None:
+        """Let those who connect from now on reach another target."""
+        self._target = target
+
     def reset(self) -> None:
         """Break every connection, for both of its ends at once."""
         self.resets += 1

@@ -51,6 +51,11 @@ class Method:
         return self.requests_stream or self.responses_stream
 
     @property
+    def uploads(self) -> bool:
+        """Whether the caller alone streams."""
+        return self.requests_stream and not self.responses_stream
+
+    @property
     def anonymous(self) -> bool:
         """Whether it answers callers without a token."""
         return self.rule is None or auth_pb2.AUDIENCE_ANONYMOUS in self.rule.audiences

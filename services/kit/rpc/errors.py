@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import grpc
@@ -58,6 +59,9 @@ _DETAILS_BYTES_MAX: Final = 6 * 1024
 _MESSAGE_CHARS_MAX: Final = 1024
 _CHAR_BYTES_MAX: Final = 4
 _VIOLATIONS_MAX: Final = 100
+# For how long an upload that is refused is read on, and how long it may say nothing meanwhile.
+_HEARD_OUT_MAX_S: Final = 0.25
+_SILENT_S: Final = 0.05
 
 
 def stage(inner: Handle) -> Handle:
@@ -70,9 +74,24 @@ def stage(inner: Handle) -> Handle:
             raise
         except Exception as error:  # noqa: BLE001  # the last place that can see it
             failure = error
+        if call.method.uploads:
+            await _hear_out(request)
         return await answer(failure, call)
 
     return handle
+
+
+async def _hear_out(upload: AsyncIterator[Any]) -> None:
+    """Read what still comes of an upload that is refused, for a moment and while it comes.
+
+    Some clients whose write fails as their call ends tell of that and not of the answer.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_HEARD_OUT_MAX_S):
+            while True:
+                async with asyncio.timeout(_SILENT_S):
+                    if await anext(upload, None) is None:
+                        return
 
 
 async def answer(error: Exception, call: Call) -> Any:

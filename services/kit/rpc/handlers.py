@@ -60,6 +60,7 @@ class Handlers(grpc.GenericRpcHandler):
     ) -> None:
         self.services: list[str] = []
         self.streams = deadline.OpenStreams()
+        self._uploads = deadline.OpenStreams()
         self.looked_at = 0  # calls so far
         self._handlers: dict[str, Handler] = {}
         self._refusals: dict[str, Handler] = {}
@@ -108,6 +109,11 @@ class Handlers(grpc.GenericRpcHandler):
         """
         self._handlers |= self._refusals
 
+    def end(self) -> None:
+        """Tell those who still wait for an answer to go elsewhere, while they can be told."""
+        self._deadlines.end_all()
+        self._uploads.end()
+
     def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
         """Find a handler by its full name: one look for all services."""
         self.looked_at += 1
@@ -150,8 +156,7 @@ class Handlers(grpc.GenericRpcHandler):
             handle, method, self._authenticator, services_prove=self._services_prove
         )
         handle = deadline.stage(handle, method)
-        if method.responses_stream:
-            handle = self.streams.stage(handle)
+        handle = (self.streams if method.responses_stream else self._uploads).stage(handle)
         if method.rule is not None:  # probes of health are too many to be worth a line
             if self._tracer is not None:
                 handle = spans.stage(handle, method, self._tracer)

@@ -24,6 +24,8 @@ from services.kit.traces import Tracer
 # is awaited.
 _QUIET_S: Final = 0.005
 _REFUSE_MAX_S: Final = 0.5
+# How long before the end those are told who still wait.
+_TELL_S: Final = 0.5
 _NOWHERE: Final = "unix:nowhere"  # never connected to
 
 # The `add_XServicer_to_server` function that the generator wrote, and a servicer for it.
@@ -51,8 +53,12 @@ class BoundServer:
         """Take no new calls, tell streams to go elsewhere, give the other calls time to end."""
         ends_at = time.monotonic() + grace_s
         await self._refuse(min(_REFUSE_MAX_S, grace_s))
-        stopping = asyncio.ensure_future(self.server.stop(max(0.0, ends_at - time.monotonic())))
+        left_s = max(0.0, ends_at - time.monotonic())
+        stopping = asyncio.ensure_future(self.server.stop(left_s))
         self._handlers.streams.end()
+        await asyncio.wait({stopping}, timeout=max(0.0, left_s - _TELL_S))
+        # gRPC would say of what is open at the end that its callers cancelled.
+        self._handlers.end()
         await stopping
 
     async def _refuse(self, longest_s: float) -> None:

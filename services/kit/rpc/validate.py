@@ -102,7 +102,7 @@ def malformed(method: Method) -> InvalidArgument:
 
 def _idle_s(method: Method) -> float | None:
     """Return how long an upload may send nothing; a conversation may be silent while it lasts."""
-    return method.limits.upload_idle_s if method.public and not method.responses_stream else None
+    return method.limits.upload_idle_s if method.public and method.uploads else None
 
 
 async def _checked(

@@ -231,9 +231,7 @@ class Journal:
                 await asyncio.sleep(_GATHER_S)
             elif not idle:
                 await asyncio.sleep(0)
-            if self._doubted:
-                self._doubted = False
-                raise OutcomeUnknownError
+            self._be_certain()
             self._writing = True
             try:
                 if self._first:
@@ -242,6 +240,11 @@ class Journal:
                     await self._write(self._take())
             finally:
                 self._writing = False
+
+    def _be_certain(self) -> None:
+        if self._doubted:
+            self._doubted = False
+            raise OutcomeUnknownError
 
     @property
     def _has_work(self) -> bool:
@@ -253,13 +256,23 @@ class Journal:
             if self._db is None or self._db.is_closed():
                 self._statements.clear()
                 self._db = await self._connect()
+                self._db.add_termination_listener(self._broken)
                 self._written_rows, self._plan_rows = 0, _PLAN_ROWS
 
+    def _broken(self, db: object) -> None:
+        """Trust memory no more where the connection was not closed from here, whatever is written.
+
+        The next one may lead to a server that was promoted, and has never heard of the last.
+        """
+        if db is self._db:
+            self.doubt()
+
     async def close(self) -> None:
-        """Close the connection."""
-        if self._db is not None:
-            self._db.terminate()
-            self._db = None
+        """Close the connection; what is loaded from now on is beyond doubt."""
+        self._doubted = False
+        db, self._db = self._db, None
+        if db is not None:
+            db.terminate()
         self._statements.clear()
 
     def _take(self) -> list[Transition]:
@@ -368,6 +381,7 @@ class Journal:
                 raise OutcomeUnknownError from error
             try:
                 statement = await self._statement(prepared.sql)
+                self._be_certain()
                 arguments = flush.arguments(prepared, fence.member_id, fence.epoch, self._last)
                 if crash.ARMED:
                     reach_flush(batch, "before")

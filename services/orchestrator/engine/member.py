@@ -137,7 +137,12 @@ class Member:
                     await shards.tell(db, self.id)
 
     async def advance(self) -> None:
-        """Take a new epoch, after which no older flush can be written."""
+        """Take a new epoch, after which no older flush can be written.
+
+        Whoever needs one had a connection break: others as well, or the next one leads to a server
+        that was promoted, which knows of no renewal since it lost sight of the first.
+        """
+        self._heard_s = -math.inf
         async with self._renewing:  # by the old epoch a renewal would find this member fenced
             async with transaction(self._pool) as db:
                 epoch = await members.advance(db, self.id, self.epoch)

@@ -20,6 +20,7 @@ from services.orchestrator.domain.status import NODE_FINAL
 from services.orchestrator.domain.steps.attempts import Outcome
 from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.unusable import give_up
+from services.orchestrator.engine.ended import Ended
 from services.orchestrator.engine.journal import (
     DATABASE_FAULTS,
     Fence,
@@ -102,6 +103,7 @@ class Memory(Outlet):
         """
         self.recovering = True
         self.recoveries += 1
+        self.ended = Ended()  # where the database went back, they may go on
         delay_s = 0.05
         while True:
             try:
@@ -123,10 +125,7 @@ class Memory(Outlet):
         # From here on nothing waits: no event may see half of the old and half of the new.
         self.recovering = False
         self.journal.clear()
-        earlier, self.core = self.core, self._new_core()
-        # What was learnt of locks and of runners that were fenced is as true as before.
-        self.core.unlocked |= earlier.unlocked
-        self.core.fenced |= earlier.fenced
+        self.core = self._new_core()
         self._refusals.clear()
         self._faults.clear()
         self._loading.clear()

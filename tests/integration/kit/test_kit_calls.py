@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +233,34 @@ async def test_a_call_without_a_deadline_gets_the_servers(service: Service) -> N
     assert cancelled.is_set()
 
 
+async def written(call: Any, parts: Sequence[Any]) -> Any:
+    """Write an upload as a client does that writes by itself."""
+    for part in parts:
+        await call.write(part)
+    await call.done_writing()
+    return await call
+
+
+@pytest.mark.parametrize("token", [USER, "of-nobody"])
+async def test_an_upload_that_is_refused_while_it_is_written_is_told_why(
+    service: Service, token: str
+) -> None:
+    """B71: a client whose write fails as its call ends says INTERNAL, which no server said."""
+
+    async def full(_request: Any, _context: Any) -> Any:
+        raise errors.ResourceExhausted("FULL", "no")
+
+    service.behaviors.unary = full
+    wanted = {USER: grpc.StatusCode.RESOURCE_EXHAUSTED}
+    part = service.pb.Note(text="x" * 10_000)
+    async with service.channel(token) as channel:
+        for _ in range(10):
+            call = service.stubs.grpc.KitTestServiceStub(channel).Collect(timeout=10)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await written(call, [part] * 50)
+            assert wanted.get(token, grpc.StatusCode.UNAUTHENTICATED) == caught.value.code()
+
+
 @pytest.mark.parametrize("how", ["cancel", "disconnect"])
 async def test_an_upload_whose_client_vanishes_is_cancelled_not_completed(
     service: Service, how: str
@@ -325,6 +353,30 @@ async def test_a_stopping_server_lets_unary_calls_finish(service: Service) -> No
         go_on.set()
         assert (await asking).text == "late"
         await stopping
+
+
+@pytest.mark.parametrize("method", ["Say", "Collect"])
+async def test_what_is_open_when_a_stopping_server_has_no_more_time_is_told_to_go_elsewhere(
+    service: Service, method: str
+) -> None:
+    """CP27: gRPC would say that its callers cancelled, and no client repeats what it cancelled."""
+    begun = asyncio.Event()
+
+    async def stuck(_request: Any, _context: Any) -> Any:
+        begun.set()
+        await asyncio.Event().wait()
+
+    service.behaviors.unary = stuck
+    async with service.channel() as channel:
+        stub = service.stubs.grpc.KitTestServiceStub(channel)
+        sent = service.pb.Note() if method == "Say" else iter([service.pb.Note()])
+        asking = asyncio.ensure_future(getattr(stub, method)(sent, timeout=30))
+        await begun.wait()
+        await service.server.stop(0.5)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await asking
+    assert grpc.StatusCode.UNAVAILABLE == caught.value.code()
+    assert "DRAINING" == reason(caught.value)
 
 
 async def test_calls_that_wait_for_a_server_that_begins_to_stop_are_told_so(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -49,6 +50,22 @@ async def test_runs_go_on_when_the_journal_loses_its_connection(
     assert [f'{{"sum":{2 * (x + 2) + 1}}}' for x in range(5)] == outputs
     assert [] == orchestra.rows(_CLEAN)
     assert [(20,)] == orchestra.rows("SELECT count(*) FROM node_executions")
+
+
+async def test_memory_is_made_anew_where_the_journals_connection_broke_while_nothing_was_written(
+    orchestra: Orchestra,
+) -> None:
+    """F11: the next one may lead to a server that was promoted, and knows of less."""
+    epoch = "SELECT epoch FROM engine_members"
+    async with orchestra.running():
+        before = orchestra.rows(epoch)
+        orchestra.rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'qflow-journal' AND datname = current_database()"
+        )
+        async with asyncio.timeout(10):
+            while before == orchestra.rows(epoch):  # noqa: ASYNC110  # the database knows when
+                await asyncio.sleep(0.01)
 
 
 async def test_a_fenced_member_writes_nothing_more(

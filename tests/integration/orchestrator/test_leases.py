@@ -93,6 +93,20 @@ async def test_one_that_does_not_come_back_is_fenced_a_heartbeat_later(site: Sit
     assert "fenced" == site.state(b)
 
 
+async def test_whoever_lost_a_server_for_another_lets_the_others_come_back(site: Site) -> None:
+    """I9: one that was promoted knows of no renewal since it lost sight of the first."""
+    a, b = await site.member("a"), await site.member("b")
+    await site.goes_on(a, b)
+    site.sql.execute(_RUN_OUT)
+    await a.advance()
+    await a.renew()
+    await a.survey()
+    assert "live" == site.state(b)
+    await site.goes_on(a)
+    await a.survey()
+    assert "fenced" == site.state(b)
+
+
 async def test_one_that_dies_while_the_database_is_there_is_fenced_at_once(site: Site) -> None:
     """F2: patience is for those who could not see."""
     a, b = await site.member("a"), await site.member("b")

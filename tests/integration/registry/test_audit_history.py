@@ -254,6 +254,28 @@ async def test_chains_follow_each_other_and_what_was_forgotten_leaves_them_whole
     assert [] == [*(await verified(registry, admin)).faults]
 
 
+async def test_who_wrote_to_a_server_that_was_lost_goes_on_with_a_chain_of_its_own(
+    registry: Registry, admin: Account, database: Database, sql: psycopg.Connection
+) -> None:
+    """The one that was promoted never had the chain, and is not to be refused for ever."""
+    pool = await open_pool(
+        database.url("qflow_runner_engine"), application_name="audit-test", size_max=2
+    )
+    recorder = Recorder(pool, "runner")
+    recorder.add(record())
+    await recorder.flush()
+    for table in ("audit_records", "audit_seals", "audit_chains"):
+        sql.execute(_UNGUARDED.format(table).encode())
+        sql.execute(f"DELETE FROM {table}".encode())
+    for _ in range(2):
+        recorder.add(record())
+        await recorder.flush()
+    await pool.close()
+    kept = "SELECT number, last_record FROM audit_seals ORDER BY number"
+    assert [(1, 1), (2, 2)] == sql.execute(kept.encode()).fetchall()
+    assert [] == [*(await verified(registry, admin)).faults]
+
+
 async def test_while_nothing_can_be_noted_nothing_is_done(database: Database) -> None:
     pool = await open_pool(
         database.url("qflow_runner_engine"), application_name="audit-test", size_max=1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -159,6 +159,16 @@ async def running_registry(
 @pytest.fixture
 def client(registry: Registry, user: factories.User) -> Client:
     return registry.client(user.token)
+
+
+async def change_rows(
+    sql: psycopg.Connection, query: str | bytes, arguments: Sequence[object] = ()
+) -> None:
+    """Change the database as its owner, beside the service that goes on in this loop.
+
+    It may hold what this waits for, and would for as long as this loop waited with it.
+    """
+    await asyncio.to_thread(sql.execute, query, arguments)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+from argon2 import PasswordHasher, Type
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health
 from grpc_status import rpc_status
@@ -29,6 +30,7 @@ from qflow.runner.v1 import environment_service_pb2_grpc as environment_grpc
 from services.kit.rpc.channel import open_channel
 from services.kit.rpc.server import open_server
 from services.registry.app import build
+from services.registry.gateways import passwords
 from tests import factories
 from tests.support.database import Database
 
@@ -42,6 +44,19 @@ def sql(database: Database) -> Iterator[psycopg.Connection]:
 @pytest.fixture
 def user(sql: psycopg.Connection) -> factories.User:
     return factories.user(sql)
+
+
+@pytest.fixture
+def full_hashes() -> None:
+    """Passwords cost what they cost users: for tests that this decides."""
+
+
+@pytest.fixture(autouse=True)
+def _hashes_cost_little(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hash that nobody is to guess from takes no time, which signing in would mostly be."""
+    if "full_hashes" not in request.fixturenames:
+        little = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1, type=Type.ID)
+        monkeypatch.setattr(passwords, "_HASHER", little)
 
 
 class Resolver(environment_grpc.EnvironmentServiceServicer):

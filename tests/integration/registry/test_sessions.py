@@ -72,6 +72,7 @@ async def test_a_password_that_is_none_is_refused_before_hashing(
     assert said.code == grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.usefixtures("full_hashes")
 async def test_a_flood_of_sign_ins_is_told_to_come_later(
     registry: Registry, ada: str, sql: psycopg.Connection
 ) -> None:

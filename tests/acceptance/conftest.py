@@ -17,6 +17,7 @@ from qflow.registry.v1 import session_service_pb2 as sessions_pb
 from qflow.registry.v1.session_service_pb2_grpc import SessionServiceStub
 
 from migrations.logins import login_urls
+from tests.support import commands
 from tests.support.client import Client, connected
 from tests.support.suite import Suite
 
@@ -103,13 +104,6 @@ def env(suite: Suite, tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def qflow(env: dict[str, str]) -> Qflow:
     def called(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "qflow", *arguments],
-            env={**env, **more},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        return commands.qflow(arguments, {**env, **more})
 
     return called

@@ -177,23 +177,25 @@ async def test_twenty_restarts_one_after_the_other_fail_no_run(cluster: Cluster)
     proven(cluster, started)
 
 
+# A lease that nobody outlives: who takes over within a test has not waited for it.
+_FOR_EVER = {"QFLOW_LEASE_TTL_S": "600"}
+
+
 @pytest.mark.slow
 async def test_a_standby_takes_over_at_once_when_the_other_process_of_its_home_dies(
     cluster: Cluster,
 ) -> None:
     """F2: holding the home's lock it has proof of death, and waits for no lease."""
-    a = cluster.orchestrator("a")
+    a = cluster.orchestrator("a", **_FOR_EVER)
     await a.until_said("service_started")
     refused = cluster.orchestrator("a")
     assert await refused.ended() == 2
     assert "another orchestrator runs on" in refused.said()
     assert "Traceback" not in refused.said()
-    standby = cluster.orchestrator("a", QFLOW_ORCHESTRATOR_STANDBY="1")
+    standby = cluster.orchestrator("a", QFLOW_ORCHESTRATOR_STANDBY="1", **_FOR_EVER)
     await standby.until_said("standing_by")
     a.send(signal.SIGKILL)
-    killed_at = time.monotonic()
     await standby.until_said("executions_loaded")
-    assert time.monotonic() - killed_at < 0.5 * _PATIENCE
     await standby.until_said("service_started")
     workflow = cluster.chain(1)
     runner = cluster.runner(standby)
@@ -202,8 +204,6 @@ async def test_a_standby_takes_over_at_once_when_the_other_process_of_its_home_d
     assert COMPLETED == (await cluster.finished(lambda: standby, run)).status
 
 
-# Tests share their machine with others.
-_PATIENCE = 3.0
 _IDLE_S = 20.0
 
 

@@ -12,6 +12,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from services.kit.errors import ResourceExhausted
 
+_HASHER: Final = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1, type=Type.ID)
 _CONCURRENT_MAX: Final = 2
 # Who comes when so many wait already is told to come later: each hash costs 19 MiB and some 20 ms.
 _WAITING_MAX: Final = 32
@@ -24,7 +25,7 @@ class Passwords:
     """Makes and checks hashes; an unknown user costs the same time as a wrong password."""
 
     def __init__(self) -> None:
-        self._hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1, type=Type.ID)
+        self._hasher = _HASHER
         self._slots = asyncio.Semaphore(_CONCURRENT_MAX)
         self._waiting = 0
         self._dummy: str | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -59,12 +58,10 @@ async def test_a_kill_ends_what_ignores_signals_and_forks_twice(start: Start) ->
     )
     calling = asyncio.create_task(box.call())
     await until(lambda: "ready" in box.sandbox.output_tails()[0])
-    began = time.monotonic()
     await box.sandbox.kill(grace_s=0.2)
-    assert time.monotonic() - began < 8
+    assert box.sandbox.ended.done()
     with pytest.raises(SandboxDied, match="stopped"):
         await calling
-    assert box.sandbox.ended.done()
 
 
 async def test_a_call_that_is_told_to_end_may_clean_up_in_its_grace(start: Start) -> None:

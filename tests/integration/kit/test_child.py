@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import time
 
 import grpc
 import pytest
@@ -38,10 +37,8 @@ async def test_a_child_that_reads_nothing_and_fails_gives_its_code() -> None:
 
 
 async def test_a_child_that_takes_too_long_is_ended() -> None:
-    began = time.monotonic()
-    with pytest.raises(TimeoutError):
-        await run("import time; time.sleep(60)", timeout_s=0.2)
-    assert time.monotonic() - began < 5
+    with pytest.raises(TimeoutError):  # long before the child would end, or the test's own time
+        await run("import time; time.sleep(600)", timeout_s=0.2)
 
 
 async def test_a_child_that_writes_too_much_is_ended() -> None:

@@ -12,7 +12,7 @@ from qflow.registry.v1.session_service_pb2_grpc import SessionServiceStub
 from qflow.registry.v1.user_service_pb2_grpc import UserServiceStub
 
 from services.registry.usecases.bootstrap import create_user
-from tests.integration.registry.conftest import Registry
+from tests.integration.registry.conftest import Registry, change_rows
 from tests.support.database import Database
 
 PASSWORD = "correct horse"
@@ -49,7 +49,7 @@ async def signed_in(
     user_id = str(await create_user(url, email=email, password=PASSWORD, role=role))
     if is_owner:
         with database.connect() as db:
-            db.execute("UPDATE users SET is_owner = true WHERE id = %s", (user_id,))
+            await change_rows(db, "UPDATE users SET is_owner = true WHERE id = %s", (user_id,))
     return await again(registry, name, user_id=user_id)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+from argon2 import PasswordHasher, Type
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health
 from grpc_status import rpc_status
@@ -29,6 +30,7 @@ from qflow.runner.v1 import environment_service_pb2_grpc as environment_grpc
 from services.kit.rpc.channel import open_channel
 from services.kit.rpc.server import open_server
 from services.registry.app import build
+from services.registry.gateways import passwords
 from tests import factories
 from tests.support.database import Database
 
@@ -42,6 +44,19 @@ def sql(database: Database) -> Iterator[psycopg.Connection]:
 @pytest.fixture
 def user(sql: psycopg.Connection) -> factories.User:
     return factories.user(sql)
+
+
+@pytest.fixture
+def full_hashes() -> None:
+    """Passwords cost what they cost users: for tests that this decides."""
+
+
+@pytest.fixture(autouse=True)
+def _hashes_cost_little(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hash that nobody is to guess from takes no time, which signing in would mostly be."""
+    if "full_hashes" not in request.fixturenames:
+        little = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1, type=Type.ID)
+        monkeypatch.setattr(passwords, "_HASHER", little)
 
 
 class Resolver(environment_grpc.EnvironmentServiceServicer):
@@ -159,6 +174,16 @@ async def running_registry(
 @pytest.fixture
 def client(registry: Registry, user: factories.User) -> Client:
     return registry.client(user.token)
+
+
+async def change_rows(
+    sql: psycopg.Connection, query: str | bytes, arguments: Sequence[object] = ()
+) -> None:
+    """Change the database as its owner, beside the service that goes on in this loop.
+
+    It may hold what this waits for, and would for as long as this loop waited with it.
+    """
+    await asyncio.to_thread(sql.execute, query, arguments)
 
 
 @dataclass(frozen=True)

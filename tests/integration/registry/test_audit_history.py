@@ -23,7 +23,7 @@ from services.kit.audit import Record, Recorder
 from services.kit.errors import Unavailable
 from services.kit.pg import open_pool
 from tests.integration.registry.accounts import PASSWORD, Account, again, signed_in
-from tests.integration.registry.conftest import Registry, refused
+from tests.integration.registry.conftest import Registry, change_rows, refused
 from tests.support.database import Database
 
 CODE = "def one() -> int:\n    return 1\n"
@@ -203,7 +203,7 @@ async def test_whatever_is_changed_or_taken_out_is_found(
         await client.node(CODE)
         await listed(registry, admin, least=count, method=f"{NODES}/CreateNode")
     assert [] == [*(await verified(registry, admin)).faults]
-    sql.execute(_UNGUARDED.format(table).encode())
+    await change_rows(sql, _UNGUARDED.format(table).encode())
     assert 1 == sql.execute(change.encode()).rowcount
     assert kinds == {each.kind for each in (await verified(registry, admin)).faults}
 
@@ -215,8 +215,9 @@ async def test_an_end_that_is_cut_off_is_found_by_whoever_noted_a_seal(
     await registry.client(ada.token).node(CODE)
     await listed(registry, admin, least=1, method=f"{NODES}/CreateNode")
     (latest,) = (await verified(registry, admin)).latest_seals
-    sql.execute(_UNGUARDED.format("audit_seals").encode())
-    sql.execute(
+    await change_rows(sql, _UNGUARDED.format("audit_seals").encode())
+    await change_rows(
+        sql,
         "DELETE FROM audit_seals WHERE chain_id = %s AND number = %s",
         (latest.chain_id, latest.seal_number),
     )
@@ -244,10 +245,12 @@ async def test_chains_follow_each_other_and_what_was_forgotten_leaves_them_whole
     chains = "SELECT id FROM audit_chains WHERE service = 'runner' ORDER BY started_at"
     (first, *_) = [each for (each,) in sql.execute(chains.encode())]
     for table in ("audit_seals", "audit_records"):
-        sql.execute(_UNGUARDED.format(table).encode())
-    sql.execute("UPDATE audit_seals SET sealed_at = '2020-01-01' WHERE chain_id = %s", (first,))
+        await change_rows(sql, _UNGUARDED.format(table).encode())
+    await change_rows(
+        sql, "UPDATE audit_seals SET sealed_at = '2020-01-01' WHERE chain_id = %s", (first,)
+    )
     for table in ("audit_seals", "audit_records"):
-        sql.execute(f"ALTER TABLE {table} ENABLE TRIGGER USER".encode())
+        await change_rows(sql, f"ALTER TABLE {table} ENABLE TRIGGER USER".encode())
     assert (1,) == sql.execute("SELECT cleanup_old_audit_records('1 year', 1)").fetchone()
     assert [] == [*(await verified(registry, admin)).faults]
     assert (1,) == sql.execute("SELECT cleanup_old_audit_records('1 year', 1)").fetchone()

@@ -120,6 +120,7 @@ def test_the_commands_print_where_the_secrets_lie(
     assert "there is a user" in printed.err
 
 
+@pytest.mark.usefixtures("full_hashes")
 def test_without_a_terminal_a_password_is_read_from_what_is_piped_in(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,4 +132,5 @@ def test_without_a_terminal_a_password_is_read_from_what_is_piped_in(
         [(digest,)] = db.execute(
             "SELECT password_hash FROM users WHERE email = 'c@example.org'"
         ).fetchall()
+    assert digest.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
     assert asyncio.run(Passwords().verify(digest, "correct horse"))

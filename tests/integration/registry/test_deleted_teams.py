@@ -12,7 +12,7 @@ from qflow.registry.v1 import service_token_service_pb2 as tokens
 from qflow.registry.v1 import session_service_pb2 as sessions
 from qflow.registry.v1 import team_service_pb2 as pb
 
-from tests.integration.registry.conftest import Registry, refused
+from tests.integration.registry.conftest import Registry, change_rows, refused
 from tests.integration.registry.test_teams import CODE, USER, acting, person, team_of
 
 __all__ = ["person"]
@@ -69,7 +69,7 @@ async def test_who_founded_a_team_does_not_come_back_once_it_is_deleted(
     ada = person()
     team_id = await team_of(ada)
     founder = "SELECT set_config('qflow.user_id', %s, false), is_founder(%s)"
-    sql.execute("DELETE FROM tenant_members WHERE tenant_id = %s", (UUID(team_id),))
+    await change_rows(sql, "DELETE FROM tenant_members WHERE tenant_id = %s", (UUID(team_id),))
     assert True is sql.execute(founder, (str(ada.user.id), UUID(team_id))).fetchone()[1]  # type: ignore[index]
-    sql.execute("UPDATE tenants SET deleted_at = now() WHERE id = %s", (UUID(team_id),))
+    await change_rows(sql, "UPDATE tenants SET deleted_at = now() WHERE id = %s", (UUID(team_id),))
     assert False is sql.execute(founder, (str(ada.user.id), UUID(team_id))).fetchone()[1]  # type: ignore[index]

@@ -15,7 +15,7 @@ from qflow.registry.v1 import node_service_pb2 as node_rpc
 from qflow.registry.v1 import workflow_service_pb2 as pb
 
 from tests import factories
-from tests.integration.registry.conftest import Client, Registry, refused
+from tests.integration.registry.conftest import Client, Registry, change_rows, refused
 from tests.integration.registry.test_versions import (
     INCREMENT,
     PRECONDITION,
@@ -212,7 +212,7 @@ async def test_other_tenants_neither_hinder_a_deletion_nor_lose_what_they_have(
     registry: Registry, client: Client, sql: psycopg.Connection
 ) -> None:
     node = await client.node(INCREMENT)
-    sql.execute("UPDATE python_nodes SET is_public = true")
+    await change_rows(sql, "UPDATE python_nodes SET is_public = true")
     other = registry.client(factories.user(sql).token)
     made = await create(other, single(node), activate=True)
     await delete_node(client, node.id)
@@ -248,8 +248,8 @@ async def test_the_second_of_the_two_waits_for_the_first(
     node = await client.node(INCREMENT)
     with psycopg.connect(sql.info.dsn, password=sql.info.password) as holder:
         if first == "deletion":
-            holder.execute("SELECT 1 FROM python_nodes FOR UPDATE")
-            holder.execute("UPDATE python_nodes SET deleted_at = now()")
+            await change_rows(holder, "SELECT 1 FROM python_nodes FOR UPDATE")
+            await change_rows(holder, "UPDATE python_nodes SET deleted_at = now()")
             waiting: asyncio.Future[Any] = asyncio.ensure_future(create(client, single(node)))
         else:
             factories.workflow(
@@ -259,7 +259,7 @@ async def test_the_second_of_the_two_waits_for_the_first(
                 edges=[],
                 outputs=[],
             )
-            holder.execute("SELECT 1 FROM python_nodes FOR KEY SHARE")
+            await change_rows(holder, "SELECT 1 FROM python_nodes FOR KEY SHARE")
             waiting = asyncio.ensure_future(delete_node(client, node.id))
         await _until_somebody_waits(sql)
         holder.commit()

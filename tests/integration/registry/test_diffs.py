@@ -15,7 +15,7 @@ from qflow.registry.v1 import node_pb2, workflow_pb2
 from qflow.registry.v1 import node_service_pb2 as node_rpc
 from qflow.registry.v1 import workflow_service_pb2 as workflow_rpc
 
-from tests.integration.registry.conftest import Client, edge, place, refused
+from tests.integration.registry.conftest import Client, change_rows, edge, place, refused
 
 FIRST = "def f(x: int, note: str = 'a') -> int:\n    return x\n"
 SECOND = "def f(x: float, more: int) -> int:\n    return more\n"
@@ -108,5 +108,5 @@ async def test_two_versions_of_a_workflow_are_compared_also_when_a_node_is_gone(
     }
     assert "\n+- {from: b.result, to: a.x}\n" in diff.text.text
     assert "\n+    literals:\n+      x: 7\n" in diff.text.text
-    sql.execute("UPDATE python_nodes SET deleted_at = now()")
+    await change_rows(sql, "UPDATE python_nodes SET deleted_at = now()")
     assert (await client.diffs.DiffWorkflowVersions(request)).changes == diff.changes

@@ -19,7 +19,7 @@ from qflow.registry.v1 import workflow_service_pb2 as workflow_rpc
 from services.registry.domain.document import plain, read_json
 from services.registry.domain.yaml_text import read_yaml
 from tests import factories
-from tests.integration.registry.conftest import Client, Registry, edge, place, refused
+from tests.integration.registry.conftest import Client, Registry, change_rows, edge, place, refused
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 INCREMENT = 'def increment(x: int) -> int:\n    """Add one."""\n    return x + 1\n'
@@ -311,7 +311,7 @@ async def test_another_tenants_node_is_pinned_when_a_text_is_imported(
 ) -> None:
     """As when a workflow is stored by any other way: its next version is not to run unasked."""
     theirs = await registry.client(factories.user(sql).token).node(INCREMENT)
-    sql.execute("UPDATE python_nodes SET is_public = true WHERE id = %s", (theirs.id,))
+    await change_rows(sql, "UPDATE python_nodes SET is_public = true WHERE id = %s", (theirs.id,))
     request = workflow_rpc.CreateWorkflowRequest(
         name="w",
         definition=workflow_pb2.WorkflowDefinition(
@@ -325,7 +325,7 @@ async def test_another_tenants_node_is_pinned_when_a_text_is_imported(
     assert "pinned" in text
     again = (await _import(client, text.replace("\n    pinned: true", ""))).workflow
     assert (theirs.id, 1) == (again.definition.nodes[0].node_id, again.definition.nodes[0].version)
-    sql.execute("UPDATE python_nodes SET is_public = false WHERE id = %s", (theirs.id,))
+    await change_rows(sql, "UPDATE python_nodes SET is_public = false WHERE id = %s", (theirs.id,))
     said = await refused(_export(client, made.id))
     assert (grpc.StatusCode.FAILED_PRECONDITION, "NODE_MISSING") == (said.code, said.reason)
     assert ["nodes[0]"] == [field for field, _ in said.violations]

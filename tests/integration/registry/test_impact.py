@@ -10,7 +10,7 @@ from qflow.registry.v1 import workflow_service_pb2 as workflow_rpc
 from qflow.registry.v1.variable_service_pb2_grpc import VariableServiceStub
 
 from tests import factories
-from tests.integration.registry.conftest import Client, Registry, edge, place, refused
+from tests.integration.registry.conftest import Client, Registry, change_rows, edge, place, refused
 
 ERROR = workflow_pb2.FINDING_SEVERITY_ERROR
 SOURCE = "def f(x: int) -> int: return x"
@@ -143,7 +143,7 @@ async def test_nobody_is_told_of_anothers_workflows(
 ) -> None:
     """X14: a node that everybody may run stands in workflows of many."""
     node = await client.node(SOURCE)
-    sql.execute("UPDATE python_nodes SET is_public = true")
+    await change_rows(sql, "UPDATE python_nodes SET is_public = true")
     other = registry.client(factories.user(sql).token)
     await _workflow(other, "theirs", [place("a", on=node)], [".n -> a.x"])
     assert not (await _analyze(client, node.id, RENAMED)).workflows

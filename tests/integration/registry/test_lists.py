@@ -12,7 +12,7 @@ from qflow.registry.v1 import workflow_service_pb2 as workflows_rpc
 
 from services.registry.storage import lists
 from tests import factories
-from tests.integration.registry.conftest import Client, Registry, refused
+from tests.integration.registry.conftest import Client, Registry, change_rows, refused
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -58,9 +58,12 @@ async def test_nodes_are_found_by_each_field(
     _node(sql, user, "load orders", description="Reads the SHOP", python_version="3.12")
     _node(sql, user, "load stock", is_template=True)
     _node(sql, user, "save", is_public=True, description="writes orders")
-    sql.execute("ALTER TABLE python_nodes DISABLE TRIGGER python_nodes_touch")
-    sql.execute("UPDATE python_nodes SET created_at = '2020-01-01', updated_at = '2021-01-01'"
-                " WHERE name = 'save'")  # fmt: skip
+    await change_rows(sql, "ALTER TABLE python_nodes DISABLE TRIGGER python_nodes_touch")
+    await change_rows(
+        sql,
+        "UPDATE python_nodes SET created_at = '2020-01-01', updated_at = '2021-01-01'"
+        " WHERE name = 'save'",
+    )
     for text, expected in {
         "": ["load orders", "load stock", "save"],
         "load": ["load orders", "load stock"],
@@ -202,10 +205,11 @@ async def test_pages_of_every_order_follow_each_other_also_where_it_is_equal(
     for at in range(10):
         _node(sql, user, f"n{at // 3}")
         _node(sql, other, f"n{at // 4}", is_public=at % 2 == 0, is_template=at % 3 == 0)
-    sql.execute("ALTER TABLE python_nodes DISABLE TRIGGER python_nodes_touch")
-    sql.execute(
+    await change_rows(sql, "ALTER TABLE python_nodes DISABLE TRIGGER python_nodes_touch")
+    await change_rows(
+        sql,
         "UPDATE python_nodes SET created_at = date_trunc('day', now()) - version * interval '1 h',"
-        " updated_at = timestamptz '2020-01-01' + ascii(right(name, 1)) * interval '1 day'"
+        " updated_at = timestamptz '2020-01-01' + ascii(right(name, 1)) * interval '1 day'",
     )
     column = {"create_time": "created_at", "update_time": "updated_at"}.get(order_by, "name")
     for text, condition in {
@@ -353,10 +357,10 @@ async def test_a_change_of_name_is_found_at_once(
 ) -> None:
     _node(sql, user, "before the change")
     assert ["before the change"] == await _names(client, "before")
-    sql.execute("UPDATE python_nodes SET name = 'after it'")
+    await change_rows(sql, "UPDATE python_nodes SET name = 'after it'")
     assert [] == await _names(client, "before")
     assert ["after it"] == await _names(client, "after")
-    sql.execute("UPDATE python_nodes SET deleted_at = now()")
+    await change_rows(sql, "UPDATE python_nodes SET deleted_at = now()")
     assert [] == await _names(client, "after")
 
 

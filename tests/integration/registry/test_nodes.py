@@ -11,7 +11,7 @@ from qflow.registry.v1 import node_pb2
 from qflow.registry.v1 import node_service_pb2 as pb
 
 from tests import factories
-from tests.integration.registry.conftest import Client, Registry, Resolver, refused
+from tests.integration.registry.conftest import Client, Registry, Resolver, change_rows, refused
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 DOUBLE = '''
@@ -191,7 +191,7 @@ async def test_a_public_node_is_read_and_not_changed(
 ) -> None:
     """X16."""
     made = await client.node(DOUBLE)
-    sql.execute("UPDATE python_nodes SET is_public = true")
+    await change_rows(sql, "UPDATE python_nodes SET is_public = true")
     other = registry.client(factories.user(sql).token)
     assert (await other.nodes.GetNode(pb.GetNodeRequest(node_id=made.id))).node.code == DOUBLE
     change = pb.UpdateNodeRequest(

@@ -23,7 +23,7 @@ from services.kit.pg import open_pool
 from services.kit.rpc.identity import Authenticator, Credential
 from services.registry.rpc.scopes import scopes_of
 from tests.integration.registry.accounts import Account, caller, signed_in, trail
-from tests.integration.registry.conftest import Registry, refused
+from tests.integration.registry.conftest import Registry, change_rows, refused
 from tests.support.database import Database
 
 CODE = "def one() -> int:\n    return 1\n"
@@ -124,7 +124,9 @@ async def test_a_token_is_shown_once_stored_as_a_digest_and_its_use_noted_by_the
     ask()
     assert first is not None
     assert await last_used() == first  # no write for each call
-    sql.execute("UPDATE user_service_tokens SET last_used_at = last_used_at - interval '61 min'")
+    await change_rows(
+        sql, "UPDATE user_service_tokens SET last_used_at = last_used_at - interval '61 min'"
+    )
     ask()
     assert (await last_used()).ToDatetime() >= first.ToDatetime()
 
@@ -140,7 +142,7 @@ async def test_that_a_use_cannot_be_noted_keeps_nobody_out(
         assert runner.execute(*asked).fetchone() == (ada.id,)
         runner.execute("SET default_transaction_read_only = off")
         holder.autocommit = False
-        holder.execute("SELECT 1 FROM user_service_tokens FOR UPDATE")
+        await change_rows(holder, "SELECT 1 FROM user_service_tokens FOR UPDATE")
         runner.execute("SET lock_timeout = '1s'")
         assert runner.execute(*asked).fetchone() == (ada.id,)
 
@@ -180,7 +182,9 @@ async def test_a_token_ends_with_its_time_and_reaches_no_further_than_its_user(
     expected = grpc.StatusCode.UNAUTHENTICATED
     match change:
         case "expired":
-            sql.execute("UPDATE user_service_tokens SET expires_at = now() - interval '1 s'")
+            await change_rows(
+                sql, "UPDATE user_service_tokens SET expires_at = now() - interval '1 s'"
+            )
         case "deactivated":
             await admin.users.DeactivateUser(users.DeactivateUserRequest(user_id=ada.id))
         case "anonymised":

@@ -15,7 +15,7 @@ from services.kit.pg import open_pool
 from services.kit.rpc.identity import Authenticator, Credential
 from services.registry.gateways.passwords import Passwords
 from tests.integration.registry.accounts import Account, again, caller, signed_in, trail
-from tests.integration.registry.conftest import Registry, refused
+from tests.integration.registry.conftest import Registry, change_rows, refused
 from tests.support.database import Database
 
 
@@ -47,9 +47,10 @@ async def test_sessions_are_listed_newest_first_in_pages_without_those_that_ende
 ) -> None:
     """X3."""
     await again(registry, "ada")
-    sql.execute(
+    await change_rows(
+        sql,
         "UPDATE user_sessions SET expires_at = now() - interval '1 s' WHERE id IN"
-        " (SELECT id FROM user_sessions ORDER BY created_at DESC LIMIT 1)"
+        " (SELECT id FROM user_sessions ORDER BY created_at DESC LIMIT 1)",
     )
     await again(registry, "ada")
     first = await ada.sessions.ListSessions(pb.ListSessionsRequest(page_size=1))
@@ -172,7 +173,9 @@ async def test_a_password_that_changes_during_a_sign_in_leaves_no_session_behind
     changed = await Passwords().hash("another horse")
     with database.connect() as other:
         other.autocommit = False
-        other.execute("UPDATE users SET password_hash = %s WHERE id = %s", (changed, ada.id))
+        await change_rows(
+            other, "UPDATE users SET password_hash = %s WHERE id = %s", (changed, ada.id)
+        )
         request = pb.SignInRequest(email="ada@example.org", password="correct horse")
         signing_in = asyncio.ensure_future(refused(caller(registry).sessions.SignIn(request)))
         while not sql.execute(
@@ -181,7 +184,7 @@ async def test_a_password_that_changes_during_a_sign_in_leaves_no_session_behind
         ).fetchone():
             assert not signing_in.done()
             await asyncio.sleep(0.01)
-        other.execute("DELETE FROM user_sessions WHERE user_id = %s", (ada.id,))
+        await change_rows(other, "DELETE FROM user_sessions WHERE user_id = %s", (ada.id,))
         other.commit()
     assert (await signing_in).reason == "SIGN_IN_REFUSED"
     assert sql.execute("SELECT count(*) FROM user_sessions").fetchone() == (0,)

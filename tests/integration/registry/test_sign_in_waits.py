@@ -193,6 +193,7 @@ async def test_what_is_stored_of_an_address_is_not_the_address(
     assert not [row for row in rows if "ada" in row or "192.0.2" in row]
 
 
+@pytest.mark.usefixtures("full_hashes")
 async def test_how_long_a_refusal_takes_tells_nothing(
     deps: Identity, sql: psycopg.Connection, database: Database
 ) -> None:
@@ -229,6 +230,7 @@ async def test_how_long_a_refusal_takes_tells_nothing(
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
+@pytest.mark.usefixtures("full_hashes")
 async def test_a_flood_of_sign_ins_is_refused_and_nobody_else_is_held_up(
     registry: Registry, database: Database
 ) -> None:

@@ -15,7 +15,7 @@ from qflow.registry.v1 import workflow_service_pb2 as workflows_rpc
 from qflow.registry.v1.tag_service_pb2_grpc import TagServiceStub
 
 from tests import factories
-from tests.integration.registry.conftest import Client, Registry, refused
+from tests.integration.registry.conftest import Client, Registry, change_rows, refused
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 NODE, WORKFLOW = tag_pb2.TAG_KIND_NODE, tag_pb2.TAG_KIND_WORKFLOW
@@ -302,7 +302,7 @@ async def test_a_public_node_is_tagged_by_its_owner_alone_and_shows_its_tags_to_
 ) -> None:
     subject = Subject(sql, user, NODE)
     await subject.change(client, add_tag_ids=[(await _tag(client, "mine")).id])
-    sql.execute("UPDATE python_nodes SET is_public = true WHERE id = %s", (subject.id,))
+    await change_rows(sql, "UPDATE python_nodes SET is_public = true WHERE id = %s", (subject.id,))
     stranger = registry.client(factories.user(sql).token)
     assert [] == [*(await subject.read(stranger)).tags]
     assert [] == await subject.found(stranger, "tags:mine")

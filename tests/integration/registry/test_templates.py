@@ -14,7 +14,7 @@ from qflow.registry.v1 import workflow_service_pb2 as workflow_rpc
 from qflow.registry.v1.template_service_pb2_grpc import TemplateServiceStub
 
 from tests import factories
-from tests.integration.registry.conftest import Client, Registry, place, refused
+from tests.integration.registry.conftest import Client, Registry, change_rows, place, refused
 
 INVALID, STATE = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION
 
@@ -53,9 +53,10 @@ async def create(client: Client, definition: Any, **fields: Any) -> workflow_pb2
 @pytest.fixture
 async def template(client: Client, sql: psycopg.Connection) -> workflow_pb2.Workflow:
     made = await create(client, await graph(client))
-    sql.execute("UPDATE workflows SET is_template = true WHERE id = %s", (made.id,))
+    await change_rows(sql, "UPDATE workflows SET is_template = true WHERE id = %s", (made.id,))
     # Its node is for everybody too, as a template's must be.
-    sql.execute(
+    await change_rows(
+        sql,
         "UPDATE python_nodes SET is_public = true WHERE id = %s",
         (made.definition.nodes[0].node_id,),
     )
@@ -91,7 +92,7 @@ async def test_what_is_missing_is_named_whole(client: Client, sql: psycopg.Conne
     definition = await graph(client)
     definition.parameters[1].default_json = ""
     made = await create(client, definition)
-    sql.execute("UPDATE workflows SET is_template = true WHERE id = %s", (made.id,))
+    await change_rows(sql, "UPDATE workflows SET is_template = true WHERE id = %s", (made.id,))
     said = await refused(fill_in(client, made, "{}"))
     assert (said.code, said.reason) == (STATE, "PARAMETERS_MISSING")
     assert said.violations == [
@@ -172,7 +173,7 @@ async def test_a_repeated_call_makes_one_workflow(
     """F26: also when the template is none any more."""
     request_id = str(uuid.uuid4())
     made = await fill_in(client, template, '{"by": 1}', request_id=request_id)
-    sql.execute("UPDATE workflows SET is_template = false WHERE id = %s", (template.id,))
+    await change_rows(sql, "UPDATE workflows SET is_template = false WHERE id = %s", (template.id,))
     assert await fill_in(client, template, '{"by": 1}', request_id=request_id) == made
     said = await refused(fill_in(client, template, '{"by": 1}'))
     assert (said.code, said.reason) == (grpc.StatusCode.NOT_FOUND, "TEMPLATE_NOT_FOUND")

@@ -16,7 +16,7 @@ from qflow.registry.v1 import user_service_pb2 as pb
 
 from tests import factories
 from tests.integration.registry.accounts import PASSWORD, Account, again, caller, signed_in, trail
-from tests.integration.registry.conftest import Refusal, Registry, refused
+from tests.integration.registry.conftest import Refusal, Registry, change_rows, refused
 from tests.support.database import Database
 
 SYSTEM = "00000000-0000-0000-0000-000000000001"
@@ -96,7 +96,7 @@ async def test_an_invitation_that_does_not_hold_is_refused_in_one_way(
     invited = await admin.users.InviteUser(_invite())
     token = invited.invitation_token
     if made == "expired":
-        sql.execute("UPDATE credential_tokens SET expires_at = now() - interval '1 s'")
+        await change_rows(sql, "UPDATE credential_tokens SET expires_at = now() - interval '1 s'")
     elif made == "deactivated":
         await admin.users.DeactivateUser(pb.DeactivateUserRequest(user_id=invited.user.id))
     elif made == "bogus":

@@ -19,7 +19,7 @@ from qflow.registry.v1.variable_service_pb2_grpc import VariableServiceStub
 from qflow.registry.v1.workflow_alias_service_pb2_grpc import WorkflowAliasServiceStub
 
 from tests import factories
-from tests.integration.registry.conftest import Client, Registry, place, refused
+from tests.integration.registry.conftest import Client, Registry, change_rows, place, refused
 
 INT, STR = '{"t":"int"}', '{"t":"str"}'
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -264,7 +264,7 @@ async def test_nobody_reads_or_changes_another_tenants_variables(
     mine = await stub.GetVariable(pb.GetVariableRequest(name="limit"))
     assert mine.variable.value_json == "3"
     assert (await refused(listed(stranger, workflow_id=made.id))).reason == "WORKFLOW_NOT_FOUND"
-    sql.execute("UPDATE workflows SET is_template = true WHERE id = %s", (made.id,))
+    await change_rows(sql, "UPDATE workflows SET is_template = true WHERE id = %s", (made.id,))
     assert await listed(stranger, workflow_id=made.id) == []
     for call in (put(stranger, workflow_id=made.id), remove(stranger, workflow_id=made.id)):
         assert (await refused(call)).reason == "NOT_YOURS"

@@ -21,6 +21,7 @@ from tests.integration.registry.conftest import (
     Client,
     Registry,
     Resolver,
+    change_rows,
     edge,
     place,
     refused,
@@ -167,7 +168,9 @@ async def test_a_lock_that_failed_is_asked_for_again(
     client: Client, resolver: Resolver, sql: psycopg.Connection
 ) -> None:
     first = await client.node(NEEDY)
-    sql.execute("UPDATE node_version_locks SET state = 'failed', error = 'no such distribution'")
+    await change_rows(
+        sql, "UPDATE node_version_locks SET state = 'failed', error = 'no such distribution'"
+    )
     await set_code(client, first.id, SHOUT)
     request = node_rpc.RollbackNodeRequest(node_id=first.id, version=1)
     back = (await client.nodes.RollbackNode(request)).node
@@ -444,7 +447,7 @@ async def test_a_version_whose_connection_dies_between_the_two_inserts_is_not_th
     )
     with database.connect() as holder:
         with holder.transaction():
-            holder.execute(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE".encode())
+            await change_rows(holder, f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE".encode())
             publishing = asyncio.ensure_future(change())
             pid = await _pid_waiting_for(sql, table)
             sql.execute("SELECT pg_terminate_backend(%s)", (pid,))

@@ -18,7 +18,7 @@ from qflow.registry.v1 import workflow_service_pb2 as workflow_rpc
 from qflow.registry.v1.workflow_alias_service_pb2_grpc import WorkflowAliasServiceStub
 
 from tests import factories
-from tests.integration.registry.conftest import Client, Registry, edge, place, refused
+from tests.integration.registry.conftest import Client, Registry, change_rows, edge, place, refused
 
 SET, BACK, DELETE = (
     pb.WORKFLOW_ALIAS_CHANGE_KIND_SET,
@@ -255,7 +255,9 @@ async def test_whoever_may_only_read_a_workflow_sees_its_aliases_and_moves_none(
     await aliases.set(1)
     stranger = Aliases(registry.client(factories.user(sql).token), aliases.workflow_id)
     assert (await refused(stranger.get())).reason == "WORKFLOW_NOT_FOUND"
-    sql.execute("UPDATE workflows SET is_template = true WHERE id = %s", (aliases.workflow_id,))
+    await change_rows(
+        sql, "UPDATE workflows SET is_template = true WHERE id = %s", (aliases.workflow_id,)
+    )
     seen = await stranger.get()
     assert (seen.version, seen.updated_by) == (1, "")
     assert await stranger.history() == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -66,11 +65,11 @@ async def test_a_memory_bomb_ends_as_out_of_memory(start_at: Start) -> None:
     )
     for code in (listed, mapped):
         box = await start_at(code, limits=Limits(memory_bytes=64 * MIB))
-        began = time.monotonic()
         with pytest.raises(SandboxDied) as died:
             await box.call()
         assert died.value.oom
-        assert time.monotonic() - began < 5
+        # Within two seconds of its own: of a processor that others have too it got less.
+        assert (await box.sandbox.kill()).cpu_us < 2_000_000
 
 
 async def test_endless_output_keeps_its_end_with_a_mark(start_at: Start) -> None:

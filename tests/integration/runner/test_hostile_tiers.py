@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from pathlib import Path
 
 import pytest
 
 from services.runner.domain.limits import Limits, Tier
 from services.runner.gateways.sandbox.port import SandboxDied
-from services.runner.gateways.sandbox.process import SandboxProcess
+from services.runner.gateways.sandbox.process import _DEATH_TIMEOUT_S, SandboxProcess
+from services.runner.settings import Settings
 from tests.integration.runner.conftest import INT, Box, Start
 
 
@@ -83,6 +83,19 @@ async def test_the_runner_is_neither_traced_nor_signalled(start_at: Start) -> No
     assert [-1, -1, -1, -1] == await box.value(pid=str(os.getpid()))
 
 
+def test_what_a_kill_waits_for_fits_into_seven_seconds() -> None:
+    """E7: by its own clocks: the tests here see only that it is over when it has waited so long."""
+    grace_s = Settings.from_env(
+        {
+            "QFLOW_HOME": "/nowhere",
+            "QFLOW_RUNNER_DATABASE_URL": "postgresql://one",
+            "QFLOW_RUNNER_ENGINE_DATABASE_URL": "postgresql://two",
+            "QFLOW_SERVICE_TOKEN": "three",
+        }
+    ).grace_s
+    assert grace_s + _DEATH_TIMEOUT_S < 7
+
+
 async def test_a_tree_that_hides_and_ignores_signals_is_gone_in_time(start_at: Start) -> None:
     """B97, B98, G5, E7, I19, R30: also what left the session, where the filter lets it."""
     box = await start_at(
@@ -110,9 +123,8 @@ async def test_a_tree_that_hides_and_ignores_signals_is_gone_in_time(start_at: S
     assert box.sandbox._cgroup is not None
     pids = box.sandbox._cgroup.processes()
     assert len(pids) >= 4
-    began = time.monotonic()
     await box.sandbox.kill(grace_s=0.5)
-    assert time.monotonic() - began < 7
+    assert box.sandbox.ended.done()
     with pytest.raises(SandboxDied):
         await calling
     async with asyncio.timeout(5):  # out of the group, and over in a moment
@@ -129,9 +141,8 @@ async def test_what_is_in_c_code_and_hears_no_signal_is_ended(start_at: Start) -
     )
     calling = asyncio.create_task(box.call())
     await _ready(box)
-    began = time.monotonic()
     await box.sandbox.kill(grace_s=0.3)
-    assert time.monotonic() - began < 7
+    assert box.sandbox.ended.done()
     with pytest.raises(SandboxDied, match="stopped"):
         await calling
 
@@ -149,9 +160,7 @@ async def test_the_time_of_grace_is_the_codes_to_clean_up(start_at: Start) -> No
     )
     calling = asyncio.create_task(box.error())
     await _ready(box)
-    began = time.monotonic()
-    await box.sandbox.kill(grace_s=5)
-    assert time.monotonic() - began < 4  # it does not wait for those that end by themselves
+    await box.sandbox.kill(grace_s=600)  # it does not wait for those that end by themselves
     assert "cancelled" == (await calling)["type"]
     assert "cleaned up" in box.sandbox.output_tails()[0]
 

@@ -11,7 +11,7 @@ import pytest
 import typer.main
 from qflow.cli import watching
 from qflow.cli.app import app, main
-from qflow.cli.runs import in_shell
+from qflow.cli.commands import in_shell
 from qflow.cli.schedules import state_of
 from qflow.client import connection
 from qflow.orchestrator.v1.schedule_pb2 import Schedule
@@ -138,6 +138,8 @@ def test_every_command_speaks_json() -> None:
         ),
         ("let it go on with ResumeExecution", "let it go on with `qflow resume`"),
         ("start a runner", "start a runner"),
+        ("no such run; ListExecutions shows", "no such run; `qflow ls` shows"),
+        ("BatchStartExecutions takes fewer", "BatchStartExecutions takes fewer"),
     ],
 )
 def test_what_helps_is_told_as_a_command(action: str, told: str) -> None:

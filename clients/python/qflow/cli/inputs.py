@@ -121,6 +121,14 @@ def stored_inputs_json(stored: Workflow, given: list[str]) -> str:
     return values.dump(inputs_of(given, "", input_types(stored)))
 
 
+def changed_inputs_json(stored: Workflow, before: str, given: list[str]) -> str:
+    """Write inputs as JSON, some of them changed; whether they fit is for the service to say."""
+    from qflow import values
+    from qflow.client.client import input_types
+
+    return values.dump({**json.loads(before), **inputs_of(given, "", input_types(stored))})
+
+
 def start_options(  # what the command was given
     key: str, budget: list[str], labels: list[str], priority: int, timeout: str, at: str
 ) -> dict[str, Any]:

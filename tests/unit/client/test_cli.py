@@ -161,6 +161,23 @@ def test_an_interval_longer_than_the_contract_has_is_refused_in_words(
     assert "is too long: at most 315576000000s" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ((), "say what to change"),
+        (("--cron", "0 6 * * *", "--every", "1h"), "either --cron or --every"),
+        (("--every", "1h", "--zone", "UTC"), "--zone is of --cron"),
+        (("left",), "an input is NAME=VALUE, not 'left'"),
+        (("--overlap", "x"), "--overlap is one of skip, buffer_one, allow, cancel_running"),
+    ],
+)
+def test_a_change_of_a_schedule_that_is_none_is_told_before_anybody_is_asked(
+    capsys: pytest.CaptureFixture[str], wrong: tuple[str, ...], told: str
+) -> None:
+    assert 2 == main(["schedule", "set", "x", *wrong])
+    assert told in capsys.readouterr().err
+
+
 def test_a_preview_shows_as_many_times_as_the_contract_gives(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

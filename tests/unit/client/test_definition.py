@@ -98,7 +98,7 @@ def test_a_word_that_is_none_is_refused_with_those_there_are(
 
 @pytest.mark.parametrize("option", [{"timeout": 600}, {"memory_bytes": "1GiB"}])
 def test_what_is_of_another_type_is_refused_with_its_place(option: dict[str, Any]) -> None:
-    with pytest.raises(qflow.AuthoringError, match="^echo: "):
+    with pytest.raises(qflow.AuthoringError, match=r"^echo: "):
         _stored(**option)
 
 

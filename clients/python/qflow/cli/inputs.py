@@ -91,10 +91,8 @@ def typed_inputs(
     from qflow import values
 
     inputs = inputs_of(given, text, types)
-    unknown = sorted(set(inputs) - set(types))
-    if unknown:
-        there = ", ".join(types) or "none"
-        raise AuthoringError(f"{of} has no input {unknown[0]!r} (there: {there})")
+    for name in inputs:
+        _known(of, types, name)
     return {
         name: values.from_plain(
             value,
@@ -104,6 +102,19 @@ def typed_inputs(
         )
         for name, value in inputs.items()
     }
+
+
+def known_input(stored: Workflow, name: str) -> None:
+    """Refuse the name of an input that a stored workflow does not have."""
+    from qflow.client.client import input_types
+
+    _known(stored.name, input_types(stored), name)
+
+
+def _known(of: str, types: Mapping[str, Type], name: str) -> None:
+    if name not in types:
+        there = ", ".join(types) or "none"
+        raise AuthoringError(f"{of} has no input {name!r} (there: {there})")
 
 
 def stored_inputs(stored: Workflow, given: list[str], text: str) -> dict[str, Any]:

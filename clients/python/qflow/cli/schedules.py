@@ -23,7 +23,7 @@ from qflow.cli.common import (
     stored_workflow,
     with_client,
 )
-from qflow.cli.inputs import changed_inputs_json, stored_inputs_json
+from qflow.cli.inputs import changed_inputs_json, inputs_of, stored_inputs_json
 from qflow.cli.times import span, span_text
 from qflow.exceptions import AuthoringError
 
@@ -47,6 +47,7 @@ CatchUp = Annotated[str, typer.Option(help="What was missed: none, last, all.")]
 
 _OVERLAPS: Final = ("skip", "buffer_one", "allow", "cancel_running")
 _CATCH_UPS: Final = ("none", "last", "all")
+_NO_ZONE: Final = "--zone is of --cron: an interval is the same in every zone"
 
 for command, does in (
     ("backfill", backfills.backfill),
@@ -78,6 +79,7 @@ def create(
 
     if not cron and not every:
         raise AuthoringError("say when: either --cron or --every")
+    _check_times(cron, every, zone)
     timing = schedule_pb2.ScheduleTiming()
     _set_times(timing, cron=cron, every=every, zone=zone)
 
@@ -137,6 +139,8 @@ def set_(
         said |= {"workflow_alias": alias, "workflow_version": 0}
     if not (said or given or cron or every or zone):
         raise AuthoringError("say what to change: an input, or an option; what is not named stays")
+    _check_times(cron, every, zone)
+    inputs_of(given or [], "")  # what is wrong in itself is told before anybody is asked
 
     async def setting(client: Client) -> Any:
         asked = pb.GetScheduleRequest(schedule_id=schedule)
@@ -281,12 +285,17 @@ def remove(
     do("Schedule", "DeleteSchedule", request, context=context, home=home, as_json=as_json)
 
 
-def _set_times(timing: ScheduleTiming, *, cron: str, every: str, zone: str) -> None:
-    """Say when; what is not told stays: bounds and jitter, and of a cron its zone."""
+def _check_times(cron: str, every: str, zone: str) -> None:
     if cron and every:
         raise AuthoringError("say when: either --cron or --every")
-    if zone and (every or not (cron or timing.HasField("cron"))):
-        raise AuthoringError("--zone is of --cron: an interval is the same in every zone")
+    if every and zone:
+        raise AuthoringError(_NO_ZONE)
+
+
+def _set_times(timing: ScheduleTiming, *, cron: str, every: str, zone: str) -> None:
+    """Say when; what is not told stays: bounds and jitter, and of a cron its zone."""
+    if zone and not cron and timing.HasField("interval"):
+        raise AuthoringError(_NO_ZONE)
     if every:
         timing.interval.every.FromTimedelta(span(every))
     if cron:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,7 +72,9 @@ def test_a_limit_is_made_changed_and_removed(qflow: Qflow, flows: Path) -> None:
     told = json.loads(qflow("limit", "set", name, "--max-running", "4", "--json").stdout)
     assert (4, 60, "60s") == (told["max_running"], told["max_starts"], told["period"])
     line = next(row for row in qflow("limit", "ls").stdout.splitlines() if name in row)
-    assert all(each in line for each in (" 4 ", "60 in 0:01:00", "for each input.word"))
+    assert all(
+        each in line for each in (f"workflow {LOUD}", " 4 ", "60 in 1m", "for each input.word")
+    )
     lifted = json.loads(qflow("limit", "set", name, "--max-starts", "0", "--json").stdout)
     assert (4, False) == (lifted["max_running"], "period" in lifted)
     assert 0 == qflow("limit", "rm", name).returncode
@@ -109,6 +112,12 @@ def test_a_trigger_is_fired_paused_and_given_another_secret(
     assert trigger not in qflow("trigger", "ls").stdout
 
 
+def test_a_trigger_gives_what_is_sent_to_an_input_that_there_is(qflow: Qflow, flows: Path) -> None:
+    qflow("workflow", "push", f"{flows}:loud")
+    wrong = qflow("trigger", "create", LOUD, "--payload", "words")
+    assert (2, True) == (wrong.returncode, "has no input 'words' (there: word)" in wrong.stderr)
+
+
 def test_an_address_is_subscribed_tested_and_removed(qflow: Qflow, flows: Path) -> None:
     qflow("workflow", "push", f"{flows}:loud")
     address = f"https://receiver.invalid/{uuid.uuid4().hex}"
@@ -132,6 +141,50 @@ def test_an_address_is_subscribed_tested_and_removed(qflow: Qflow, flows: Path) 
     assert subscription not in qflow("events", "ls").stdout
 
 
+def test_a_schedule_is_changed_and_what_is_not_named_stays(qflow: Qflow, flows: Path) -> None:
+    qflow("workflow", "push", f"{flows}:two")
+    daily = ("--cron", "0 6 * * *", "--zone", "Europe/Berlin", "--catch-up", "all", "--paused")
+    made = qflow("schedule", "create", "cli services: two", "left=a", "right=b", *daily)
+    schedule = made.stdout.strip()
+
+    def changed(*arguments: str) -> dict[str, Any]:
+        told = qflow("schedule", "set", schedule, *arguments, "--json")
+        assert 0 == told.returncode, told.stderr
+        return dict[str, Any](json.loads(told.stdout)["definition"])
+
+    of = changed("right=c", "--cron", "0 7 * * *", "--name", "later", "--overlap", "allow")
+    assert {"left": "a", "right": "c"} == json.loads(of["input_json"])
+    assert ("OVERLAP_POLICY_ALLOW", "CATCH_UP_POLICY_ALL") == (of["overlap"], of["catch_up"])
+    cron = of["timing"]["cron"]
+    assert ("0 7 * * *", "Europe/Berlin") == (cron["expression"], cron["time_zone"])
+    of = changed("--zone", "Asia/Tokyo", "--catch-up", "none", "--alias", "")
+    assert ("Asia/Tokyo", "later") == (of["timing"]["cron"]["time_zone"], of["name"])
+    assert ("0 7 * * *", "CATCH_UP_POLICY_NONE") == (
+        of["timing"]["cron"]["expression"],
+        of["catch_up"],
+    )
+    shown = qflow("schedule", "set", schedule, "--every", "90m").stdout
+    assert all(each in shown for each in (schedule, "later", "every 90m", "paused"))
+    assert 2 == qflow("schedule", "set", schedule, "--zone", "UTC").returncode
+
+
+def test_a_backfill_is_listed_and_stopped(qflow: Qflow, flows: Path) -> None:
+    qflow("workflow", "push", f"{flows}:loud")
+    made = qflow("schedule", "create", LOUD, "word=a", "--every", "1h", "--paused")
+    schedule = made.stdout.strip()
+    begun = qflow("schedule", "backfill", schedule, "2026-01-01T01:00+01:00", "2026-02-01")
+    backfill = begun.stdout.strip()
+    stopped = json.loads(qflow("schedule", "cancel-backfill", backfill, "--json").stdout)
+    assert "SCHEDULE_BACKFILL_STATE_CANCELLED" == stopped["backfill"]["state"]
+    [told] = json.loads(qflow("schedule", "backfills", schedule, "--json").stdout)
+    assert ("2026-01-01T00:00:00Z", 744) == (told["start_time"], told["total_count"])
+    [line] = qflow("schedule", "backfills", schedule).stdout.splitlines()[1:]
+    assert all(each in line for each in (backfill, "2026-02-01T00:00:00Z", "cancelled", "/744"))
+    refused = qflow("schedule", "backfill", schedule, "2026-02-30", "2026-03-01")
+    assert (2, True) == (refused.returncode, "not '2026-02-30'" in refused.stderr)
+    assert 0 == qflow("schedule", "rm", schedule).returncode
+
+
 def test_a_fork_takes_other_inputs_and_keeps_what_is_the_same(qflow: Qflow, flows: Path) -> None:
     qflow("workflow", "push", f"{flows}:two")
     first = qflow("run", "cli services: two", "left=a", "right=b", "--json")
@@ -153,6 +206,8 @@ def test_what_a_map_put_aside_is_run_again(qflow: Qflow, flows: Path) -> None:
     first = qflow("run", "cli services: odds", "numbers=[1,2,3]", "--json")
     assert 0 == first.returncode, first.stderr
     run = json.loads(first.stdout)["id"]
+    assert "odd[1] put aside: ValueError: 2\n" in qflow("show", run).stdout
+    assert "nothing is in its way\n" == qflow("explain", run).stderr
     again = json.loads(qflow("retry", run, "--quarantined", "--json").stdout)
     assert run == again["parent_execution_id"]
     assert [1, None, 3] == json.loads(again["output_json"])["result"]
@@ -163,11 +218,13 @@ def test_what_a_map_put_aside_is_run_again(qflow: Qflow, flows: Path) -> None:
     [
         (("limit", "create", "x", "--workflow", "a", "--node", "b"), 2, "or of neither"),
         (("limit", "create", "x", "--node", "nowhere", "--max-running", "1"), 2, "is no node"),
+        (("limit", "create", "x", "--max-running", "9" * 12), 2, "is not in the range"),
         (("limit", "create", "x", "--max-starts", "1"), 3, "max_starts and period go together"),
         (("limit", "set", "nowhere", "--max-running", "1"), 3, "no such limit"),
         (("events", "create", "https://x.example", "--on", "never"), 2, "--on is one of started"),
+        (("trigger", "fire", "x"), 2, "--secret, or QFLOW_TRIGGER_SECRET"),
         (("trigger", "create", "nowhere"), 2, "there is no workflow 'nowhere'"),
-        (("fork", "00000000-0000-4000-8000-000000000000"), 3, "no such execution"),
+        (("fork", "00000000-0000-4000-8000-000000000000"), 3, "`qflow ls` shows those you may"),
     ],
 )
 def test_what_is_none_is_told_with_what_to_do(

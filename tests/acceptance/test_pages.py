@@ -284,7 +284,7 @@ def test_every_command_of_the_page_of_commands_does_what_it_says(
     with place.suite.sql() as sql:
         query = "SELECT id::text FROM users WHERE email = 'owner@localhost'"
         [(tenant,)] = sql.execute(query).fetchall()
-    brought = ""
+    brought = scheduled = ""
     executed = 0
     for line in BLOCKS[CLI].lines():
         for command in re.split(r";\s+(?=qflow )", line.partition(" #")[0]):
@@ -300,6 +300,7 @@ def test_every_command_of_the_page_of_commands_does_what_it_says(
             arguments = [each.replace("FILE.py", "examples/client/orders.py") for each in arguments]
             arguments = [each.replace("NAME", "order") for each in arguments]
             arguments = [each.replace("TENANT", tenant) for each in arguments]
+            arguments = [each.replace("SCHEDULE", scheduled) for each in arguments]
             arguments += runs.addresses(arguments)
             code = main(arguments)
             said = capsys.readouterr()
@@ -308,6 +309,7 @@ def test_every_command_of_the_page_of_commands_does_what_it_says(
             # What fails by itself fails again; everything else does what it says.
             assert (1 if verb == "retry" else 0) == code, f"{command}: {said.out}{said.err}"
             brought = said.out.strip() if verb == "files put" else brought
+            scheduled = said.out.strip() if verb == "schedule create" else scheduled
             executed += 1
     assert executed > 25
     assert b"%PDF-1.7" == Path("report.pdf").read_bytes()

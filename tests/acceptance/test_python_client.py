@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import qflow
@@ -299,6 +299,23 @@ def test_the_blocking_client_does_the_same(suite: Suite) -> None:
         assert any(each.name == waits.name for each in client.workflows())
         with contextlib.closing(_some(client.runs())) as runs:
             assert next(runs).id
+
+
+def test_the_blocking_client_starts_as_it_is_told(suite: Suite) -> None:
+    with qflow.connect_blocking(home=str(suite.home.root)) as client:
+        with client.options(labels={"from": "blocking"}, priority=7) as told:
+            run = told.start(bigger, 1).wait(timeout_s=60)
+        assert (7, {"from": "blocking"}) == (run.priority, dict(run.labels))
+        assert 0 == client.start(bigger, 1).wait(timeout_s=60).priority  # open, and as it was
+
+
+def test_what_no_call_takes_is_refused_in_a_sentence(suite: Suite) -> None:
+    with qflow.connect_blocking(home=str(suite.home.root)) as client:
+        with pytest.raises(qflow.AuthoringError, match="add is no workflow: call it in"):
+            client.run(cast("Any", add), 1)
+        run = client.attach(str(uuid.uuid4()))
+        with pytest.raises(qflow.ResourceExhaustedError, match="bring large values as files"):
+            run.signal("k", "a" * 5_000_000)
 
 
 def _some(items: Iterator[Any]) -> Any:

@@ -8,6 +8,7 @@ except qflow.NotFoundError as error:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -135,6 +136,8 @@ _KINDS: Final[Mapping[grpc.StatusCode, type[CallError]]] = {
 }
 
 
+# What gRPC itself says, of a message that it did not read.
+_TOO_LARGE: Final = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
 _BY_NUMBER: Final = {code.value[0]: kind for code, kind in _KINDS.items()}
 
 
@@ -154,6 +157,12 @@ def from_rpc(
     told = _made(kind, message, status.details if status is not None else ())
     if kind is UnavailableError and not told.reason and address:
         return kind(unreached.sentence(address, message, encrypted=encrypted))
+    if kind is ResourceExhaustedError and (sizes := _TOO_LARGE.search(message)):
+        sent, most = (int(each) for each in sizes.groups())
+        return kind(
+            f"a message of {sent:,} bytes is more than the {most:,} that a call takes: "
+            "bring large values as files"
+        )
     if kind is UnimplementedError and not told.reason:
         where = f" at {address}" if address else ""
         return kind(f"the Qflow{where} does not know this call: it is older than this client")

@@ -166,15 +166,26 @@ def _check_cron(cron: Cron, *, field: str) -> None:
     if len(cron.expression.split()) != _FIELDS:
         fault = "must have five fields: minute, hour, day of month, month, day of week"
         raise invalid(f"{field}.expression", "CRON_INVALID", fault)
+    fault = _unreadable(cron.expression)
+    if not fault:
+        return
+    named = fault.removeprefix("Bad ")
+    minute, hour, day, _, weekday = cron.expression.split()
+    if named == "day-of-month" and not _unreadable(f"{minute} {hour} {day} * {weekday}"):
+        fault = "none of its months has such a day"
+    elif named in _ALLOWED:
+        fault += f"; it takes {_ALLOWED[named]}, *, a-b, a,b and /step"
+    raise invalid(f"{field}.expression", "CRON_INVALID", fault)
+
+
+def _unreadable(expression: str) -> str:
+    """Say what is wrong with an expression, or nothing."""
     try:
         # The reader asserts where a step has no number to begin at, and compares what it cannot.
-        CronSim(cron.expression, _EPOCH)
+        CronSim(expression, _EPOCH)
     except (CronSimError, AssertionError, TypeError, ValueError) as error:
-        fault = str(error) or "cannot be read"
-        allowed = _ALLOWED.get(fault.removeprefix("Bad "))
-        if allowed:
-            fault += f"; it takes {allowed}, *, a-b, a,b and /step"
-        raise invalid(f"{field}.expression", "CRON_INVALID", fault) from None
+        return str(error) or "cannot be read"
+    return ""
 
 
 @cache

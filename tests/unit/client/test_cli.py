@@ -11,7 +11,7 @@ import pytest
 import typer.main
 from qflow.cli import watching
 from qflow.cli.app import app, main
-from qflow.cli.runs import in_shell
+from qflow.cli.commands import in_shell
 from qflow.cli.schedules import state_of
 from qflow.client import connection
 from qflow.orchestrator.v1.schedule_pb2 import Schedule
@@ -138,6 +138,8 @@ def test_every_command_speaks_json() -> None:
         ),
         ("let it go on with ResumeExecution", "let it go on with `qflow resume`"),
         ("start a runner", "start a runner"),
+        ("no such run; ListExecutions shows", "no such run; `qflow ls` shows"),
+        ("BatchStartExecutions takes fewer", "BatchStartExecutions takes fewer"),
     ],
 )
 def test_what_helps_is_told_as_a_command(action: str, told: str) -> None:
@@ -157,6 +159,23 @@ def test_an_interval_longer_than_the_contract_has_is_refused_in_words(
 ) -> None:
     assert 2 == main(["schedule", "create", "order", "--every", every])
     assert "is too long: at most 315576000000s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ((), "say what to change"),
+        (("--cron", "0 6 * * *", "--every", "1h"), "either --cron or --every"),
+        (("--every", "1h", "--zone", "UTC"), "--zone is of --cron"),
+        (("left",), "an input is NAME=VALUE, not 'left'"),
+        (("--overlap", "x"), "--overlap is one of skip, buffer_one, allow, cancel_running"),
+    ],
+)
+def test_a_change_of_a_schedule_that_is_none_is_told_before_anybody_is_asked(
+    capsys: pytest.CaptureFixture[str], wrong: tuple[str, ...], told: str
+) -> None:
+    assert 2 == main(["schedule", "set", "x", *wrong])
+    assert told in capsys.readouterr().err
 
 
 def test_a_preview_shows_as_many_times_as_the_contract_gives(

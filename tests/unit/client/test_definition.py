@@ -96,6 +96,12 @@ def test_a_word_that_is_none_is_refused_with_those_there_are(
         _stored(**options)
 
 
+@pytest.mark.parametrize("option", [{"timeout": 600}, {"memory_bytes": "1GiB"}])
+def test_what_is_of_another_type_is_refused_with_its_place(option: dict[str, Any]) -> None:
+    with pytest.raises(qflow.AuthoringError, match=r"^echo: "):
+        _stored(**option)
+
+
 def _names(message: Any) -> set[str]:
     return {field.name for field in message.DESCRIPTOR.fields}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from qflow.cli.times import moment
+from qflow.cli.times import moment, span, span_text
 from qflow.exceptions import AuthoringError
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -30,3 +30,12 @@ def test_a_moment_is_one_of_the_calendar_or_so_long_from_now(text: str, expected
 def test_what_is_no_moment_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(AuthoringError, match="2026-01-31T12:00:00"):
         moment(text, now=NOW)
+
+
+@pytest.mark.parametrize("text", ["1s", "90s", "15m", "90m", "6h", "1d", "36h", "365d"])
+def test_a_span_is_written_as_it_is_read(text: str) -> None:
+    assert text == span_text(span(text))
+
+
+def test_a_span_that_is_not_whole_seconds_is_written_out() -> None:
+    assert "0:00:01.500000" == span_text(timedelta(milliseconds=1500))

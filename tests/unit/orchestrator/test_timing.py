@@ -267,7 +267,10 @@ def test_what_no_calendar_has_is_refused(expression: str) -> None:
 
 @pytest.mark.parametrize(
     ("expression", "allowed"),
-    [("60 * * * *", "0 to 59"), ("* * * FOO *", "JAN to DEC"), ("* * * * 8", "SUN to SAT")],
+    [
+        *(("60 * * * *", "0 to 59"), ("* * * FOO *", "JAN to DEC"), ("* * * * 8", "SUN to SAT")),
+        *(("0 0 32 2 *", "1 to 31"), ("0 0 30 2 *", "none of its months has such a day")),
+    ],
 )
 def test_what_a_field_takes_is_told(expression: str, allowed: str) -> None:
     with pytest.raises(InvalidArgument, match=allowed):

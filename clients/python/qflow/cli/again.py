@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qflow.cli.common import AsJson, ContextName, Home, RunId, with_client
-from qflow.cli.inputs import inputs_of
+from qflow.cli.inputs import changed_inputs_json
 
 if TYPE_CHECKING:
     from qflow.client.client import Client
@@ -84,14 +83,10 @@ def fork(
 
 
 async def _changed_inputs(client: Client, parent: Run[Any], given: list[str]) -> str:
-    """Write all inputs of a run as JSON, some of them changed; whether they fit is not said."""
-    from qflow import values
-    from qflow.client.client import input_types
-
+    """Write all inputs of a run as JSON, some of them changed."""
     execution = await parent.get()
     stored = await client.workflow(execution.workflow_id, version=execution.workflow_version)
-    before = json.loads(execution.input_json)
-    return values.dump({**before, **inputs_of(given, "", input_types(stored))})
+    return changed_inputs_json(stored, execution.input_json, given)
 
 
 def _begin(

@@ -28,6 +28,7 @@ from qflow.cli import (
     suite,
     triggers,
 )
+from qflow.cli.commands import in_shell
 from qflow.exceptions import (
     AuthoringError,
     ConfigurationError,
@@ -101,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"qflow: {where}{error.strerror or error}", file=sys.stderr)  # noqa: T201
         return WRONG
     except QflowError as error:
-        print(f"qflow: {error}{_hint(error)}", file=sys.stderr)  # noqa: T201  # what it is for
+        print(f"qflow: {_said(error)}", file=sys.stderr)  # noqa: T201  # what it is for
         return _code(error)
     except Exception as error:
         show = getattr(error, "show", None)  # a command that is wrong says how by itself
@@ -112,11 +113,14 @@ def main(arguments: list[str] | None = None) -> int:
     return ended if isinstance(ended, int) else 0
 
 
-def _hint(error: QflowError) -> str:
-    """Say what to type next, where that is not for the service to know."""
-    if getattr(error, "reason", "") != "TOKEN_REFUSED":
-        return ""
-    return ". The token is wrong, or no longer holds: sign in again with `qflow login ADDRESS`"
+def _said(error: QflowError) -> str:
+    """Say what is wrong and what to type next, also where that is not for the service to know."""
+    if isinstance(error, ExecutionFailedError):
+        return str(error)  # in the words of whoever wrote the node
+    said = in_shell(str(error))
+    if getattr(error, "reason", "") == "TOKEN_REFUSED":
+        said += ". The token is wrong, or no longer holds: sign in again with `qflow login ADDRESS`"
+    return said
 
 
 def _code(error: QflowError) -> int:

@@ -11,9 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from qflow.cli.common import AsJson, ContextName, Home, as_plain, console, print_json, with_client
+from qflow.cli.common import (
+    AsJson,
+    ContextName,
+    Home,
+    as_plain,
+    moment_text,
+    print_json,
+    print_list,
+    with_client,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qflow.client.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="Backups of a Qflow that keeps them.")
@@ -75,21 +86,18 @@ def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -
         return [each async for each in pages]
 
     there = with_client(listing, context=context, home=home)
-    if as_json:
-        print_json([as_plain(each) for each in there])
-        return
-    from qflow.cli import show
 
-    made = show.table("backup", "kind", "state", "bytes", "goes back to", right=("bytes",))
-    for each in there:
-        made.add_row(
+    def row(each: Any) -> Sequence[str]:
+        return (
             each.id,
             _word(pb.BackupKind.Name(each.kind)),
             _word(pb.BackupState.Name(each.state)),
             f"{each.size_bytes + each.file_size_bytes:,}",
-            each.recovery_point_time.ToDatetime().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            moment_text(each.recovery_point_time),
         )
-    console().print(made, markup=False)
+
+    titles = ("backup", "kind", "state", "bytes", "goes back to")
+    print_list(there, titles, row, as_json=as_json, right=("bytes",))
 
 
 @app.command("status")

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from qflow.cli.common import AsJson, ContextName, Home, as_plain, console, print_json, with_client
+from qflow.cli.common import (
+    AsJson,
+    ContextName,
+    Home,
+    as_plain,
+    console,
+    print_json,
+    print_list,
+    with_client,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,14 +113,11 @@ def _told(answer: Any, *, as_json: bool) -> int:
     if as_json:
         print_json(as_plain(answer))
     else:
-        from rich.markup import escape
 
-        from qflow.cli import show
+        def row(item: Any) -> Sequence[str]:
+            return (item.execution_id, item.new_execution_id, item.status.message)
 
-        made = show.table("run", "new run", "refused")
-        for item in answer.items:
-            made.add_row(item.execution_id, item.new_execution_id, escape(item.status.message))
-        console().print(made)
+        print_list(answer.items, ("run", "new run", "refused"), row, as_json=False)
         if answer.truncated:
             console(errors=True).print("the filter finds more: call again for the next")
     return REFUSED if any(item.status.code for item in answer.items) else 0

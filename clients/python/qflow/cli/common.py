@@ -18,10 +18,13 @@ from qflow.exceptions import AuthoringError
 if TYPE_CHECKING:
     from google.protobuf.message import Message
     from rich.console import Console
+    from rich.text import Text
 
     from qflow.client.client import Client
 
 T = TypeVar("T")
+
+INT32_MAX: Final = 2**31 - 1  # of a number in the contract
 
 _PIPE_COLUMNS: Final = 10_000
 _UNITS: Final = {"": 1} | {
@@ -36,6 +39,7 @@ ContextName = Annotated[
     str, typer.Option("--context", "-c", help="The context to use; see `qflow context ls`.")
 ]
 RunId = Annotated[str, typer.Argument(help="The run's id.", metavar="RUN")]
+ScheduleId = Annotated[str, typer.Argument(help="The schedule's id.", metavar="SCHEDULE")]
 Home = Annotated[str, typer.Option("--home", help="Use the suite of this home folder, as owner.")]
 
 
@@ -111,7 +115,7 @@ def print_json(told: Any) -> None:
 def print_list(
     there: Sequence[Any],
     titles: Sequence[str],
-    row: Callable[[Any], Sequence[str]],
+    row: Callable[[Any], Sequence[str | Text]],
     *,
     as_json: bool,
     right: Sequence[str] = (),
@@ -120,12 +124,10 @@ def print_list(
     if as_json:
         print_json([as_plain(each) for each in there])
         return
-    from qflow.cli import show
+    from qflow.cli.tables import listed
 
-    made = show.table(*titles, right=right)
-    for each in there:
-        made.add_row(*row(each))
-    console().print(made, markup=False)
+    out = console()
+    out.print(listed(out, titles, [row(each) for each in there], right=right))
 
 
 def as_plain(message: Message) -> dict[str, Any]:

@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qflow.cli.common import AsJson, ContextName, Home, as_plain, console, print_json, with_client
+from qflow.cli.common import (
+    AsJson,
+    ContextName,
+    Home,
+    as_plain,
+    console,
+    print_json,
+    print_list,
+    with_client,
+)
 from qflow.exceptions import AuthoringError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qflow.client.client import Client
     from qflow.client.files import Progress
 
@@ -90,15 +101,12 @@ def list_(
         return [each async for each in client.files.list(execution_id=run)]
 
     there = with_client(listing, context=context, home=home)
-    if as_json:
-        print_json([as_plain(each) for each in there])
-        return
-    from qflow.cli import show
 
-    made = show.table("id", "name", "bytes", "run", right=("bytes",))
-    for each in there:
-        made.add_row(each.id, each.filename, f"{each.size_bytes:,}", each.execution_id)
-    console().print(made, markup=False)
+    def row(each: Any) -> Sequence[str]:
+        return (each.id, each.filename, f"{each.size_bytes:,}", each.execution_id)
+
+    titles = ("id", "name", "bytes", "run")
+    print_list(there, titles, row, as_json=as_json, right=("bytes",))
 
 
 @app.command("rm")

@@ -91,10 +91,8 @@ def typed_inputs(
     from qflow import values
 
     inputs = inputs_of(given, text, types)
-    unknown = sorted(set(inputs) - set(types))
-    if unknown:
-        there = ", ".join(types) or "none"
-        raise AuthoringError(f"{of} has no input {unknown[0]!r} (there: {there})")
+    for name in inputs:
+        _known(of, types, name)
     return {
         name: values.from_plain(
             value,
@@ -104,6 +102,19 @@ def typed_inputs(
         )
         for name, value in inputs.items()
     }
+
+
+def known_input(stored: Workflow, name: str) -> None:
+    """Refuse the name of an input that a stored workflow does not have."""
+    from qflow.client.client import input_types
+
+    _known(stored.name, input_types(stored), name)
+
+
+def _known(of: str, types: Mapping[str, Type], name: str) -> None:
+    if name not in types:
+        there = ", ".join(types) or "none"
+        raise AuthoringError(f"{of} has no input {name!r} (there: {there})")
 
 
 def stored_inputs(stored: Workflow, given: list[str], text: str) -> dict[str, Any]:
@@ -119,6 +130,14 @@ def stored_inputs_json(stored: Workflow, given: list[str]) -> str:
     from qflow.client.client import input_types
 
     return values.dump(inputs_of(given, "", input_types(stored)))
+
+
+def changed_inputs_json(stored: Workflow, before: str, given: list[str]) -> str:
+    """Write inputs as JSON, some of them changed; whether they fit is for the service to say."""
+    from qflow import values
+    from qflow.client.client import input_types
+
+    return values.dump({**json.loads(before), **inputs_of(given, "", input_types(stored))})
 
 
 def start_options(  # what the command was given

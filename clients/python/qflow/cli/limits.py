@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qflow.cli.common import (
+    INT32_MAX,
     AsJson,
     ContextName,
     Home,
@@ -21,7 +22,7 @@ from qflow.cli.common import (
     stored_workflow,
     with_client,
 )
-from qflow.cli.times import span
+from qflow.cli.times import span, span_text
 from qflow.exceptions import AuthoringError
 
 if TYPE_CHECKING:
@@ -37,8 +38,12 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(help="The limit's name.")]
-Running = Annotated[int | None, typer.Option(help="How many at once; 0 lifts that.", min=0)]
-Starts = Annotated[int | None, typer.Option(help="How many begin in each --period.", min=0)]
+Running = Annotated[
+    int | None, typer.Option(help="How many at once; 0 lifts that.", min=0, max=INT32_MAX)
+]
+Starts = Annotated[
+    int | None, typer.Option(help="How many begin in each --period.", min=0, max=INT32_MAX)
+]
 Period = Annotated[str, typer.Option(help="Such as 1s, 1m, 1d; of --max-starts.")]
 Key = Annotated[
     str | None, typer.Option(help="CEL over `input`: each value has a count of its own.")
@@ -83,10 +88,11 @@ def create(
             per_owner=per_owner,
             request_id=str(uuid.uuid4()),
         )
-        return (await call(client, "Limit", "CreateLimit", request)).limit
+        made = (await call(client, "Limit", "CreateLimit", request)).limit
+        return await _named(client, [made])
 
-    made = with_client(creating, context=context, home=home)
-    print_json(as_plain(made)) if as_json else _print([made])
+    [(made, of)] = with_client(creating, context=context, home=home)
+    print_json(as_plain(made)) if as_json else _print([(made, of)])
 
 
 @app.command("set")
@@ -117,10 +123,11 @@ def set_(
             etag=before.etag,
             request_id=str(uuid.uuid4()),
         )
-        return (await call(client, "Limit", "UpdateLimit", request)).limit
+        made = (await call(client, "Limit", "UpdateLimit", request)).limit
+        return await _named(client, [made])
 
-    made = with_client(setting, context=context, home=home)
-    print_json(as_plain(made)) if as_json else _print([made])
+    [(made, of)] = with_client(setting, context=context, home=home)
+    print_json(as_plain(made)) if as_json else _print([(made, of)])
 
 
 @app.command("ls")
@@ -129,10 +136,11 @@ def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -
     from qflow.orchestrator.v1 import limit_service_pb2 as pb
 
     request = pb.ListLimitsRequest(page_size=200)
-    there = with_client(
-        lambda c: pages(c, "Limit", "ListLimits", request, "limits"), context=context, home=home
-    )
-    _print(there, as_json=as_json)
+
+    async def listing(client: Client) -> list[tuple[Any, str]]:
+        return await _named(client, await pages(client, "Limit", "ListLimits", request, "limits"))
+
+    _print(with_client(listing, context=context, home=home), as_json=as_json)
 
 
 @app.command("rm")
@@ -154,19 +162,35 @@ def _period(text: str) -> Duration | None:
     return told
 
 
-def _print(limits: list[Any], *, as_json: bool = False) -> None:
+async def _named(client: Client, limits: list[Any]) -> list[tuple[Any, str]]:
+    """Give each limit with what it is of, by name; by id where that is deleted."""
+    return [(each, await _of(client, each)) for each in limits]
+
+
+async def _of(client: Client, limit: Any) -> str:
+    from qflow.errors import NotFoundError
+
+    try:
+        if limit.workflow_id:
+            return f"workflow {(await client.workflow(limit.workflow_id)).name}"
+        return f"node {(await client.node(limit.node_id)).name}" if limit.node_id else "all"
+    except NotFoundError:
+        kind = "workflow" if limit.workflow_id else "node"
+        return f"{kind} {limit.workflow_id or limit.node_id}, deleted"
+
+
+def _print(limits: list[tuple[Any, str]], *, as_json: bool = False) -> None:
+    if as_json:
+        print_json([as_plain(limit) for limit, _ in limits])
+        return
     titles = ("name", "of", "at once", "begin", "counted")
-    print_list(limits, titles, _row, as_json=as_json)
+    print_list(limits, titles, lambda each: _row(*each), as_json=False)
 
 
-def _row(limit: Any) -> Sequence[str]:
-    of = "all"
-    if limit.workflow_id:
-        of = f"workflow {limit.workflow_id}"
-    elif limit.node_id:
-        of = f"node {limit.node_id}"
-    rate = f"{limit.max_starts} in {limit.period.ToTimedelta()}" if limit.max_starts else "any"
-    return (limit.name, of, str(limit.max_running or "any"), rate, _counted(limit))
+def _row(limit: Any, of: str) -> Sequence[str]:
+    rate = f"{limit.max_starts} in {span_text(limit.period.ToTimedelta())}"
+    at_once, begin = limit.max_running or "any", rate if limit.max_starts else "any"
+    return (limit.name, of, str(at_once), begin, _counted(limit))
 
 
 def _counted(limit: Any) -> str:

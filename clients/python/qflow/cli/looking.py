@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qflow.cli.commands import in_shell
 from qflow.cli.common import (
+    INT32_MAX,
     AsJson,
     ContextName,
     Home,
@@ -56,8 +58,10 @@ def plan(
 
 def diff(
     what: Annotated[str, typer.Argument(help="A workflow's name or id, or a node's id.")],
-    first: Annotated[int, typer.Argument(help="The version before.", min=1)],
-    last: Annotated[int, typer.Argument(help="The version after; 0 for the current.", min=0)] = 0,
+    first: Annotated[int, typer.Argument(help="The version before.", min=1, max=INT32_MAX)],
+    last: Annotated[
+        int, typer.Argument(help="The version after; 0 for the current.", min=0, max=INT32_MAX)
+    ] = 0,
     node: Annotated[bool, typer.Option("--node", help="It is a node.")] = False,
     context: ContextName = "",
     home: Home = "",
@@ -87,12 +91,12 @@ def diff(
 
 
 def _say_plan(told: Any) -> None:
-    from qflow.cli import show
+    from qflow.cli import show, tables
     from qflow.orchestrator.v1 import plan_service_pb2 as pb
 
     out = console()
     for workflow in told.workflows:
-        made = show.table("node", "kind", "usually", "", right=("usually",))
+        made = tables.table("node", "kind", "usually", "", right=("usually",))
         for each in workflow.nodes:
             kind = pb.PlannedNodeKind.Name(each.kind).rpartition("_")[2].lower()
             known = each.time.samples > 0
@@ -110,7 +114,7 @@ def _say_plan(told: Any) -> None:
     for warning in told.warnings:
         out.print(f"warning: {warning.message}", markup=False, style="yellow")
         if warning.action:
-            out.print(f"  → {warning.action}", markup=False)
+            out.print(f"  → {in_shell(warning.action)}", markup=False)
 
 
 def _say_diff(told: Any) -> None:

@@ -128,9 +128,9 @@ def _table(told: Any) -> Table:
     """Give a row per number: its name, what is used, what there is, and how full that is."""
     from rich.text import Text
 
-    from qflow.cli import show
+    from qflow.cli.tables import table
 
-    made = show.table("quota", "used", "of", "", right=("used", "of"))
+    made = table("quota", "used", "of", "", right=("used", "of"))
     for name, use in _NAMES.items():
         group, _, field = name.rpartition(".")
         limit = getattr(getattr(told.quota, group) if group else told.quota, field)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qflow.cli.commands import in_shell
 from qflow.cli.common import (
     AsJson,
     ContextName,
@@ -18,29 +19,19 @@ from qflow.cli.common import (
     console,
     one_found,
     print_json,
+    print_list,
     stored_workflow,
     with_client,
 )
 from qflow.cli.inputs import inputs_of, start_options, stored_inputs, typed_inputs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.text import Text
+
     from qflow.client.client import Client
     from qflow.client.runs import Run
-
-# What the service tells every kind of caller to call has a command here; the longer comes first.
-_COMMANDS: Final = {
-    "RerunExecution from it with node_version 0": "qflow rerun --from NODE --newest",
-    "RerunExecution": "qflow rerun",
-    "RetryExecution": "qflow retry",
-    "RetryQuarantined": "qflow retry --quarantined",
-    "ForkExecution": "qflow fork",
-    "CancelExecution": "qflow cancel",
-    "StartExecution": "qflow run",
-    "ExplainExecution": "qflow explain",
-    "ResumeExecution": "qflow resume",
-    "SendSignal": "qflow signal",
-    "AnswerApproval": "qflow approve",
-}
 
 
 def run(
@@ -62,7 +53,7 @@ def run(
     label: Annotated[
         list[str] | None, typer.Option(help="To find it by, again and again.", metavar="KEY=VALUE")
     ] = None,
-    priority: Annotated[int, typer.Option(help="-100 to 100, among your tenant's runs.")] = 0,
+    priority: Annotated[int, typer.Option(help="Among your tenant's runs.", min=-100, max=100)] = 0,
     timeout: Annotated[str, typer.Option(help="How long it may take, such as 30m.")] = "",
     at: Annotated[str, typer.Option(help="When to begin: 2026-01-31T12:00, or +30m.")] = "",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="See it run, live.")] = False,
@@ -158,25 +149,22 @@ def list_(
         return there, names
 
     there, names = with_client(listing, context=context, home=home)
-    if as_json:
-        print_json([as_plain(each) for each in there])
-        return
-    from rich.markup import escape
 
-    from qflow.cli import show
+    def row(each: Any) -> Sequence[str | Text]:
+        from qflow.cli import show
 
-    made = show.table("run", "workflow", "state", "nodes", "took", "started", right=("took",))
-    for each in there:
         counts = each.node_counts
-        made.add_row(
+        return (
             each.id,
-            escape(names.get(each.workflow_id, each.workflow_id or "(one node)")),
-            show.styled(show.run_status(each)),
+            names.get(each.workflow_id, each.workflow_id or "(one node)"),
+            show.in_colour(show.run_status(each)),
             f"{counts.completed}/{counts.total}",
             show.took(each.start_time, each.end_time),
             each.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S"),
         )
-    console().print(made)
+
+    titles = ("run", "workflow", "state", "nodes", "took", "started")
+    print_list(there, titles, row, as_json=as_json, right=("took",))
 
 
 def show(
@@ -198,6 +186,7 @@ def show(
     took = look.took(one.start_time, one.end_time)
     out.print(f"{one.id}  {look.styled(look.run_status(one))}  {took}")
     out.print(look.timeline(nodes, now_ms=None))
+    look.put_aside(out, nodes)
     if one.HasField("error"):
         look.failure(out, one)
     elif one.output_json:
@@ -231,17 +220,12 @@ def explain(
     if as_json:
         print_json([as_plain(each) for each in reasons])
         return
+    if not reasons:
+        typer.echo("nothing is in its way", err=True)
     for each in reasons:
         typer.echo(each.message)
         if each.action:
             typer.echo(f"  → {in_shell(each.action)}")
-
-
-def in_shell(action: str) -> str:
-    """Give what helps with the commands of this program in place of RPCs' names."""
-    for rpc, command in _COMMANDS.items():
-        action = action.replace(rpc, f"`{command}`")
-    return action
 
 
 def cancel(

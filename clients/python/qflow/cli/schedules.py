@@ -1,17 +1,18 @@
-"""Schedules: made, listed, looked ahead at, paused, filled in."""
+"""Schedules: made, changed, listed, looked ahead at, paused."""
 
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from qflow.cli import backfills
 from qflow.cli.common import (
     AsJson,
     ContextName,
     Home,
+    ScheduleId,
     as_plain,
     call,
     do,
@@ -22,37 +23,49 @@ from qflow.cli.common import (
     stored_workflow,
     with_client,
 )
-from qflow.cli.inputs import stored_inputs_json
-from qflow.cli.times import span
+from qflow.cli.inputs import changed_inputs_json, inputs_of, stored_inputs_json
+from qflow.cli.times import span, span_text
 from qflow.exceptions import AuthoringError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qflow.client.client import Client
-    from qflow.orchestrator.v1.schedule_pb2 import Schedule
+    from qflow.orchestrator.v1.schedule_pb2 import Schedule, ScheduleTiming
 
 app = typer.Typer(no_args_is_help=True, help="Schedules: runs that start by the clock.")
 
-ScheduleId = Annotated[str, typer.Argument(help="The schedule's id.", metavar="SCHEDULE")]
+Given = Annotated[
+    list[str] | None, typer.Argument(help="Inputs: NAME=VALUE.", metavar="[NAME=VALUE]…")
+]
+Cron = Annotated[str, typer.Option(help="Five fields, as cron has them.")]
+Every = Annotated[str, typer.Option(help="Such as 30s, 15m, 6h, 1d.")]
+Overlap = Annotated[
+    str, typer.Option(help="While a run is not over: skip, buffer_one, allow, cancel_running.")
+]
+CatchUp = Annotated[str, typer.Option(help="What was missed: none, last, all.")]
 
 _OVERLAPS: Final = ("skip", "buffer_one", "allow", "cancel_running")
 _CATCH_UPS: Final = ("none", "last", "all")
+_NO_ZONE: Final = "--zone is of --cron: an interval is the same in every zone"
+
+for command, does in (
+    ("backfill", backfills.backfill),
+    ("backfills", backfills.list_),
+    ("cancel-backfill", backfills.cancel),
+):
+    app.command(command)(does)
 
 
 @app.command("create")
 def create(
     workflow: Annotated[str, typer.Argument(help="The workflow's name or id.")],
-    given: Annotated[
-        list[str] | None, typer.Argument(help="Inputs: NAME=VALUE.", metavar="[NAME=VALUE]…")
-    ] = None,
-    cron: Annotated[str, typer.Option(help="Five fields, as cron has them.")] = "",
-    every: Annotated[str, typer.Option(help="Such as 30s, 15m, 6h, 1d.")] = "",
+    given: Given = None,
+    cron: Cron = "",
+    every: Every = "",
     zone: Annotated[str, typer.Option(help="The time zone of --cron; UTC else.")] = "",
-    overlap: Annotated[
-        str, typer.Option(help="While a run is not over: skip, buffer_one, allow, cancel_running.")
-    ] = "",
-    catch_up: Annotated[str, typer.Option(help="What was missed: none, last, all.")] = "",
+    overlap: Overlap = "",
+    catch_up: CatchUp = "",
     name: Annotated[str, typer.Option(help="What to call it; the workflow's name else.")] = "",
     alias: Annotated[str, typer.Option(help="Start what this alias stands for.")] = "",
     paused: Annotated[bool, typer.Option("--paused", help="Do not begin yet.")] = False,
@@ -64,15 +77,11 @@ def create(
     from qflow.orchestrator.v1 import schedule_pb2
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
-    if bool(cron) == bool(every):
+    if not cron and not every:
         raise AuthoringError("say when: either --cron or --every")
-    if every and zone:
-        raise AuthoringError("--zone is of --cron: an interval is the same in every zone")
+    _check_times(cron, every, zone)
     timing = schedule_pb2.ScheduleTiming()
-    if cron:
-        timing.cron.expression, timing.cron.time_zone = cron, zone
-    else:
-        timing.interval.every.FromTimedelta(span(every))
+    _set_times(timing, cron=cron, every=every, zone=zone)
 
     async def creating(client: Client) -> Any:
         stored = await stored_workflow(client, workflow)
@@ -95,6 +104,67 @@ def create(
     print_json(as_plain(made)) if as_json else typer.echo(made.id)
 
 
+@app.command("set")
+def set_(
+    schedule: ScheduleId,
+    given: Annotated[
+        list[str] | None,
+        typer.Argument(help="Other inputs: NAME=VALUE; the rest stay.", metavar="[NAME=VALUE]…"),
+    ] = None,
+    cron: Cron = "",
+    every: Every = "",
+    zone: Annotated[str, typer.Option(help="The time zone of its cron.")] = "",
+    overlap: Overlap = "",
+    catch_up: CatchUp = "",
+    name: Annotated[str, typer.Option(help="What to call it.")] = "",
+    alias: Annotated[
+        str | None, typer.Option(help="Start what this alias stands for; '' for what is current.")
+    ] = None,
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """Change what a schedule starts, and when; what is not named stays."""
+    from qflow.orchestrator.v1 import schedule_pb2
+    from qflow.orchestrator.v1 import schedule_service_pb2 as pb
+
+    said: dict[str, Any] = {}
+    if name:
+        said["name"] = name
+    if overlap:
+        said["overlap"] = _policy("--overlap", "OVERLAP_POLICY", overlap, _OVERLAPS)
+    if catch_up:
+        said["catch_up"] = _policy("--catch-up", "CATCH_UP_POLICY", catch_up, _CATCH_UPS)
+    if alias is not None:
+        said |= {"workflow_alias": alias, "workflow_version": 0}
+    if not (said or given or cron or every or zone):
+        raise AuthoringError("say what to change: an input, or an option; what is not named stays")
+    _check_times(cron, every, zone)
+    inputs_of(given or [], "")  # what is wrong in itself is told before anybody is asked
+
+    async def setting(client: Client) -> Any:
+        asked = pb.GetScheduleRequest(schedule_id=schedule)
+        before = (await call(client, "Schedule", "GetSchedule", asked)).schedule
+        of = before.definition
+        if cron or every or zone:
+            _set_times(of.timing, cron=cron, every=every, zone=zone)
+            said["timing"] = of.timing
+        if given:
+            stored = await client.workflow(before.workflow_id, version=of.workflow_version)
+            said["input_json"] = changed_inputs_json(stored, of.input_json, given)
+        request = pb.UpdateScheduleRequest(
+            schedule_id=schedule,
+            etag=before.etag,
+            definition=schedule_pb2.ScheduleDefinition(**said),
+            request_id=str(uuid.uuid4()),
+        )
+        request.update_mask.paths.extend(said)
+        return (await call(client, "Schedule", "UpdateSchedule", request)).schedule
+
+    made = with_client(setting, context=context, home=home)
+    print_json(as_plain(made)) if as_json else _print([made])
+
+
 @app.command("ls")
 def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -> None:
     """List the schedules, with when each starts next."""
@@ -106,12 +176,7 @@ def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -
         context=context,
         home=home,
     )
-
-    def row(each: Any) -> Sequence[str]:
-        of, due = each.definition, moment_text(each.next_time)
-        return (each.id, of.name, _when(of.timing), due, state_of(each))
-
-    print_list(there, ("id", "name", "when", "next", "state"), row, as_json=as_json)
+    _print(there, as_json=as_json)
 
 
 def state_of(schedule: Schedule) -> str:
@@ -209,32 +274,6 @@ def resume(
     do("Schedule", "ResumeSchedule", request, context=context, home=home, as_json=as_json)
 
 
-@app.command("backfill")
-def backfill(
-    schedule: ScheduleId,
-    first: Annotated[datetime, typer.Argument(help="From when, in UTC: 2026-01-31T12:00:00.")],
-    last: Annotated[datetime, typer.Argument(help="Until when, in UTC.")],
-    max_running: Annotated[int, typer.Option(help="How many at once.", min=1)] = 1,
-    context: ContextName = "",
-    home: Home = "",
-    as_json: AsJson = False,
-) -> None:
-    """Start the runs that a time in the past would have had; gives the backfill's id."""
-    from qflow.orchestrator.v1 import schedule_service_pb2 as pb
-
-    request = pb.BackfillScheduleRequest(
-        schedule_id=schedule, max_running=max_running, request_id=str(uuid.uuid4())
-    )
-    request.start_time.FromDatetime(first)
-    request.end_time.FromDatetime(last)
-
-    answer = do(
-        "Schedule", "BackfillSchedule", request, context=context, home=home, as_json=as_json
-    )
-    if not as_json:
-        typer.echo(answer.backfill.id)
-
-
 @app.command("rm")
 def remove(
     schedule: ScheduleId, context: ContextName = "", home: Home = "", as_json: AsJson = False
@@ -244,6 +283,35 @@ def remove(
 
     request = pb.DeleteScheduleRequest(schedule_id=schedule, request_id=str(uuid.uuid4()))
     do("Schedule", "DeleteSchedule", request, context=context, home=home, as_json=as_json)
+
+
+def _check_times(cron: str, every: str, zone: str) -> None:
+    if cron and every:
+        raise AuthoringError("say when: either --cron or --every")
+    if every and zone:
+        raise AuthoringError(_NO_ZONE)
+
+
+def _set_times(timing: ScheduleTiming, *, cron: str, every: str, zone: str) -> None:
+    """Say when; what is not told stays: bounds and jitter, and of a cron its zone."""
+    if zone and not cron and timing.HasField("interval"):
+        raise AuthoringError(_NO_ZONE)
+    if every:
+        timing.interval.every.FromTimedelta(span(every))
+    if cron:
+        timing.cron.expression = cron
+    if zone:
+        timing.cron.time_zone = zone
+
+
+def _print(schedules: list[Any], *, as_json: bool = False) -> None:
+    print_list(schedules, ("id", "name", "when", "next", "state", "why"), _row, as_json=as_json)
+
+
+def _row(schedule: Schedule) -> Sequence[str]:
+    of, due = schedule.definition, moment_text(schedule.next_time)
+    why = schedule.pause_reason if schedule.paused else schedule.last_error.message
+    return (schedule.id, of.name, _when(of.timing), due, state_of(schedule), why)
 
 
 def _policy(option: str, enum: str, told: str, there: tuple[str, ...]) -> Any:
@@ -256,4 +324,4 @@ def _when(timing: Any) -> str:
     if timing.HasField("cron"):
         zone = timing.cron.time_zone
         return f"{timing.cron.expression} {zone if zone != 'UTC' else ''}".rstrip()
-    return f"every {timing.interval.every.ToTimedelta()}"
+    return f"every {span_text(timing.interval.every.ToTimedelta())}"

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qflow.cli.common import console
+from qflow.cli.tables import table
 from qflow.picture import draw
 
 if TYPE_CHECKING:
@@ -36,15 +37,11 @@ _STYLES: Final = {
     "cancelled": "red",
     "quarantined": "red",
 }
-# Ids are for copying: never folded, whatever else has to be.
-_WHOLE: Final = frozenset({"id", "run"})
-_ID_CHARS: Final = 36
-# Words that are read at a glance: in a narrow window it is the bars that give way.
-_SHORT: Final = frozenset({"state", "took"})
-_SHORT_CHARS: Final = 32  # the longest of both, and what stands between the columns
+_SHORT_CHARS: Final = 26  # the longest state and time, and what stands between the columns
 _BAR_CHARS_MIN: Final = 4
 _BAR_CHARS_MAX: Final = 30
 _ROWS_MAX: Final = 200
+_ASIDE_MAX: Final = 5
 _PLACE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")  # an id of a place in a graph
 
 
@@ -68,19 +65,9 @@ def styled(status: str) -> str:
     return f"[{style}]{status}[/]"
 
 
-def table(*titles: str, right: Sequence[str] = ()) -> Table:
-    """Give an empty table of the one look that there is."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bold")
-    for title in titles:
-        whole = title in _WHOLE
-        made.add_column(
-            title,
-            justify="right" if title in right else "left",
-            overflow="fold" if not whole else "ignore",
-            no_wrap=whole or title in _SHORT,
-            min_width=_ID_CHARS if whole else None,
-        )
-    return made
+def in_colour(status: str) -> Text:
+    """Give a status in its colour."""
+    return Text(status, style=_STYLES.get(status, "dim"))
 
 
 def took(start: Any, end: Any, *, now_ms: int | None = None) -> str:
@@ -276,6 +263,15 @@ def failure(out: Console, run: execution_pb2.Execution) -> None:
     )
     if run.error.stack_trace:
         out.print(run.error.stack_trace.rstrip(), markup=False, style="dim")
+
+
+def put_aside(out: Console, nodes: Sequence[execution_pb2.NodeExecution]) -> None:
+    """Say why elements of maps were put aside, of the first few."""
+    aside = [node for node in nodes if node_status(node) == "quarantined"]
+    for node in aside[:_ASIDE_MAX]:
+        out.print(f"{node.node_id} put aside: {node.error.message}", markup=False, style="red")
+    if len(aside) > _ASIDE_MAX:
+        out.print(f"… and {len(aside) - _ASIDE_MAX} more", style="red")
 
 
 def source_fault(

@@ -17,11 +17,14 @@ from qflow.cli.common import (
     console,
     found,
     print_json,
+    print_list,
     stored_workflow,
     with_client,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qflow.client.client import Client
     from qflow.errors import CallError
 
@@ -89,15 +92,12 @@ def list_nodes(
 ) -> None:
     """List nodes, the newest first."""
     there = with_client(lambda c: _first(c.nodes(filter), limit), context=context, home=home)
-    if as_json:
-        print_json([as_plain(each) for each in there])
-        return
-    from qflow.cli import show
 
-    made = show.table("id", "name", "version", "signature", right=("version",))
-    for each in there:
-        made.add_row(each.id, each.name, str(each.version), _signature(each))
-    console().print(made, markup=False)
+    def row(each: Any) -> Sequence[str]:
+        return (each.id, each.name, str(each.version), _signature(each))
+
+    titles = ("id", "name", "version", "signature")
+    print_list(there, titles, row, as_json=as_json, right=("version",))
 
 
 @nodes.command("show")
@@ -153,18 +153,14 @@ def list_workflows(
 ) -> None:
     """List workflows, the newest first."""
     there = with_client(lambda c: _first(c.workflows(filter), limit), context=context, home=home)
-    if as_json:
-        print_json([as_plain(each) for each in there])
-        return
-    from qflow.cli import show
 
-    made = show.table("id", "name", "version", "state", "inputs", right=("version",))
-    for each in there:
+    def row(each: Any) -> Sequence[str]:
         takes = ", ".join(f"{i.name}: {i.type_expression}" for i in each.definition.inputs)
-        made.add_row(
-            each.id, each.name, str(each.version), "active" if each.active else "draft", takes
-        )
-    console().print(made, markup=False)
+        state = "active" if each.active else "draft"
+        return (each.id, each.name, str(each.version), state, takes)
+
+    titles = ("id", "name", "version", "state", "inputs")
+    print_list(there, titles, row, as_json=as_json, right=("version",))
 
 
 @workflows.command("show")

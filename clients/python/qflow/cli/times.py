@@ -27,6 +27,15 @@ def span(text: str) -> timedelta:
     return timedelta(seconds=seconds)
 
 
+def span_text(given: timedelta) -> str:
+    """Write a span as it is read, in the largest unit that it is a whole number of."""
+    seconds = given / timedelta(seconds=1)
+    for unit, unit_s in reversed(_UNITS_S.items()):
+        if seconds % unit_s == 0 and seconds >= unit_s:
+            return f"{seconds // unit_s:.0f}{unit}"
+    return str(given)
+
+
 def moment(text: str, *, now: datetime) -> datetime:
     """Read a moment: ISO 8601, UTC where it names no offset, or a span from now, as `+30m`."""
     said = text.strip()

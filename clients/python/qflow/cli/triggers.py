@@ -21,7 +21,8 @@ from qflow.cli.common import (
     stored_workflow,
     with_client,
 )
-from qflow.cli.inputs import stored_inputs_json
+from qflow.cli.inputs import known_input, stored_inputs_json
+from qflow.exceptions import AuthoringError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +57,8 @@ def create(
 
     async def creating(client: Client) -> Any:
         stored = await stored_workflow(client, workflow)
+        if payload and not alias:  # what an alias stands for may have other inputs
+            known_input(stored, payload)
         request = pb.CreateTriggerRequest(
             workflow_id=stored.id,
             name=name or stored.name,
@@ -108,6 +111,8 @@ def fire(
     """Start a run as the program elsewhere would; prints its id."""
     from qflow.orchestrator.v1 import trigger_service_pb2 as pb
 
+    if not secret:
+        raise AuthoringError("say with which secret: --secret, or QFLOW_TRIGGER_SECRET")
     request = pb.FireTriggerRequest(
         trigger_id=trigger, secret=secret, payload_json=payload, idempotency_key=key
     )

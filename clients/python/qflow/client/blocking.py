@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -118,6 +119,16 @@ class BlockingClient:
             self._closed = True
             self._loop.wait(self.client.close())
             self._loop.stop()
+
+    def options(self, **changes: Any) -> Self:
+        """Give this client with runs started as said: see `StartOptions`.
+
+        It is closed with this one, and by nothing else.
+        """
+        made = copy.copy(self)
+        made.client = self.client.options(**changes)
+        made._closed = True  # noqa: SLF001  # of its own class
+        return made
 
     def push(self, workflow: Workflow[..., Any]) -> workflow_pb2.Workflow:
         """Store a workflow with its nodes; the same again changes nothing."""

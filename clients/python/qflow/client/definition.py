@@ -96,6 +96,14 @@ def _input(workflow: Workflow[..., Any], index: int) -> workflow_pb2.WorkflowInp
 
 def _node(place: Place, stored: Callable[[Any], Stored]) -> workflow_pb2.WorkflowNode:
     made = workflow_pb2.WorkflowNode(id=place.id)
+    try:
+        _write(made, place, stored)
+    except (TypeError, ValueError) as error:  # of a time that is a number, a number that is a text
+        raise AuthoringError(f"{place.id}: {error}") from error
+    return made
+
+
+def _write(made: workflow_pb2.WorkflowNode, place: Place, stored: Callable[[Any], Stored]) -> None:
     _construct(made, place, stored)
     for name in place.literals:
         made.literals.add(input=name, value_json=_literal(place, name))
@@ -117,7 +125,6 @@ def _node(place: Place, stored: Callable[[Any], Stored]) -> workflow_pb2.Workflo
             made.repeat.carry.add(input=name, output=output)
         if place.repeat.fail_at_max:
             made.repeat.at_max = workflow_pb2.LOOP_END_FAIL
-    return made
 
 
 def _construct(  # noqa: C901  # one table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
@@ -77,6 +77,11 @@ class Pusher:
 
         Refused tells what hinders that; nodes that were stored by then stay.
         """
+        if not isinstance(cast("object", workflow), Workflow):  # who has no type checker is told
+            name = getattr(workflow, "__name__", repr(workflow))
+            raise AuthoringError(
+                f"{name} is no workflow: call it in a function under @qflow.workflow"
+            )
         stored: dict[int, Stored] = {}
         for place in workflow.graph.places:
             runs = place.runs

@@ -1,0 +1,37 @@
+"""What services tell every kind of caller to call, as commands of this program."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# The longer comes first.
+_COMMANDS: Final = {
+    "RerunExecution from it with node_version 0": "qflow rerun --from NODE --newest",
+    "RerunExecution": "qflow rerun",
+    "RetryExecution": "qflow retry",
+    "RetryQuarantined": "qflow retry --quarantined",
+    "ForkExecution": "qflow fork",
+    "CancelExecution": "qflow cancel",
+    "StartExecution": "qflow run",
+    "ExplainExecution": "qflow explain",
+    "ResumeExecution": "qflow resume",
+    "SendSignal": "qflow signal",
+    "AnswerApproval": "qflow approve",
+    "UpdateLimit": "qflow limit set",
+    "ListExecutions": "qflow ls",
+    "ListWorkflows": "qflow workflow ls",
+    "ListNodes": "qflow node ls",
+    "ListSchedules": "qflow schedule ls",
+    "ListScheduleBackfills": "qflow schedule backfills",
+    "ListTriggers": "qflow trigger ls",
+    "ListLimits": "qflow limit ls",
+    "ListEventSubscriptions": "qflow events ls",
+    "ListEventDeliveries": "qflow events deliveries",
+}
+_RPC: Final = re.compile(rf"\b(?:{'|'.join(_COMMANDS)})\b")
+
+
+def in_shell(told: str) -> str:
+    """Give what was told with the commands of this program in place of RPCs' names."""
+    return _RPC.sub(lambda found: f"`{_COMMANDS[found[0]]}`", told)

@@ -164,9 +164,9 @@ def _packages(base: Base) -> Packages:
         base.engine_pool,
         wheels,
         root=folder,
-        deployment=settings.package_rules,
+        deployment=settings.packages.rules,
         keys=secrets.keys,
-        trusted=settings.package_index_hosts,
+        trusted=settings.packages.index_hosts,
     )
     uv = Uv(
         env=base.env,
@@ -174,9 +174,9 @@ def _packages(base: Base) -> Packages:
         bubblewrap=find_bubblewrap(settings.bubblewrap)
         if isinstance(base.host, BubblewrapHost)
         else None,
-        wheelhouse=settings.wheelhouse,
-        offline=settings.packages_offline,
-        trusted=settings.package_index_hosts,
+        wheelhouse=settings.packages.wheelhouse,
+        offline=settings.packages.offline,
+        trusted=settings.packages.index_hosts,
     )
     environments = Environments(
         root=folder,

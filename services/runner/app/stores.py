@@ -40,7 +40,8 @@ async def lock_runner(settings: Settings) -> int:
 
 def file_store(settings: Settings, at_rest: AtRest) -> FileBytes:
     """Give where files are: a folder, sealed where data at rest is, or a bucket."""
-    if not settings.files_bucket:
+    bucket = settings.bucket
+    if bucket is None:
         folder = settings.home / "files"
         if at_rest.keys is None:
             return FileStore(folder)
@@ -48,13 +49,11 @@ def file_store(settings: Settings, at_rest: AtRest) -> FileBytes:
 
         return SealedFileStore(folder, at_rest.keys, seals=at_rest.seals)
     if at_rest.seals:
-        log.warning("files_left_to_the_bucket", bucket=settings.files_bucket)
+        log.warning("files_left_to_the_bucket", bucket=bucket.name)
     # Where it is not used, nobody waits for it to be imported.
     from services.runner.gateways.object_store import ObjectStore
 
-    return ObjectStore(
-        settings.files_bucket, endpoint=settings.files_endpoint, region=settings.files_region
-    )
+    return ObjectStore(bucket.name, endpoint=bucket.endpoint, region=bucket.region)
 
 
 def exchanges(settings: Settings) -> Path:
@@ -68,7 +67,8 @@ def exchanges(settings: Settings) -> Path:
 def wheels_of(settings: Settings, pool: Pool, store: WheelStore) -> Wheels:
     """Give the wheels that tenants bring, within their bounds."""
     limits = WheelLimits(
-        bytes_max=settings.wheel_bytes_max, tenant_bytes_max=settings.tenant_wheels_bytes_max
+        bytes_max=settings.packages.wheel_bytes_max,
+        tenant_bytes_max=settings.packages.tenant_wheels_bytes_max,
     )
     return Wheels(pool, store, limits)
 

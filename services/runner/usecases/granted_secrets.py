@@ -1,4 +1,4 @@
-"""What nodes get of their tenant's secrets, kept until a change is told, opened here alone."""
+"""Secrets granted to nodes: cached until a change is announced, and opened only here."""
 
 from __future__ import annotations
 

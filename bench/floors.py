@@ -16,6 +16,8 @@ import grpc
 import psutil
 
 _ROUNDS: Final = 400
+_ANSWERS: Final = 8_000
+_ANSWERS_AT_ONCE: Final = 32
 _INSERT: Final = "INSERT INTO bench_floor VALUES ($1, $2)"
 _SERVE: Final = """
 import asyncio, sys, grpc, uvloop
@@ -146,7 +148,7 @@ async def stream_ms() -> float:
     return statistics.median(spans[50:])
 
 
-async def answers_per_s(size: int, *, at_once: int = 32, count: int = 8_000) -> float:
+async def answers_per_s(size: int) -> float:
     """Count the calls that a bare grpc.aio server answers in a second of its own time."""
     path = f"unix:/tmp/qflow-bench-{os.getpid()}.sock"
     command = [sys.executable, "-c", _ANSWER, path, str(size)]
@@ -159,13 +161,13 @@ async def answers_per_s(size: int, *, at_once: int = 32, count: int = 8_000) -> 
             call: Any = channel.unary_unary("/bench.Floor/Say")
 
             async def some() -> None:
-                for _ in range(count // at_once):
+                for _ in range(_ANSWERS // _ANSWERS_AT_ONCE):
                     await call(b"x")
 
             await some()
             before = sum(server.cpu_times()[:2])
-            await asyncio.gather(*(some() for _ in range(at_once)))
-            return count / (sum(server.cpu_times()[:2]) - before)
+            await asyncio.gather(*(some() for _ in range(_ANSWERS_AT_ONCE)))
+            return _ANSWERS / (sum(server.cpu_times()[:2]) - before)
     finally:
         child.terminate()
         child.wait(10)

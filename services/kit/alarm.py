@@ -1,4 +1,4 @@
-"""An alarm: calls something once, no later than at any of the times that it was set to."""
+"""An alarm: calls something once, at the earliest of the times that it was set to."""
 
 from __future__ import annotations
 

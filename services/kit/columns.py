@@ -1,4 +1,4 @@
-"""Columns of many rows, as the driver is given them."""
+"""Many rows turned into columns, as the driver takes them for arrays."""
 
 from __future__ import annotations
 

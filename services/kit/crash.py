@@ -1,4 +1,4 @@
-"""Crash points: named places at which a test has a process die, or fail after what it did is done.
+"""Crash points: named places where a test kills a process, or has it fail once its work is done.
 
     QFLOW_TESTING=1 QFLOW_CRASH_AT=name[:nth[:mode]]    mode: kill (the default) or fail
 

@@ -1,4 +1,4 @@
-"""By when calls must end: one timer of the loop for all of them."""
+"""Deadlines of calls: one timer of the event loop for all of them."""
 
 from __future__ import annotations
 

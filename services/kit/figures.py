@@ -1,4 +1,4 @@
-"""What a process tells of itself to a monitoring system: plain values, made when it is asked.
+"""What a process reports about itself to a monitoring system: plain values, computed on request.
 
 Nothing here knows how they are written down, so that whoever counts pays for an addition and for
 no more; `services.kit.scrape` reads them.

@@ -1,4 +1,4 @@
-"""The types that graphs make of types: of built-in nodes, of maps, and of what a failure says.
+"""Types that a graph derives: those of built-in nodes, of maps, and of failures.
 
 Whoever stores a definition and whoever starts it hold its edges against the same.
 """

@@ -1,4 +1,4 @@
-"""Where the root keys of a purpose are said to be.
+"""Where the settings say that the root keys of a purpose are.
 
 Apart from what reads and uses them, which is slow to import and not needed where nothing is sealed.
 """

@@ -1,4 +1,4 @@
-"""Being told of what others changed: NOTIFY of the database, as events of this process."""
+"""Hearing of changes by others: NOTIFY of the database as events of this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine lets a process have: all of it is taken, and too little is said at the start."""
+"""Limits of the machine on a process: raised as far as they go, and reported when too low."""
 
 from __future__ import annotations
 

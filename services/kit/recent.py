@@ -1,4 +1,4 @@
-"""Answers of the last moment, in this process: bounded, loaded once, forgotten when told to."""
+"""Answers of the last moment, cached in this process: bounded, loaded once, dropped on request."""
 
 from __future__ import annotations
 

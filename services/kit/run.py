@@ -67,12 +67,11 @@ class App:
     join: Callable[[], Awaitable[None]] | None = None
     # Called once after health says NOT_SERVING and before calls are ended; bounded by 25 s.
     on_drain: Callable[[], Awaitable[None]] | None = None
-    # Called last, when no call and no loop runs any more.
-    close: Callable[[], Awaitable[None]] | None = None
     # Notes what calls change.
     recorder: Recorder | None = None
 
 
+# Entered before anything listens; left last, when no call and no loop runs any more.
 Build = Callable[[Mapping[str, str]], AbstractAsyncContextManager[App]]
 
 
@@ -119,8 +118,6 @@ async def _run(name: str, build: Build, env: Mapping[str, str]) -> int:
     try:
         await stack.enter_async_context(traces.told(name, env))
         app = await stack.enter_async_context(build(env))
-        if app.close is not None:
-            stack.push_async_callback(app.close)
         probe = Health(name, app.dependencies)
         await probe.set("", HealthCheckResponse.NOT_SERVING)
         metrics_address = address_of(env, name)

@@ -1,4 +1,4 @@
-"""How a sealed text begins; apart from what seals, so that nobody imports that for it."""
+"""How a sealed text begins; on its own, so that checking for it imports no cryptography."""
 
 from __future__ import annotations
 

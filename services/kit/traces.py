@@ -1,4 +1,4 @@
-"""Traces: whose part a call, a run and an attempt are, as the W3C writes it down; and their export.
+"""Traces: the parents of calls, runs and attempts, in the W3C format, and their export.
 
 A place in a trace is a text, `00-<trace>-<span>-<flags>`. It comes with a call, is kept with the
 run that the call starts, and goes with each attempt to its runner and into the node. Spans of runs

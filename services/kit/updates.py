@@ -1,4 +1,4 @@
-"""What every update says besides what it changes: which fields, and what it is based on."""
+"""What all updates have in common: the mask of fields, and the etag that they are based on."""
 
 from __future__ import annotations
 

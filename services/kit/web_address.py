@@ -1,4 +1,4 @@
-"""Which addresses that others chose are called: public ones, over TLS, named in the plain way."""
+"""Which addresses chosen by users may be called: public ones, over TLS, in plain notation."""
 
 from __future__ import annotations
 

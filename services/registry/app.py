@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
-from qflow.registry.v1 import (
-    audit_service_pb2_grpc,
-    builtin_node_service_pb2_grpc,
-    diff_service_pb2_grpc,
-    exchange_service_pb2_grpc,
-    node_service_pb2_grpc,
-    service_token_service_pb2_grpc,
-    session_service_pb2_grpc,
-    settings_service_pb2_grpc,
-    tag_service_pb2_grpc,
-    team_service_pb2_grpc,
-    template_service_pb2_grpc,
-    type_service_pb2_grpc,
-    user_service_pb2_grpc,
-    variable_service_pb2_grpc,
-    workflow_alias_service_pb2_grpc,
-    workflow_service_pb2_grpc,
+from qflow.registry.v1.audit_service_pb2_grpc import add_AuditServiceServicer_to_server
+from qflow.registry.v1.builtin_node_service_pb2_grpc import add_BuiltinNodeServiceServicer_to_server
+from qflow.registry.v1.diff_service_pb2_grpc import add_DiffServiceServicer_to_server
+from qflow.registry.v1.exchange_service_pb2_grpc import add_ExchangeServiceServicer_to_server
+from qflow.registry.v1.node_service_pb2_grpc import add_NodeServiceServicer_to_server
+from qflow.registry.v1.service_token_service_pb2_grpc import (
+    add_ServiceTokenServiceServicer_to_server,
 )
+from qflow.registry.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
+from qflow.registry.v1.settings_service_pb2_grpc import add_SettingsServiceServicer_to_server
+from qflow.registry.v1.tag_service_pb2_grpc import add_TagServiceServicer_to_server
+from qflow.registry.v1.team_service_pb2_grpc import add_TeamServiceServicer_to_server
+from qflow.registry.v1.template_service_pb2_grpc import add_TemplateServiceServicer_to_server
+from qflow.registry.v1.type_service_pb2_grpc import add_TypeServiceServicer_to_server
+from qflow.registry.v1.user_service_pb2_grpc import add_UserServiceServicer_to_server
+from qflow.registry.v1.variable_service_pb2_grpc import add_VariableServiceServicer_to_server
+from qflow.registry.v1.workflow_alias_service_pb2_grpc import (
+    add_WorkflowAliasServiceServicer_to_server,
+)
+from qflow.registry.v1.workflow_service_pb2_grpc import add_WorkflowServiceServicer_to_server
 
 from services.kit.audit import Recorder
 from services.kit.cache import Cache
@@ -45,7 +48,7 @@ from services.registry.rpc.audit import AuditServicer
 from services.registry.rpc.builtin_nodes import BuiltinNodeServicer
 from services.registry.rpc.diffs import DiffServicer
 from services.registry.rpc.exchange import ExchangeServicer
-from services.registry.rpc.fresh import forgetting, recent_answers
+from services.registry.rpc.fresh import Answers, forgetting, recent_answers
 from services.registry.rpc.nodes import NodeServicer
 from services.registry.rpc.service_tokens import ServiceTokenServicer
 from services.registry.rpc.sessions import SessionServicer
@@ -68,6 +71,20 @@ from services.registry.usecases.reading import Reading
 from services.registry.usecases.workflows import Workflows
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the servicers of a registry are made of."""
+
+    pool: Pool
+    auth_pool: Pool
+    nodes: Nodes
+    workflows: Workflows
+    types: Types
+    identity: Identity
+    reading: Reading
+    checker: GraphChecker
+
+
 @asynccontextmanager
 async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     """Open what the registry needs, and close it afterwards."""
@@ -76,108 +93,100 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         pool = await _pool(stack, settings.database_url, "qflow-registry", settings.pool_size_max)
         auth_pool = await _pool(stack, settings.auth_database_url, "qflow-registry-auth", 2)
         engine_pool = await _pool(stack, settings.engine_database_url, "qflow-registry-engine", 4)
-        channel = open_channel(
-            settings.runner_address, settings.service_token, trust=settings.trust, peer="runner"
-        )
-        stack.push_async_callback(channel.close)
-        authenticator = Authenticator(pool)
-        locks = Locks(engine_pool, RunnerEnvironments(channel))
-        analyzer = SourceAnalyzer()
-        types = Types(pool=pool, analyzer=analyzer, python_version=settings.python_version)
-        nodes = Nodes(
+        locks = Locks(engine_pool, _environments(stack, settings))
+        authenticator, answers = Authenticator(pool), recent_answers()
+        redis = _redis(stack, settings)
+        cache = None if redis is None else DefinitionCache(redis, settings.service_token)
+        analyzer, checker = SourceAnalyzer(), GraphChecker()
+        python_version = settings.python_version
+        parts = Parts(
             pool=pool,
-            analyzer=analyzer,
-            locks=locks,
-            python_version=settings.python_version,
-            search=engine_pool,
-        )
-        checker = GraphChecker()
-        workflows = Workflows(
-            pool=pool,
-            checker=checker,
-            python_version=settings.python_version,
-            search=engine_pool,
-            caps=settings.caps,
-        )
-        exchange = Exchange(nodes=nodes, workflows=workflows, documents=Documents())
-        identity = Identity(
             auth_pool=auth_pool,
-            passwords=Passwords(),
-            session_lifetime=settings.session_lifetime,
-            forget=authenticator.forget,
-            forget_member=authenticator.forget_member,
+            nodes=Nodes(
+                pool=pool,
+                analyzer=analyzer,
+                locks=locks,
+                python_version=python_version,
+                search=engine_pool,
+            ),
+            workflows=Workflows(
+                pool=pool,
+                checker=checker,
+                python_version=python_version,
+                search=engine_pool,
+                caps=settings.caps,
+            ),
+            types=Types(pool=pool, analyzer=analyzer, python_version=python_version),
+            identity=Identity(
+                auth_pool=auth_pool,
+                passwords=Passwords(),
+                session_lifetime=settings.session_lifetime,
+                forget=authenticator.forget,
+                forget_member=authenticator.forget_member,
+            ),
+            reading=Reading(pool, cache),
+            checker=checker,
         )
-        redis = cache = None
-        leaned_on = [database(pool)]
-        if settings.redis_url is not None:
-            redis = Cache(settings.redis_url)
-            stack.push_async_callback(redis.close)
-            leaned_on.append(Dependency("redis", redis.answers, essential=False))
-            cache = DefinitionCache(redis, settings.service_token)
-        reading, answers = Reading(pool, cache), recent_answers()
         asked = {"tokens": authenticator.asked, "answers": answers.asked}
+        dependencies = [database(pool)]
         if redis is not None:
             asked["definitions"] = redis.asked
-        servicers: list[Servicer] = [
-            (
-                session_service_pb2_grpc.add_SessionServiceServicer_to_server,
-                SessionServicer(identity),
-            ),
-            (
-                builtin_node_service_pb2_grpc.add_BuiltinNodeServiceServicer_to_server,
-                BuiltinNodeServicer(),
-            ),
-            (
-                node_service_pb2_grpc.add_NodeServiceServicer_to_server,
-                NodeServicer(nodes, reading, answers, checker),
-            ),
-            (
-                workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server,
-                WorkflowServicer(workflows, reading, answers),
-            ),
-            (
-                exchange_service_pb2_grpc.add_ExchangeServiceServicer_to_server,
-                ExchangeServicer(exchange),
-            ),
-            (diff_service_pb2_grpc.add_DiffServiceServicer_to_server, DiffServicer(exchange)),
-            (type_service_pb2_grpc.add_TypeServiceServicer_to_server, TypeServicer(types)),
-            (tag_service_pb2_grpc.add_TagServiceServicer_to_server, TagServicer(pool)),
-            (
-                workflow_alias_service_pb2_grpc.add_WorkflowAliasServiceServicer_to_server,
-                WorkflowAliasServicer(workflows),
-            ),
-            (
-                variable_service_pb2_grpc.add_VariableServiceServicer_to_server,
-                VariableServicer(pool),
-            ),
-            (
-                template_service_pb2_grpc.add_TemplateServiceServicer_to_server,
-                TemplateServicer(workflows),
-            ),
-            (
-                settings_service_pb2_grpc.add_SettingsServiceServicer_to_server,
-                SettingsServicer(workflows),
-            ),
-            (user_service_pb2_grpc.add_UserServiceServicer_to_server, UserServicer(identity)),
-            (team_service_pb2_grpc.add_TeamServiceServicer_to_server, TeamServicer(identity)),
-            (audit_service_pb2_grpc.add_AuditServiceServicer_to_server, AuditServicer(auth_pool)),
-            (
-                service_token_service_pb2_grpc.add_ServiceTokenServiceServicer_to_server,
-                ServiceTokenServicer(identity),
-            ),
-        ]
+            dependencies.append(Dependency("redis", redis.answers, essential=False))
         yield App(
             listener=listener(env, "registry", settings.listen_default),
             authenticator=authenticator,
             recorder=Recorder(engine_pool, "registry"),
-            servicers=[forgetting(each, answers) for each in servicers],
+            servicers=[forgetting(each, answers) for each in _servicers(parts, answers)],
             loops=[partial(make_locks, locks)],
-            dependencies=leaned_on,
+            dependencies=dependencies,
             figures=[
                 pools({"api": pool, "auth": auth_pool, "engine": engine_pool}),
                 caches(asked),
             ],
         )
+
+
+def _servicers(parts: Parts, answers: Answers) -> list[Servicer]:
+    pool, nodes, workflows, identity = parts.pool, parts.nodes, parts.workflows, parts.identity
+    reading = parts.reading
+    exchange = Exchange(nodes=nodes, workflows=workflows, documents=Documents())
+    return [
+        (add_SessionServiceServicer_to_server, SessionServicer(identity)),
+        (add_BuiltinNodeServiceServicer_to_server, BuiltinNodeServicer()),
+        (
+            add_NodeServiceServicer_to_server,
+            NodeServicer(nodes, reading, answers, parts.checker),
+        ),
+        (add_WorkflowServiceServicer_to_server, WorkflowServicer(workflows, reading, answers)),
+        (add_ExchangeServiceServicer_to_server, ExchangeServicer(exchange)),
+        (add_DiffServiceServicer_to_server, DiffServicer(exchange)),
+        (add_TypeServiceServicer_to_server, TypeServicer(parts.types)),
+        (add_TagServiceServicer_to_server, TagServicer(pool)),
+        (add_WorkflowAliasServiceServicer_to_server, WorkflowAliasServicer(workflows)),
+        (add_VariableServiceServicer_to_server, VariableServicer(pool)),
+        (add_TemplateServiceServicer_to_server, TemplateServicer(workflows)),
+        (add_SettingsServiceServicer_to_server, SettingsServicer(workflows)),
+        (add_UserServiceServicer_to_server, UserServicer(identity)),
+        (add_TeamServiceServicer_to_server, TeamServicer(identity)),
+        (add_AuditServiceServicer_to_server, AuditServicer(parts.auth_pool)),
+        (add_ServiceTokenServiceServicer_to_server, ServiceTokenServicer(identity)),
+    ]
+
+
+def _environments(stack: AsyncExitStack, settings: Settings) -> RunnerEnvironments:
+    channel = open_channel(
+        settings.runner_address, settings.service_token, trust=settings.trust, peer="runner"
+    )
+    stack.push_async_callback(channel.close)
+    return RunnerEnvironments(channel)
+
+
+def _redis(stack: AsyncExitStack, settings: Settings) -> Cache | None:
+    if settings.redis_url is None:
+        return None
+    redis = Cache(settings.redis_url)
+    stack.push_async_callback(redis.close)
+    return redis
 
 
 async def _pool(stack: AsyncExitStack, url: str, name: str, size_max: int) -> Pool:

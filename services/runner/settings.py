@@ -65,6 +65,61 @@ class RaySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PackageSettings:
+    """Which packages nodes may have, and where they come from."""
+
+    wheelhouse: Path | None
+    offline: bool
+    rules: PackageRules
+    index_hosts: tuple[str, ...]
+    wheel_bytes_max: int
+    tenant_wheels_bytes_max: int
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Read what a deployment says of packages."""
+        return cls(
+            wheelhouse=_wheelhouse(env),
+            offline=read.flag(env, "QFLOW_PACKAGES_OFFLINE"),
+            rules=PackageRules(
+                allowed=_rules(env, "QFLOW_PACKAGES_ALLOWED"),
+                denied=_rules(env, "QFLOW_PACKAGES_DENIED"),
+                release_age_days_min=read.integer(
+                    env, "QFLOW_PACKAGES_RELEASE_AGE_DAYS_MIN", 0, high=366
+                ),
+            ),
+            index_hosts=_hosts(env, "QFLOW_PACKAGE_INDEX_HOSTS"),
+            wheel_bytes_max=read.integer(
+                env, "QFLOW_WHEEL_BYTES_MAX", 200 * 1024**2, low=1, high=_BYTES_HIGH
+            ),
+            tenant_wheels_bytes_max=read.integer(
+                env, "QFLOW_TENANT_WHEELS_BYTES_MAX", 2 * _GIB, low=1, high=_BYTES_HIGH
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketSettings:
+    """Where files are kept, instead of in a folder of the home."""
+
+    name: str
+    endpoint: str
+    region: str
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self | None:
+        """Read it where a deployment keeps its files in a bucket."""
+        name = read.text(env, "QFLOW_FILES_S3_BUCKET", "")
+        if not name:
+            return None
+        return cls(
+            name=name,
+            endpoint=read.text(env, "QFLOW_FILES_S3_ENDPOINT", ""),
+            region=read.text(env, "QFLOW_FILES_S3_REGION", ""),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What a deployment says of the runner."""
 
@@ -102,15 +157,8 @@ class Settings:
     environments_bytes_max: int
     disk_free_bytes_min: int
     pythons_provided: tuple[str, ...]
-    wheelhouse: Path | None
-    packages_offline: bool
-    package_rules: PackageRules
-    package_index_hosts: tuple[str, ...]
-    wheel_bytes_max: int
-    tenant_wheels_bytes_max: int
-    files_bucket: str
-    files_endpoint: str
-    files_region: str
+    packages: PackageSettings
+    bucket: BucketSettings | None
     network: NetworkRules
 
     @classmethod
@@ -180,25 +228,8 @@ class Settings:
                 env, "QFLOW_DISK_FREE_BYTES_MIN", _GIB // 2, low=0, high=_BYTES_HIGH
             ),
             pythons_provided=_pythons(env),
-            wheelhouse=_wheelhouse(env),
-            packages_offline=read.flag(env, "QFLOW_PACKAGES_OFFLINE"),
-            package_rules=PackageRules(
-                allowed=_rules(env, "QFLOW_PACKAGES_ALLOWED"),
-                denied=_rules(env, "QFLOW_PACKAGES_DENIED"),
-                release_age_days_min=read.integer(
-                    env, "QFLOW_PACKAGES_RELEASE_AGE_DAYS_MIN", 0, high=366
-                ),
-            ),
-            package_index_hosts=_hosts(env, "QFLOW_PACKAGE_INDEX_HOSTS"),
-            wheel_bytes_max=read.integer(
-                env, "QFLOW_WHEEL_BYTES_MAX", 200 * 1024**2, low=1, high=_BYTES_HIGH
-            ),
-            tenant_wheels_bytes_max=read.integer(
-                env, "QFLOW_TENANT_WHEELS_BYTES_MAX", 2 * _GIB, low=1, high=_BYTES_HIGH
-            ),
-            files_bucket=read.text(env, "QFLOW_FILES_S3_BUCKET", ""),
-            files_endpoint=read.text(env, "QFLOW_FILES_S3_ENDPOINT", ""),
-            files_region=read.text(env, "QFLOW_FILES_S3_REGION", ""),
+            packages=PackageSettings.from_env(env),
+            bucket=BucketSettings.from_env(env),
             network=NetworkRules(
                 egress_hosts=_hosts(env, "QFLOW_EGRESS_HOSTS"),
                 host=read.flag(env, "QFLOW_NETWORK_HOST"),

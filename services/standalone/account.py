@@ -1,4 +1,4 @@
-"""Whom PostgreSQL runs as: it refuses root, and its initdb refuses a user without a name."""
+"""The user that PostgreSQL runs as: it refuses root, and initdb refuses a user without a name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done on the machine itself, with the database alone, while the suite runs or not."""
+"""Commands on the machine itself, with the database alone, while the suite runs or not."""
 
 from __future__ import annotations
 

@@ -18,10 +18,10 @@ from qflow.telemetry.v1.telemetry_service_pb2_grpc import add_TelemetryServiceSe
 from services.kit.audit import Recorder
 from services.kit.figures import caches, pools
 from services.kit.listen import listen
-from services.kit.pg import open_pool
+from services.kit.pg import Pool, open_pool
 from services.kit.rpc.health import database, disk
 from services.kit.rpc.identity import Authenticator
-from services.kit.run import App
+from services.kit.run import App, Loop
 from services.telemetry.gateways.backup_program import BackupProgram
 from services.telemetry.gateways.machine import Machine
 from services.telemetry.loops.backups import archive_wal, take_backups
@@ -76,8 +76,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
         size_max=1,
         statement_timeout_s=_DOCTOR_STATEMENT_TIMEOUT_S,
     )
-    authenticator, work, stirred = Authenticator(pool), Work(), asyncio.Event()
-    condition = Condition()
+    authenticator, work, condition = Authenticator(pool), Work(), Condition()
     retention = Retention(pool, maint, settings.keep, work)
     backups = Backups(pool, BackupProgram(env), settings.backups)
     async with pool, maint, doctor:
@@ -102,43 +101,39 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
                 pools({"api": pool, "maint": maint, "doctor": doctor}),
                 caches({"tokens": authenticator.asked}),
             ],
-            loops=[
-                *(
-                    (
-                        partial(
-                            follow_finished,
-                            maint,
-                            work,
-                            stirred,
-                            with_nodes=settings.measures_nodes,
-                        ),
-                    )
-                    if settings.measures_executions
-                    else ()
-                ),
-                partial(
-                    listen,
-                    settings.maint_database_url,
-                    {_MEMBERS_CHANNEL: stirred},
-                    application_name="qflow-telemetry-listener",
-                ),
-                partial(
-                    sample_health,
-                    maint,
-                    Machine(settings.home),
-                    condition,
-                    interval_s=settings.health_interval_s,
-                ),
-                partial(
-                    forget_expired,
-                    retention,
-                    interval_s=settings.retention_interval_s,
-                    work=work,
-                ),
-                *(
-                    (partial(take_backups, backups), partial(archive_wal, backups))
-                    if settings.backups.is_enabled
-                    else ()
-                ),
-            ],
+            loops=_loops(settings, maint, work, condition, retention, backups),
         )
+
+
+def _loops(
+    settings: Settings,
+    maint: Pool,
+    work: Work,
+    condition: Condition,
+    retention: Retention,
+    backups: Backups,
+) -> list[Loop]:
+    stirred = asyncio.Event()
+    loops: list[Loop] = [
+        partial(
+            listen,
+            settings.maint_database_url,
+            {_MEMBERS_CHANNEL: stirred},
+            application_name="qflow-telemetry-listener",
+        ),
+        partial(
+            sample_health,
+            maint,
+            Machine(settings.home),
+            condition,
+            interval_s=settings.health_interval_s,
+        ),
+        partial(forget_expired, retention, interval_s=settings.retention_interval_s, work=work),
+    ]
+    if settings.measures_executions:
+        loops.append(
+            partial(follow_finished, maint, work, stirred, with_nodes=settings.measures_nodes)
+        )
+    if settings.backups.is_enabled:
+        loops += [partial(take_backups, backups), partial(archive_wal, backups)]
+    return loops

@@ -176,7 +176,8 @@ def test_services_read_what_the_pods_set(tmp_path: Path) -> None:
             )
         )
         if isinstance(read, RunnerSettings):
-            assert ("qflow", "T1") == (read.files_bucket, read.minimum_tier.value)
+            assert read.bucket is not None
+            assert ("qflow", "T1") == (read.bucket.name, read.minimum_tier.value)
             assert ("prod-qflow-orchestrator:7122",) == read.attach_addresses
         else:
             assert "0.0.0.0:7122" == read.attach_listen

@@ -1,4 +1,4 @@
-r"""What a filter says: a subset of AIP-160, read by hand within bounds into frozen values.
+r"""The filter language: a subset of AIP-160, parsed by hand within bounds into frozen values.
 
     name : "load" AND -tags:"old" AND (python_version = "3.12" OR update_time > 2026-01-01)
 

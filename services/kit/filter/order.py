@@ -1,4 +1,4 @@
-"""In which order a list is given: one field of a closed table, and the id where it is equal."""
+"""The order of a list: one field of a closed table, and the id as a tie-breaker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many calls a server takes at once; who has no token takes no room of those who have one."""
+"""How many calls a server takes at once; calls without a token take no room from those with one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""May they call: denied unless the RPC's own rule in the contract says otherwise."""
+"""Authorization: a call is denied unless the RPC's own rule in the contract allows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a message: as many faults as are told, and never more work than that takes."""
+"""What is wrong with a message: no more faults than are reported, and no work beyond those."""
 
 from __future__ import annotations
 

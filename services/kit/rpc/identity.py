@@ -1,4 +1,4 @@
-"""Who is calling: whose token a call brings, and for which tenant."""
+"""Authentication: whose token a call carries, and for which tenant it acts."""
 
 from __future__ import annotations
 

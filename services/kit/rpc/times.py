@@ -1,4 +1,4 @@
-"""Which moments and spans are some, as protobuf defines its Timestamp and its Duration."""
+"""Which timestamps and durations are valid, as protobuf's Timestamp and Duration define it."""
 
 from __future__ import annotations
 

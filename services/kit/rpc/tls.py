@@ -1,4 +1,4 @@
-"""Certificates in files: what a listener shows, whom a channel believes, who a service is.
+"""TLS from files: certificates of listeners, authorities of channels, identities of services.
 
 Files are looked at again with every new connection, so that renewed ones need no restart.
 """

@@ -1,4 +1,4 @@
-"""What is asked of the cache of results before nodes run, and what it keeps of those that ran."""
+"""Questions to the result cache before nodes run, and the results that it is to keep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What speaks against a run before it begins."""
+"""Warnings about a run before it begins."""
 
 from __future__ import annotations
 

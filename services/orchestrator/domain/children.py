@@ -1,4 +1,4 @@
-"""What a parent has to know of a sub-workflow's execution that is over."""
+"""What a parent run learns from a sub-workflow's execution that is over."""
 
 from __future__ import annotations
 

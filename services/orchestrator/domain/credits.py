@@ -1,4 +1,4 @@
-"""Who may be given work: runners, their credits, and the places that wait for one."""
+"""Which runners can take work: their credits, and the places that wait for a runner."""
 
 from __future__ import annotations
 

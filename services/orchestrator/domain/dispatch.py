@@ -1,4 +1,4 @@
-"""Who is given what: all that a slot waits for until a runner takes it.
+"""Dispatch: everything that a slot waits for until a runner takes it.
 
 That is a lock of its node version, a word of the cache, places under limits, and a runner's credit,
 in this order. The places are given back when its row ends, or its run.

@@ -1,4 +1,4 @@
-"""What an event has as consequences beyond the rows: the core carries them out after it."""
+"""Effects of an event beyond its rows, which the core carries out after it."""
 
 from __future__ import annotations
 

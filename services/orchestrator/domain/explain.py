@@ -1,4 +1,4 @@
-"""Why a run stands as it stands, and what helps: told by its rows and by what the engine sees."""
+"""Why a run is in its current state, and what helps: by its rows and by what the engine sees."""
 
 from __future__ import annotations
 

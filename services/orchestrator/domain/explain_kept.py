@@ -1,4 +1,4 @@
-"""Runners that are kept for what may have taken a runner with it, and what that holds up."""
+"""Runners reserved for attempts that may have killed another runner, and what that holds up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a limit holds up: who has its places, how many come first, and the shortest way on."""
+"""What a limit holds up: who has its slots, how many come first, and the shortest way on."""
 
 from __future__ import annotations
 

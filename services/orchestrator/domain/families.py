@@ -1,4 +1,4 @@
-"""Runs with their sub-workflows: what goes wrong in a step of one of them is theirs alone."""
+"""Families: runs with their sub-workflows. An error in a step of one stays within its family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call of a trigger starts: its inputs, its one request id, and whether it is of now."""
+"""What a call of a trigger starts: its inputs, its request id, and whether the call is recent."""
 
 from __future__ import annotations
 

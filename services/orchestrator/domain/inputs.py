@@ -1,4 +1,4 @@
-"""Whether what a starter gives is what the workflow takes."""
+"""Whether the inputs of a start fit the workflow."""
 
 from __future__ import annotations
 

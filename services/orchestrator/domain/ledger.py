@@ -1,4 +1,4 @@
-"""What runs may consume, and what they have: budgets of runs, and quotas of tenants per day.
+"""What runs may consume and have consumed: budgets of runs, and quotas of tenants per day.
 
 What is set for nobody costs nothing: a ledger without a quota and without a budget is false.
 """

@@ -1,4 +1,4 @@
-"""What waits for places as it stands in line: groups of one owner, and the counts they wait for."""
+"""The lines of a limit: groups that wait, each of one owner, and the counts that they wait for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What waits for places under limits: asked for in turn, of the counts that may have some.
+"""The queue for slots under limits: who waits, whose turn it is, and which counts may have slots.
 
 What needs places in the same counts is in one lane. A lane that finds one of its counts full stands
 there, and is looked at when a place in that is given back or when a rate allows the next; never

@@ -1,4 +1,4 @@
-"""Limits: what must have a place before it goes on, and by which key it is counted."""
+"""Limits: what must have a slot before it continues, and by which key it is counted."""
 
 from __future__ import annotations
 

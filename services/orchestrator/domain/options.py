@@ -1,4 +1,4 @@
-"""What a starter may ask of a run besides its inputs."""
+"""Options of a start besides its inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Maps of which a new run takes over some elements and runs the others again."""
+"""Maps that a new run takes over in part: some elements are kept, the others run again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a run can be made of another with other inputs and versions of nodes.
+"""Whether a new run can be made from another with changed inputs or node versions.
 
 The types of edges decide, and where they do not fit, the values that were recorded: those are what
 the edges of a run carry that keeps results.

@@ -1,4 +1,4 @@
-"""What is known of a node that has begun, of what its attempts consumed, and of why they failed."""
+"""Records of nodes that have begun, with what their attempts consumed and why they failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What helps a run that failed, by the kind of its failure and by what it was a run of."""
+"""What helps a failed run, by the kind of its failure and by whether a node ran on its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where runs and nodes can stand, and where from there."""
+"""The states of runs and nodes, and the transitions between them."""
 
 from __future__ import annotations
 

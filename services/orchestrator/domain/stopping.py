@@ -1,4 +1,4 @@
-"""How a run ends before its time: stopped, broken off, or with nothing left to use."""
+"""How a run ends early: failed, cancelled, or out of budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The timers of all runs: what is to be looked at again, and when."""
+"""The timers of all runs: what has to be looked at again, and when."""
 
 from __future__ import annotations
 

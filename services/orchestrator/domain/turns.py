@@ -1,4 +1,4 @@
-"""Turns: who was served last, so that whoever floods a queue holds nobody else up."""
+"""Turns: who was served last, so that nobody who floods a queue holds up the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose it is to undo what a run did: its own, nobody's any more, or that of whoever takes it over.
+"""Which run has to undo what a run did: that run, none any more, or the one that takes it over.
 
 The first run that takes such a result over has it: no other run made of the same one undoes it.
 """

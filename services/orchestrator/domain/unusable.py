@@ -1,4 +1,4 @@
-"""What the engine cannot use: a result that no row takes, and rows that make no run."""
+"""What the engine cannot use: results that no row can hold, and rows that make no run."""
 
 from __future__ import annotations
 

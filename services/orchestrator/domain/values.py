@@ -1,4 +1,4 @@
-"""The values that nodes give: JSON texts, or where they stand that are too large to be held."""
+"""The outputs of nodes: JSON texts, or references to files for those too large for memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places that no runner has: choices, sleeps, words from outside, sub-workflows."""
+"""Places that need no runner: choices, sleeps, signals and approvals, sub-workflows."""
 
 from __future__ import annotations
 

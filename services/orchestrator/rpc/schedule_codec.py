@@ -22,25 +22,25 @@ _STATES: Final = ("pending", "started", "skipped", "failed")
 _WINDOW_MS: Final = 3_600_000
 
 
-def definition_from(message: pb.ScheduleDefinition, *, field: str = "definition") -> Definition:
+def definition_from(message: pb.ScheduleDefinition) -> Definition:
     """Decode a definition, with the defaults of what it leaves out. A timing is required."""
     if not message.HasField("timing"):
-        raise codec.invalid(f"{field}.timing", "is required", "TIMING_MISSING")
-    return _definition(message, timing_from(message.timing, field=f"{field}.timing"), field=field)
+        raise codec.invalid("definition.timing", "is required", "TIMING_MISSING")
+    return _definition(message, timing_from(message.timing, field="definition.timing"))
 
 
 def changes_from(message: pb.ScheduleDefinition, mask: list[str]) -> Definition:
     """Decode a definition of which only what the mask names counts."""
     if "timing" in mask:
         return definition_from(message)
-    return _definition(message, Timing(times=Interval(every_ms=1000)), field="definition")
+    return _definition(message, Timing(times=Interval(every_ms=1000)))
 
 
-def _definition(message: pb.ScheduleDefinition, timing: Timing, *, field: str) -> Definition:
+def _definition(message: pb.ScheduleDefinition, timing: Timing) -> Definition:
     window_ms = _WINDOW_MS
     if message.HasField("catch_up_window"):
         window_ms = codec.milliseconds_from(
-            message.catch_up_window, field=f"{field}.catch_up_window"
+            message.catch_up_window, field="definition.catch_up_window"
         )
     return Definition(
         name=message.name,

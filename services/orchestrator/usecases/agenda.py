@@ -1,4 +1,4 @@
-"""A look at what is due, for loops that sleep until they are told: a word may be lost."""
+"""A look at what is due, for loops that sleep until notified: a notification may be lost."""
 
 from __future__ import annotations
 

@@ -37,36 +37,60 @@ _CALLS: Final = {Kind.SIGNAL: "SendSignal", Kind.APPROVAL: "AnswerApproval"}
 async def explain_execution(
     reader: Reader, engine: Engine, caller: Caller, execution_id: UUID
 ) -> tuple[Execution, list[Reason]]:
-    """Give a run with the reasons why it stands as it does."""
+    """Return a run with the reasons why it is in its current state."""
     execution, plan = await reader.get(caller, execution_id, full=False)
-    nodes: list[NodeState] = []
     now = datetime.now(UTC)
     run = engine.core.runs.get(execution_id)
-    if not execution.final:
-        async with as_caller(reader.api_pool, caller) as db:
-            rows = await executions.list_nodes(db, execution_id)
-        silent = _silent_places(engine, run)
-        nodes = [
-            NodeState(
-                node_id=row.node_id,
-                status=row.status,
-                started_at=row.started_at,
-                due_at=row.due_at,
-                error_type=row.error_type,
-                silent=row.node_id in silent,
-                waits_for=_waits_for(engine, plan, row),
-                is_child=row.status is NodeStatus.WAITING and row.child_execution_id is not None,
-                is_part=row.node_id != row.definition_node_id,
-                closes=_phase_of(plan, row) is not Phase.MAIN,
-            )
-            for row in rows
-            if row.status not in NODE_FINAL
-        ]
+    nodes = await _open_nodes(reader, engine, caller, execution, plan, run)
     parts, child = await _broken(reader, caller, execution, plan)
+    state = _state(execution, run, parts, child)
+    due = {
+        each.node_id
+        for each in nodes
+        if each.status is NodeStatus.RETRYING and each.due_at is not None and each.due_at <= now
+    }
+    situation = await _situation(reader, engine, run, due)
+    return execution, explain(state, nodes, situation, now=now)
+
+
+async def _open_nodes(
+    reader: Reader,
+    engine: Engine,
+    caller: Caller,
+    execution: Execution,
+    plan: Plan,
+    run: Run | None,
+) -> list[NodeState]:
+    if execution.final:
+        return []
+    async with as_caller(reader.api_pool, caller) as db:
+        rows = await executions.list_nodes(db, execution.id)
+    silent = _silent_places(engine, run)
+    return [
+        NodeState(
+            node_id=row.node_id,
+            status=row.status,
+            started_at=row.started_at,
+            due_at=row.due_at,
+            error_type=row.error_type,
+            silent=row.node_id in silent,
+            waits_for=_waits_for(engine, plan, row),
+            is_child=row.status is NodeStatus.WAITING and row.child_execution_id is not None,
+            is_part=row.node_id != row.definition_node_id,
+            closes=_phase_of(plan, row) is not Phase.MAIN,
+        )
+        for row in rows
+        if row.status not in NODE_FINAL
+    ]
+
+
+def _state(
+    execution: Execution, run: Run | None, parts: FailedParts | None, child: UUID | None
+) -> RunState:
     failed_node_id, failure = execution.failed_node_id, None
     if not execution.final and run is not None and run.failure is not None:
         failed_node_id, failure = run.failure  # its row says so once it closes
-    state = RunState(
+    return RunState(
         status=execution.status,
         cancel_requested_at=execution.cancel_requested_at,
         start_at=execution.start_at,
@@ -79,29 +103,28 @@ async def explain_execution(
         alone=execution.workflow_id is None,
         part_of=execution.parent_execution_id if execution.relation == SUB_WORKFLOW else None,
     )
-    here = [each for each in engine.core.runners.values() if each.connected]
-    limited = [] if run is None else await limited_parts(reader.engine_pool, engine, run)
-    asked = [] if run is None else [run.node_id(at) for at in engine.core.cache.asked_of(run.id)]
+
+
+async def _situation(
+    reader: Reader, engine: Engine, run: Run | None, due: AbstractSet[str]
+) -> Situation:
+    """Say what the engine sees of a run, whose retries of these nodes are due."""
+    offers = [each.offer for each in engine.core.runners.values() if each.connected]
+    coming, machines_come = engine.placements.offers(), engine.placements.machines_come
+    if run is None:
+        return Situation(ready=None, offers=offers, coming=coming, machines_come=machines_come)
+    limited = await limited_parts(reader.engine_pool, engine, run)
+    asked = [run.node_id(at) for at in engine.core.cache.asked_of(run.id)]
     held_up = {name for each in limited for name in each.nodes}.union(asked)
-    due = {
-        each.node_id
-        for each in nodes
-        if each.status is NodeStatus.RETRYING and each.due_at is not None and each.due_at <= now
-    }
-    situation = Situation(
-        ready=(
-            None
-            if run is None
-            else [each for each in _ready(engine, run, due) if each.node_id not in held_up]
-        ),
-        kept=Kept() if run is None else _kept(engine, run),
+    return Situation(
+        ready=[each for each in _ready(engine, run, due) if each.node_id not in held_up],
+        kept=_kept(engine, run),
         limited=limited,
         asked=asked,
-        offers=[each.offer for each in here],
-        coming=engine.placements.offers(),
-        machines_come=engine.placements.machines_come,
+        offers=offers,
+        coming=coming,
+        machines_come=machines_come,
     )
-    return execution, explain(state, nodes, situation, now=now)
 
 
 async def _broken(

@@ -88,21 +88,13 @@ async def plan_execution(
     places = [Named(f"{way}{each.id}", each) for way, plan in ways for each in plan.places]
     ids = {each.place.node_version_id for each in places}
     wanted = {each.place.node_version_id for each in places if each.place.kind is Kind.PYTHON}
-    async with as_caller(reader.api_pool, caller, plans_by_value=True) as db:
-        workflows = [plan.workflow_id for plan in plans if plan.workflow_id is not None]
-        history = await storage.of_nodes(db, caller.tenant_id, workflows, ids)
-        past_runs = NO_PAST
-        first = started.plan
-        if first.workflow_id is not None and first.workflow_version is not None:
-            past_runs = await storage.of_runs(
-                db, caller.tenant_id, first.workflow_id, first.workflow_version
-            )
+    history, past_runs = await _past(reader, caller, plans, ids)
     async with transaction(reader.engine_pool) as db:
         facts = await storage.facts_of_versions(db, caller.tenant_id, wanted)
         definitions = [await _definition(reader, db, plan) for plan in plans]
     hits: Hits = NO_HITS
     if not started.execution.ignores_cache:
-        hits = await predicted_hits(reader.engine_pool, caller, first, input_json)
+        hits = await predicted_hits(reader.engine_pool, caller, started.plan, input_json)
     expected = await asyncio.to_thread(forecasts, plans, history, hits)
     pythons = _seats(engine, plans)
     environments = {
@@ -142,6 +134,21 @@ async def plan_execution(
         queued=engine.core.ready.size,
         cautions=await asyncio.to_thread(cautions, outlook),
     )
+
+
+async def _past(
+    reader: Reader, caller: Caller, plans: Sequence[Plan], version_ids: Collection[UUID]
+) -> tuple[History, Past]:
+    """Read how long the nodes took lately, and whole runs of the plan that is started."""
+    first = plans[0]
+    workflows = [plan.workflow_id for plan in plans if plan.workflow_id is not None]
+    async with as_caller(reader.api_pool, caller, plans_by_value=True) as db:
+        history = await storage.of_nodes(db, caller.tenant_id, workflows, version_ids)
+        if first.workflow_id is None or first.workflow_version is None:
+            return history, NO_PAST
+        return history, await storage.of_runs(
+            db, caller.tenant_id, first.workflow_id, first.workflow_version
+        )
 
 
 async def _definition(reader: Reader, db: Db, plan: Plan) -> Definition:

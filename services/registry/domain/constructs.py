@@ -31,10 +31,6 @@ FINALLY: Final = "finally"
 FINISH: Final = "finish"
 FAIL: Final = "fail"
 
-BRANCHES_MAX: Final = 100
-MAP_DEPTH_MAX: Final = 3
-TURNS_MAX: Final = 1_000
-
 
 # How much of a process calls share, and how strongly they are held; both from least to most strict.
 REUSES: Final = ("warm", "fork", "fresh", "container")

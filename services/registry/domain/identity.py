@@ -30,12 +30,12 @@ class User:
     password_hash: str | None
 
 
-def email_from(text: str, *, field: str = "email") -> str:
+def email_from(text: str) -> str:
     """Return an address in the form that is stored: composed, in lower case."""
     email = unicodedata.normalize("NFC", text).lower()
     printable = email.isprintable() and len(email) <= EMAIL_CHARS_MAX
     if not printable or not _EMAIL.fullmatch(email):
-        raise _invalid("EMAIL_INVALID", field, "must be an email address")
+        raise _invalid("EMAIL_INVALID", "email", "must be an email address")
     return email
 
 

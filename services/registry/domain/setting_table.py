@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Final
 
 
@@ -26,8 +27,8 @@ class Setting:
 
     name: str  # as the contract names it: within WorkflowSettings, or within WorkflowNode
     kind: str  # integer, number, duration or text
-    unit: str
-    default: float | None  # None: there is no limit, or the deployment says
+    unit: str = ""
+    default: float | None = None  # None: there is no limit, or the deployment says
     minimum: float | None = None
     maximum: float | None = None
     levels: tuple[Level, ...]
@@ -48,18 +49,29 @@ _NODE_OR_LESS: Final = (Level.DEPLOYMENT, Level.NODE)
 _LIMIT_PROOF: Final = "tests/integration/runner/test_node_limits.py::"
 _RETRY_PROOF: Final = "tests/unit/orchestrator/test_retry.py::"
 _NETWORK_PROOF: Final = "tests/integration/runner/test_node_network.py::"
-_NEEDS_PROOF: Final = (
-    "tests/unit/orchestrator/test_needs.py"
-    "::test_a_place_goes_to_no_runner_that_lacks_what_it_requires"
-)
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
 
-RUN_TIMEOUT: Final = Setting(
+_duration = partial(Setting, kind="duration", unit="ms")
+_limit = partial(Setting, kind="integer", levels=_NODE_OR_LESS, enforced_by="runner")
+_retry = partial(
+    Setting,
+    levels=_NODE,
+    enforced_by="orchestrator",
+    enforcement="the planner's timer for the next attempt",
+)
+_requirement = partial(
+    Setting,
+    levels=_NODE,
+    enforced_by="orchestrator",
+    enforcement="the node goes only to runners that have it; where none has, no run starts",
+    proof="tests/unit/orchestrator/test_needs.py"
+    "::test_a_place_goes_to_no_runner_that_lacks_what_it_requires",
+)
+_machine = partial(_requirement, kind="integer", default=0, minimum=0)
+
+RUN_TIMEOUT: Final = _duration(
     name="settings.timeout",
-    kind="duration",
-    unit="ms",
-    default=None,
     minimum=1,
     maximum=30 * _DAY_MS,
     levels=(Level.WORKFLOW,),
@@ -69,10 +81,8 @@ RUN_TIMEOUT: Final = Setting(
     "::test_a_deadline_ends_a_run_and_kills_what_runs",
     description="how long a run may take in all; without limit when unset",
 )
-NODE_TIMEOUT: Final = Setting(
+NODE_TIMEOUT: Final = _duration(
     name="timeout",
-    kind="duration",
-    unit="ms",
     default=600_000,
     minimum=1,
     maximum=_DAY_MS,
@@ -82,11 +92,8 @@ NODE_TIMEOUT: Final = Setting(
     proof="tests/integration/runner/test_attach.py::test_a_timeout_and_an_error_say_what_happened",
     description="how long one attempt may take",
 )
-QUEUE_TIMEOUT: Final = Setting(
+QUEUE_TIMEOUT: Final = _duration(
     name="queue_timeout",
-    kind="duration",
-    unit="ms",
-    default=None,
     minimum=1,
     maximum=30 * _DAY_MS,
     levels=_NODE,
@@ -95,11 +102,8 @@ QUEUE_TIMEOUT: Final = Setting(
     proof="tests/unit/orchestrator/test_core.py::test_what_no_runner_takes_in_its_time_fails",
     description="how long a node may wait for a runner; without limit when unset",
 )
-TOTAL_TIMEOUT: Final = Setting(
+TOTAL_TIMEOUT: Final = _duration(
     name="total_timeout",
-    kind="duration",
-    unit="ms",
-    default=None,
     minimum=1,
     maximum=30 * _DAY_MS,
     levels=_NODE,
@@ -109,11 +113,8 @@ TOTAL_TIMEOUT: Final = Setting(
     "::test_a_node_is_killed_once_all_its_attempts_together_took_too_long",
     description="how long all attempts of a node may take together; without limit when unset",
 )
-HEARTBEAT_TIMEOUT: Final = Setting(
+HEARTBEAT_TIMEOUT: Final = _duration(
     name="heartbeat_timeout",
-    kind="duration",
-    unit="ms",
-    default=None,
     minimum=100,
     maximum=_DAY_MS,
     levels=_NODE,
@@ -123,11 +124,8 @@ HEARTBEAT_TIMEOUT: Final = Setting(
     "::test_an_attempt_that_falls_silent_is_killed_and_may_be_tried_again",
     description="how long an attempt may go without a heartbeat; without limit when unset",
 )
-CACHE_TTL: Final = Setting(
+CACHE_TTL: Final = _duration(
     name="cache_ttl",
-    kind="duration",
-    unit="ms",
-    default=None,
     minimum=1_000,
     maximum=30 * _DAY_MS,
     levels=_NODE,
@@ -137,80 +135,61 @@ CACHE_TTL: Final = Setting(
     "::test_a_result_is_given_again_until_its_time_is_up",
     description="how long a result may be given again for the same inputs; never when unset",
 )
-MEMORY_LIMIT: Final = Setting(
+MEMORY_LIMIT: Final = _limit(
     name="memory_limit_bytes",
-    kind="integer",
     unit="bytes",
     default=512 * 1024 * 1024,
     minimum=16 * 1024 * 1024,
     maximum=1024**4,
-    levels=_NODE_OR_LESS,
-    enforced_by="runner",
     enforcement="the sandbox's control group, else its own limit, ends what uses more",
     proof="tests/integration/runner/test_hostile_code.py::test_a_memory_bomb_ends_as_out_of_memory",
     description="how much memory one attempt may use",
 )
-CPU: Final = Setting(
+CPU: Final = _limit(
     name="limits.cpu_millicores",
-    kind="integer",
     unit="millicores",
-    default=None,
     minimum=10,
     maximum=1_024_000,
-    levels=_NODE_OR_LESS,
-    enforced_by="runner",
     enforcement="the control group of the sandbox is given so much time of the processors",
     proof=f"{_LIMIT_PROOF}test_a_share_of_the_processors_is_kept",
     description="thousandths of a processor that one attempt may use; a fair share when unset",
 )
-PROCESSES: Final = Setting(
+PROCESSES: Final = _limit(
     name="limits.processes",
-    kind="integer",
     unit="processes",
     default=128,
     minimum=4,
     maximum=32_768,
-    levels=_NODE_OR_LESS,
-    enforced_by="runner",
     enforcement="the control group of the sandbox, else a limit of its user, refuses more",
     proof=f"{_LIMIT_PROOF}test_no_more_processes_are_made_than_the_node_may_have",
     description="how many processes and threads one attempt may have at once",
 )
-OPEN_FILES: Final = Setting(
+OPEN_FILES: Final = _limit(
     name="limits.open_files",
-    kind="integer",
     unit="files",
     default=1024,
     minimum=64,
     maximum=65_536,
-    levels=_NODE_OR_LESS,
-    enforced_by="runner",
     enforcement="the kernel refuses to open more in one process",
     proof=f"{_LIMIT_PROOF}test_no_more_files_are_opened_than_the_node_may_have",
     description="how many files, pipes and sockets each process of an attempt may have open",
 )
-TEMPORARY_BYTES: Final = Setting(
+TEMPORARY_BYTES: Final = _limit(
     name="limits.temporary_bytes",
-    kind="integer",
     unit="bytes",
     default=256 * 1024 * 1024,
     minimum=1024 * 1024,
     maximum=1024**4,
-    levels=_NODE_OR_LESS,
-    enforced_by="runner",
     enforcement="the file systems of the sandbox are so large; where it has none, each file",
     proof=f"{_LIMIT_PROOF}test_no_more_is_written_than_the_node_may_keep",
     description="how much an attempt may write to its temporary folder, and again to shared memory",
 )
-OUTPUT_BYTES: Final = Setting(
+OUTPUT_BYTES: Final = _limit(
     name="limits.output_bytes",
-    kind="integer",
     unit="bytes",
     default=64 * 1024 * 1024,
     minimum=1024,
     maximum=1024**3,
-    levels=_NODE_OR_LESS,
-    enforced_by="runner",
     enforcement="the runner takes no larger answer",
     proof=f"{_LIMIT_PROOF}test_an_output_beyond_its_limit_fails_the_node",
     description="how large the outputs of one attempt may be in sum, as JSON texts",
@@ -232,63 +211,47 @@ MAX_RETRIES: Final = Setting(
     "::test_no_more_attempts_follow_than_the_policy_says",
     description="how many attempts may follow the first; 0 where the node has no retry policy",
 )
-INITIAL_DELAY: Final = Setting(
+INITIAL_DELAY: Final = _retry(
     name="retry.initial_delay",
     kind="duration",
     unit="ms",
     default=1_000,
     minimum=0,
     maximum=_HOUR_MS,
-    levels=_NODE,
-    enforced_by="orchestrator",
-    enforcement="the planner's timer for the next attempt",
     proof=f"{_RETRY_PROOF}test_the_first_wait_is_the_initial_delay",
     description="the wait before the first retry",
 )
-FACTOR: Final = Setting(
+FACTOR: Final = _retry(
     name="retry.factor",
     kind="number",
-    unit="",
     default=2.0,
     minimum=1,
     maximum=10,
-    levels=_NODE,
-    enforced_by="orchestrator",
-    enforcement="the planner's timer for the next attempt",
     proof=f"{_RETRY_PROOF}test_each_further_wait_grows_by_the_factor",
     description="by how much each further wait grows",
 )
-MAX_DELAY: Final = Setting(
+MAX_DELAY: Final = _retry(
     name="retry.max_delay",
     kind="duration",
     unit="ms",
     default=60_000,
     minimum=0,
     maximum=_DAY_MS,
-    levels=_NODE,
-    enforced_by="orchestrator",
-    enforcement="the planner's timer for the next attempt",
     proof=f"{_RETRY_PROOF}test_no_wait_is_longer_than_the_longest",
     description="the longest wait",
 )
-JITTER: Final = Setting(
+JITTER: Final = _retry(
     name="retry.jitter",
     kind="number",
-    unit="",
     default=0.1,
     minimum=0,
     maximum=1,
-    levels=_NODE,
-    enforced_by="orchestrator",
-    enforcement="the planner's timer for the next attempt",
     proof=f"{_RETRY_PROOF}test_jitter_takes_off_no_more_than_its_part",
     description="the part of each wait that is drawn at random",
 )
 REUSE: Final = Setting(
     name="reuse",
     kind="text",
-    unit="",
-    default=None,
     levels=_NODE,
     enforced_by="runner",
     enforcement="the runner keys interpreters by it, and begins anew as often as it says",
@@ -308,72 +271,37 @@ CONCURRENCY: Final = Setting(
     proof="tests/integration/runner/test_calls_at_once.py::test_no_more_calls_meet_than_the_node_says",
     description="how many calls of an async def one interpreter serves at once",
 )
-RUNNER_ISOLATION: Final = Setting(
+RUNNER_ISOLATION: Final = _requirement(
     name="runner.isolation",
     kind="text",
-    unit="",
-    default=None,
-    levels=_NODE,
-    enforced_by="orchestrator",
-    enforcement="the node goes only to runners that have it; where none has, no run starts",
-    proof=_NEEDS_PROOF,
     description="the weakest isolation that will do: T0 to T4; else what the deployment asks for",
 )
-RUNNER_LABELS: Final = Setting(
+RUNNER_LABELS: Final = _requirement(
     name="runner.labels",
     kind="text",
-    unit="",
-    default=None,
-    levels=_NODE,
-    enforced_by="orchestrator",
-    enforcement="the node goes only to runners that have it; where none has, no run starts",
-    proof=_NEEDS_PROOF,
     description="labels that the runner must have",
 )
-RUNNER_CPUS: Final = Setting(
+RUNNER_CPUS: Final = _machine(
     name="runner.cpus",
-    kind="integer",
     unit="processors",
-    default=0,
-    minimum=0,
     maximum=1024,
-    levels=_NODE,
-    enforced_by="orchestrator",
-    enforcement="the node goes only to runners that have it; where none has, no run starts",
-    proof=_NEEDS_PROOF,
     description="how many processors the runner's machine must have",
 )
-RUNNER_MEMORY: Final = Setting(
+RUNNER_MEMORY: Final = _machine(
     name="runner.memory_bytes",
-    kind="integer",
     unit="bytes",
-    default=0,
-    minimum=0,
     maximum=1024**4,
-    levels=_NODE,
-    enforced_by="orchestrator",
-    enforcement="the node goes only to runners that have it; where none has, no run starts",
-    proof=_NEEDS_PROOF,
     description="how much memory the runner's machine must have",
 )
-RUNNER_GPUS: Final = Setting(
+RUNNER_GPUS: Final = _machine(
     name="runner.gpus",
-    kind="integer",
     unit="GPUs",
-    default=0,
-    minimum=0,
     maximum=64,
-    levels=_NODE,
-    enforced_by="orchestrator",
-    enforcement="the node goes only to runners that have it; where none has, no run starts",
-    proof=_NEEDS_PROOF,
     description="how many GPUs the runner's machine must have",
 )
 NETWORK: Final = Setting(
     name="network",
     kind="text",
-    unit="",
-    default=None,
     levels=_NODE,
     enforced_by="runner",
     enforcement="the sandbox's own network namespace; where no runner allows it, no run starts",
@@ -383,8 +311,6 @@ NETWORK: Final = Setting(
 EGRESS_HOSTS: Final = Setting(
     name="egress_hosts",
     kind="text",
-    unit="",
-    default=None,
     levels=_NODE,
     enforced_by="runner",
     enforcement="the proxy that is the sandbox's only way out",
@@ -395,8 +321,6 @@ EGRESS_HOSTS: Final = Setting(
 PYTHON_VERSION: Final = Setting(
     name="python_version",
     kind="text",
-    unit="",
-    default=None,
     levels=(Level.DEPLOYMENT, Level.NODE),
     enforced_by="orchestrator",
     enforcement="the node goes only to runners with this Python; where none has it, no run starts",

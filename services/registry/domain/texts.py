@@ -25,8 +25,9 @@ def name_from(text: str, *, field: str = "name") -> str:
     return text
 
 
-def description_from(text: str, *, field: str = "description") -> str:
+def description_from(text: str) -> str:
     """Return a description: at most 10,000 characters."""
+    field = "description"
     if len(text) > DESCRIPTION_CHARS_MAX:
         raise _invalid(field, f"must have at most {DESCRIPTION_CHARS_MAX} characters")
     _check_storable(text, field)

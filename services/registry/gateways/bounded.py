@@ -17,6 +17,7 @@ from services.kit import child
 log = structlog.get_logger()
 
 _ROOT: Final = Path(__file__).parents[3]
+_CHILDREN_MAX: Final = 2
 _CPU_S: Final = 8
 _WALL_S: Final = 8.0
 _ADDRESS_SPACE_BYTES: Final = 2 << 30
@@ -29,9 +30,9 @@ class Bounded:
     The module reads one JSON value from its standard input and writes one to its output.
     """
 
-    def __init__(self, module: str, *, children_max: int = 2) -> None:
+    def __init__(self, module: str) -> None:
         self._module = module
-        self._slots = asyncio.Semaphore(children_max)
+        self._slots = asyncio.Semaphore(_CHILDREN_MAX)
 
     async def ask(self, request: object) -> Any:
         """Give the child's answer; None where it died, took too long or wrote too much."""

@@ -20,7 +20,7 @@ from services.kit.pg import Pool, open_pool
 from services.kit.run import App
 from services.runner.app.parts import Base, Packages, Work
 from services.runner.app.serving import app_of
-from services.runner.app.stores import exchanges, file_store, lock_home, secrets_of
+from services.runner.app.stores import exchanges, file_store, lock_runner, secrets_of
 from services.runner.app.walls import containers_of, found_interpreters, prove, refusal
 from services.runner.domain.frames import Machine
 from services.runner.domain.limits import Limits
@@ -61,7 +61,7 @@ _USUAL_PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     """Take the home, prove the walls, and serve; `join` writes this incarnation's row."""
     settings = Settings.from_env(env)
-    lock = await lock_home(settings)
+    lock = await lock_runner(settings)
     api_pool = await open_pool(
         settings.database_url,
         application_name="qflow-runner",
@@ -164,9 +164,9 @@ def _packages(base: Base) -> Packages:
         base.engine_pool,
         wheels,
         root=folder,
-        deployment=settings.package_rules,
+        deployment=settings.packages.rules,
         keys=secrets.keys,
-        trusted=settings.package_index_hosts,
+        trusted=settings.packages.index_hosts,
     )
     uv = Uv(
         env=base.env,
@@ -174,9 +174,9 @@ def _packages(base: Base) -> Packages:
         bubblewrap=find_bubblewrap(settings.bubblewrap)
         if isinstance(base.host, BubblewrapHost)
         else None,
-        wheelhouse=settings.wheelhouse,
-        offline=settings.packages_offline,
-        trusted=settings.package_index_hosts,
+        wheelhouse=settings.packages.wheelhouse,
+        offline=settings.packages.offline,
+        trusted=settings.packages.index_hosts,
     )
     environments = Environments(
         root=folder,

@@ -105,7 +105,7 @@ def _servicers(base: Base, packages: Packages, work: Work) -> list[Servicer]:
         egress_hosts=settings.network.egress_hosts,
     )
     wheels = wheels_of(settings, pool, packages.wheels)
-    indexes = PackageIndexes(pool, settings.package_index_hosts)
+    indexes = PackageIndexes(pool, settings.packages.index_hosts)
     return [
         (add_RunnerServiceServicer_to_server, RunnerServicer(pool, facts, base.incarnation)),
         (add_FileServiceServicer_to_server, FileServicer(pool, work.store)),

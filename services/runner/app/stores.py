@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
-import os
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -14,7 +10,7 @@ from typing import Final
 import structlog
 
 from services.kit.at_rest import AtRest
-from services.kit.env import EnvError
+from services.kit.home_lock import lock_home
 from services.kit.pg import Pool
 from services.kit.root_keys import LocalKeys
 from services.runner.gateways.file_port import FileBytes
@@ -28,32 +24,24 @@ from services.runner.usecases.wheels import WheelLimits, Wheels
 log = structlog.get_logger()
 
 _LOCK_WAIT_S: Final = 15.0
+_LOCK_POLL_S: Final = 0.1
 
 
-async def lock_home(settings: Settings) -> int:
-    """Hold the home's lock: whoever has it knows that no earlier runner of it is alive."""
-    folder = settings.home / "run"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"{settings.name}.lock"
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + _LOCK_WAIT_S
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                os.close(lock)
-                raise EnvError(
-                    f"another runner holds {path}; stop it, or set QFLOW_RUNNER_NAME"
-                ) from None
-            await asyncio.sleep(0.1)
-        else:
-            return lock
+async def lock_runner(settings: Settings) -> int:
+    """Hold the lock of this runner's name in its home."""
+    path = settings.home / "run" / f"{settings.name}.lock"
+    return await lock_home(
+        path,
+        refusal=f"another runner holds {path}; stop it, or set QFLOW_RUNNER_NAME",
+        wait_s=_LOCK_WAIT_S,
+        poll_s=_LOCK_POLL_S,
+    )
 
 
 def file_store(settings: Settings, at_rest: AtRest) -> FileBytes:
     """Give where files are: a folder, sealed where data at rest is, or a bucket."""
-    if not settings.files_bucket:
+    bucket = settings.bucket
+    if bucket is None:
         folder = settings.home / "files"
         if at_rest.keys is None:
             return FileStore(folder)
@@ -61,13 +49,11 @@ def file_store(settings: Settings, at_rest: AtRest) -> FileBytes:
 
         return SealedFileStore(folder, at_rest.keys, seals=at_rest.seals)
     if at_rest.seals:
-        log.warning("files_left_to_the_bucket", bucket=settings.files_bucket)
+        log.warning("files_left_to_the_bucket", bucket=bucket.name)
     # Where it is not used, nobody waits for it to be imported.
     from services.runner.gateways.object_store import ObjectStore
 
-    return ObjectStore(
-        settings.files_bucket, endpoint=settings.files_endpoint, region=settings.files_region
-    )
+    return ObjectStore(bucket.name, endpoint=bucket.endpoint, region=bucket.region)
 
 
 def exchanges(settings: Settings) -> Path:
@@ -81,7 +67,8 @@ def exchanges(settings: Settings) -> Path:
 def wheels_of(settings: Settings, pool: Pool, store: WheelStore) -> Wheels:
     """Give the wheels that tenants bring, within their bounds."""
     limits = WheelLimits(
-        bytes_max=settings.wheel_bytes_max, tenant_bytes_max=settings.tenant_wheels_bytes_max
+        bytes_max=settings.packages.wheel_bytes_max,
+        tenant_bytes_max=settings.packages.tenant_wheels_bytes_max,
     )
     return Wheels(pool, store, limits)
 

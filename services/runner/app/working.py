@@ -42,7 +42,7 @@ async def _place(
     cluster = await RayCluster.open(ray.address, on_change=changed.set)
     try:
         others = await cluster.others()
-        if others and not settings.files_bucket:
+        if others and settings.bucket is None:
             raise EnvError(
                 f"QFLOW_FILES_S3_BUCKET is not set, and the cluster has {', '.join(others)} besides"
                 " this machine: runners of several machines share no files without it"

@@ -18,6 +18,7 @@ _PINNED: Final = re.compile(
 )
 _SHA256: Final = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _REQUIREMENT_CHARS_MAX: Final = 255
+_SHOWN_CHARS_MAX: Final = 2000
 _PRINTABLE: Final = re.compile(r"[\x20-\x7e]+")
 _ADDRESS: Final = re.compile(r"\b[a-z+]+://\S+|/(?:[\w.@+-]+/)+[\w.@+-]*")
 
@@ -77,6 +78,6 @@ def plain_requirement(text: str) -> str:
     return f"{name}[{extras}]{parsed.specifier}" if extras else f"{name}{parsed.specifier}"
 
 
-def without_addresses(text: str, *, limit: int = 2000) -> str:
-    """Trim a tool's words for a user: no index addresses, no paths of this machine."""
-    return _ADDRESS.sub("<hidden>", text).strip()[:limit]
+def without_addresses(text: str) -> str:
+    """Trim a tool's output for a user: no index addresses, no paths of this machine."""
+    return _ADDRESS.sub("<hidden>", text).strip()[:_SHOWN_CHARS_MAX]

@@ -39,6 +39,7 @@ from services.runner.domain.reuse import Reuse
 PROTOCOL: Final = 1
 _FRAME_BYTES_MAX: Final = 256 * 1024
 _STATUS_S: Final = 0.5  # for the stream's status to come, where its lane ends first
+_GET_VALUES_S: Final = 60.0
 _CAUSES: Final = {
     "cause": failure_pb2.CAUSE_KIND_CAUSE,
     "context": failure_pb2.CAUSE_KIND_CONTEXT,
@@ -151,9 +152,7 @@ class AttachStream:
         finally:
             ending.cancel()
 
-    async def get_values(
-        self, attempt_ref: UUID, token: int, count: int, *, timeout_s: float = 60.0
-    ) -> list[Value]:
+    async def get_values(self, attempt_ref: UUID, token: int, count: int) -> list[Value]:
         """Pull the inputs of an attempt that are too large for its assignment.
 
         Raises ValuesNotGiven, also when the attempt is not this orchestrator's at the moment: it
@@ -163,7 +162,7 @@ class AttachStream:
         request = pb.GetValuesRequest(attempt_ref=attempt_ref.bytes, token=token)
         try:
             with self._ending():
-                async for part in self._stub.GetValues(request, timeout=timeout_s):
+                async for part in self._stub.GetValues(request, timeout=_GET_VALUES_S):
                     if 0 <= part.input < count:
                         parts[part.input].append(
                             _file_from(part.file) if part.HasField("file") else part.chunk

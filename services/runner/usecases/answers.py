@@ -1,4 +1,4 @@
-"""What an agent answered, read as what it is: untrusted."""
+"""Reading an agent's answers, which are untrusted."""
 
 from __future__ import annotations
 

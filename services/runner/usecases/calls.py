@@ -1,4 +1,4 @@
-"""What every call of an agent has: its frame, its log, its pulse, its deadline, and its end."""
+"""What all calls of an agent have in common: frame, log, heartbeat, deadline, and end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values in files: lent to a sandbox for a call, and taken from it after."""
+"""Values in files: lent to a sandbox for a call, and collected from it afterwards."""
 
 from __future__ import annotations
 

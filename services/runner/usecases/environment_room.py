@@ -1,4 +1,4 @@
-"""Room for environments: a budget that they and their caches keep to, and disks that are full."""
+"""Disk space for environments and their caches: the budget they keep to, and full disks."""
 
 from __future__ import annotations
 

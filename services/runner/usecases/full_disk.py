@@ -1,4 +1,4 @@
-"""The one answer to whoever asks for what this runner's disk does not take."""
+"""The answer to calls that need more than this runner's disk has."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""What nodes get of their tenant's secrets, kept until a change is told, opened here alone."""
+"""Secrets granted to nodes: cached until a change is announced, and opened only here."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -47,16 +46,9 @@ NOTHING_GRANTED: Final = Granted()
 class GrantedSecrets:
     """Reads grants and opens what they give."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        keys: RootKeys | None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, pool: Pool, keys: RootKeys | None) -> None:
         self._pool = pool
         self._keys = keys
-        self._clock = clock
         self._known: OrderedDict[tuple[UUID, UUID], tuple[Granted, float]] = OrderedDict()
         self._changes = 0
         self.changed = asyncio.Event()  # set by whoever hears that secrets or grants changed
@@ -67,11 +59,11 @@ class GrantedSecrets:
             self.changed.clear()
             self._forget_all()
         found = self._known.get((tenant_id, node_version_id))
-        return None if found is None or found[1] <= self._clock() else found[0]
+        return None if found is None or found[1] <= time.monotonic() else found[0]
 
     async def read(self, tenant_id: UUID, node_version_id: UUID) -> Granted:
         """Read what a node version gets in a run of a tenant; raises SecretsRefused."""
-        until = self._clock() + _AGE_MAX_S  # from before the question: its answer is no younger
+        until = time.monotonic() + _AGE_MAX_S  # from before the question: its answer is no younger
         changes = self._changes
         found = await patiently(lambda: stored.granted(self._pool, tenant_id, node_version_id))
         granted = self._opened(found)

@@ -1,4 +1,4 @@
-"""The interpreters that there are: how long they are kept, and how they end."""
+"""The existing interpreters: how long they are kept, and how they end."""
 
 from __future__ import annotations
 

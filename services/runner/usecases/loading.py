@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 
 from services.kit import crash
 from services.runner.domain.limits import Tier
@@ -20,18 +19,10 @@ from services.runner.usecases.warm import LoadFailed, Need, Warm, error_from
 class Loader:
     """Starts sandboxes, writes their rows, and loads code into them."""
 
-    def __init__(
-        self,
-        *,
-        spares: Spares,
-        rows: ContainerRows,
-        tier: Tier,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, *, spares: Spares, rows: ContainerRows, tier: Tier) -> None:
         self.spares = spares
         self._rows = rows
         self._tier = tier
-        self._clock = clock
 
     async def load(self, need: Need) -> Warm:
         """Start an interpreter for a need; raises LoadFailed, SandboxDied."""
@@ -42,7 +33,7 @@ class Loader:
                 need.packages, "completed", lock_digest=need.version.lock_digest, time_ms=0
             )
         row.taken = True
-        born = self._clock()
+        born = time.monotonic()
         sandbox: Sandbox | None = None
         crash.reach("container_intended")
         try:

@@ -41,11 +41,9 @@ class NodeLogs:
     Each once, unless the database goes away while it commits: then a batch may stand there twice.
     """
 
-    def __init__(
-        self, pool: Pool, *, caps: LogCaps | None = None, run_caps: RunCaps | None = None
-    ) -> None:
+    def __init__(self, pool: Pool, *, caps: LogCaps | None = None) -> None:
         self.caps = caps or LogCaps()
-        self._run_caps = run_caps or RunCaps()
+        self._run_caps = RunCaps()
         self._pool = pool
         self._waiting: list[Line] = []
         self._waiting_bytes = 0

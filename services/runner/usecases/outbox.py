@@ -1,4 +1,4 @@
-"""The outbox: keeps each result until it is acknowledged, and says it to whoever may take it."""
+"""The outbox: keeps each result until it is acknowledged, and sends it to whoever may take it."""
 
 from __future__ import annotations
 

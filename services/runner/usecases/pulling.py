@@ -1,4 +1,4 @@
-"""Inputs too large for their assignment: asked for until whoever has the run gives them."""
+"""Inputs too large for their assignment: requested until the owner of the run sends them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets: set, gone back to, granted to nodes; nobody reads one again but the nodes it is for."""
+"""Secrets: setting them, going back to a version, granting them to nodes, their only readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of packages is a tenant's own: rules on them, wheels that it brought, indexes it names."""
+"""What a tenant has of its own for packages: rules, wheels, and private indexes."""
 
 from __future__ import annotations
 

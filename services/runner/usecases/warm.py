@@ -1,4 +1,4 @@
-"""An interpreter of the pool: what a call needs of one, and what it says where that fails."""
+"""A warm interpreter of the pool: what a call needs from it, and the errors when loading fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a process that goes on until it is told to end hears that it is."""
+"""How a long-running command of backups learns that it should end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a database is: what an operator is to be told of before it hurts."""
+"""The condition of the database: what an operator should know before it hurts."""
 
 from __future__ import annotations
 

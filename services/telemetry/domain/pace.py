@@ -1,4 +1,4 @@
-"""How fast to forget: as fast as it goes while nobody else works, little by little beside them."""
+"""The pace of retention: full speed while the database is idle, small steps beside other work."""
 
 from __future__ import annotations
 

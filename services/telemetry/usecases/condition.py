@@ -1,4 +1,4 @@
-"""Looking at the database itself, and telling of it to whoever scrapes."""
+"""Checking the condition of the database, and reporting it as metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forgetting what is due, in batches that never hold anybody up for long."""
+"""Deleting what is due, in batches that hold nobody up for long."""
 
 from __future__ import annotations
 

@@ -53,19 +53,21 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     # Without a connection of its own it starts where no server is.
     size_min = int(env.get("TINY_POOL_MIN", "0"))
     pool = await open_pool(env["TINY_DATABASE_URL"], application_name="tiny", size_min=size_min)
-    yield App(
-        listener=listener(env, "tiny", "127.0.0.1:0"),
-        authenticator=Authenticator(pool),
-        servicers=[],
-        dependencies=[
-            *([leans_on(env["TINY_FILE"])] if "TINY_FILE" in env else ()),
-            Dependency("postgres", database(pool).is_there, essential=False),
-        ],
-        loops=[crash if env.get("TINY_LOOP") == "crash" else idle],
-        join=join,
-        on_drain=drain,
-        close=hang if env.get("TINY_CLOSE") == "hang" else pool.close,
-    )
+    try:
+        yield App(
+            listener=listener(env, "tiny", "127.0.0.1:0"),
+            authenticator=Authenticator(pool),
+            servicers=[],
+            dependencies=[
+                *([leans_on(env["TINY_FILE"])] if "TINY_FILE" in env else ()),
+                Dependency("postgres", database(pool).is_there, essential=False),
+            ],
+            loops=[crash if env.get("TINY_LOOP") == "crash" else idle],
+            join=join,
+            on_drain=drain,
+        )
+    finally:
+        await (hang() if env.get("TINY_CLOSE") == "hang" else pool.close())
     log.info("closed")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -152,9 +152,6 @@ def orchestra(database: Database) -> Iterator[Orchestra]:
         yield made
         assert made.forges or {} == broken(sql, of=OF_RUNS)
     shutil.rmtree(home, ignore_errors=True)
-
-
-Diamond = Callable[..., object]
 
 
 @pytest.fixture

@@ -91,5 +91,5 @@ def test_a_python_that_nobody_supports_stops_the_start(tmp_path: Path) -> None:
         Settings.from_env({**env, "QFLOW_WHEELHOUSE": str(tmp_path / "none")})
     with pytest.raises(EnvError, match="QFLOW_PACKAGES_DENIED"):
         Settings.from_env({**env, "QFLOW_PACKAGES_DENIED": "x @ https://example.org"})
-    rules = Settings.from_env({**env, "QFLOW_PACKAGES_DENIED": "Evil; numpy<2"}).package_rules
+    rules = Settings.from_env({**env, "QFLOW_PACKAGES_DENIED": "Evil; numpy<2"}).packages.rules
     assert ("evil", "numpy<2") == rules.denied

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,7 +15,6 @@ from services.kit.rpc.call import Call
 from services.kit.rpc.fair_share import FairShare
 
 ADA, BOB = uuid4(), uuid4()
-Asking = Callable[..., Awaitable[Any]]
 
 
 def call_of(user: UUID, kind: Kind = "user") -> Any:

@@ -11,7 +11,6 @@ from services.orchestrator.domain.compile import compile_plan
 from services.orchestrator.domain.plan import Definition, NodeVersion, Plan
 
 INT = {"t": "int"}
-MAPPED_TO = b"[1,2,3]"
 
 
 @dataclass(slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
@@ -236,12 +235,6 @@ def taken_below(store: Store, run_id: UUID) -> int:
     )
     below = [key for key, run in store.runs.items() if run["parent_execution_id"] == run_id]
     return taken + sum(taken_below(store, each) for each in below)
-
-
-def simulate_all(seeds: Iterable[int]) -> None:
-    """Run a world for each seed."""
-    for seed in seeds:
-        simulate_rich(seed)
 
 
 @pytest.mark.parametrize("block", range(4))

@@ -29,7 +29,6 @@ class Port:
     name: str
     type: Type
     required: bool
-    keyword_only: bool
 
 
 class Node(Generic[P, R]):
@@ -173,7 +172,6 @@ class Node(Generic[P, R]):
                 name,
                 type_of(self.hints[name]) if name in self.hints else ANY,
                 each.default is each.empty,
-                each.kind is each.KEYWORD_ONLY,
             )
         return found
 

@@ -1,4 +1,4 @@
-"""What was waited for and is known by now: locks, results of the cache, limits, quotas, places."""
+"""Answers that the core waited for: locks, cached results, limits, quotas, places."""
 
 from __future__ import annotations
 

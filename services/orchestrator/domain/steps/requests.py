@@ -1,4 +1,4 @@
-"""What callers want of a run that is under way."""
+"""Requests of callers to a run that is under way."""
 
 from __future__ import annotations
 

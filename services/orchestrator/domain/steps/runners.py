@@ -1,4 +1,4 @@
-"""Runners that come with what they have, say how much more they take, and go."""
+"""Runners that attach with the attempts they have, grant credits, and detach."""
 
 from __future__ import annotations
 

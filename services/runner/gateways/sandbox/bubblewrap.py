@@ -80,12 +80,10 @@ class BubblewrapHost:
 
     networks: Sequence[Reach] = (Reach.EGRESS, Reach.HOST)
 
-    def __init__(
-        self, program: Path, *, cgroups: CgroupHost | None, as_root: bool | None = None
-    ) -> None:
+    def __init__(self, program: Path, *, cgroups: CgroupHost | None) -> None:
         self._program = program
         self._cgroups = cgroups
-        self._as_root = os.geteuid() == 0 if as_root is None else as_root
+        self._as_root = os.geteuid() == 0
         self._users = users_of_sandboxes(as_root=self._as_root)
         self._filters = {reach: build_filter(network=reach) for reach in Reach}
         # Without a control group memory and processes have no hard cap: that is not T2.

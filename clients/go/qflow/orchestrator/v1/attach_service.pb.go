@@ -35,7 +35,7 @@ const (
 	AttemptState_ATTEMPT_STATE_UNSPECIFIED AttemptState = 0
 	// It waits for its environment or sandbox, or runs.
 	AttemptState_ATTEMPT_STATE_RUNNING AttemptState = 1
-	// It is over, and its result follows.
+	// It has ended, and its result follows.
 	AttemptState_ATTEMPT_STATE_FINISHED AttemptState = 2
 )
 
@@ -433,7 +433,7 @@ type RunnerInventoryItem struct {
 	AttemptRef []byte `protobuf:"bytes,1,opt,name=attempt_ref,json=attemptRef,proto3" json:"attempt_ref,omitempty"`
 	// The attempt's token.
 	Token int64 `protobuf:"varint,2,opt,name=token,proto3" json:"token,omitempty"`
-	// Where it stands.
+	// Its current state.
 	State         AttemptState `protobuf:"varint,3,opt,name=state,proto3,enum=qflow.orchestrator.v1.AttemptState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -752,9 +752,9 @@ func (*AttemptResult_Failure) isAttemptResult_Outcome() {}
 // The function returned.
 type AttemptSuccess struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The outputs in the order of the definition, each JSON text. Absent when `file` stands.
+	// The outputs in the order of the definition, each JSON text. Absent when `file` is set.
 	Outputs [][]byte `protobuf:"bytes,1,rep,name=outputs,proto3" json:"outputs,omitempty"`
-	// All outputs as one JSON object in a committed file, when they are larger than 64 KiB in sum.
+	// All outputs as one JSON object in a committed file, when they are larger than 64 KiB in total.
 	File          *AttemptValueFile `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1392,7 +1392,7 @@ type AttemptLimits struct {
 	OpenFiles int32 `protobuf:"varint,3,opt,name=open_files,json=openFiles,proto3" json:"open_files,omitempty"`
 	// How much it may write to its temporary folder, and again to shared memory.
 	TemporaryBytes int64 `protobuf:"varint,4,opt,name=temporary_bytes,json=temporaryBytes,proto3" json:"temporary_bytes,omitempty"`
-	// How large its outputs may be in sum, as JSON texts.
+	// How large its outputs may be in total, as JSON texts.
 	OutputBytes   int64 `protobuf:"varint,5,opt,name=output_bytes,json=outputBytes,proto3" json:"output_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -33,12 +33,12 @@ const (
 //
 // User values are opaque bytes here: the exact JSON text that was produced.
 type AttachServiceClient interface {
-	// Holds one stream per runner and orchestrator. Every frame may carry many messages of every kind, and stays under
-	// 256 KiB unless a single message is larger. Loss of the stream ends no attempt: the runner keeps each result until
+	// One stream per runner and orchestrator. Every frame may carry many messages of every kind, and stays under
+	// 256 KiB unless a single message is larger. Losing the stream ends no attempt: the runner keeps each result until
 	// it is acknowledged, and offers it again.
 	//
-	// Where both ends are on one machine, the frames that follow the welcome may travel by a lane instead: a unix socket
-	// beside the stream, on which each stands behind its length in four bytes, the highest first. The stream stays, and is
+	// Where both ends are on one machine, the frames after the welcome may travel over a lane instead: a unix socket
+	// beside the stream, on which each frame follows its length in four bytes, big-endian. The stream stays open, and is
 	// the session: when either ends, both do.
 	Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachRequest, AttachResponse], error)
 	// Gives the inputs of an attempt that are too large for its assignment, in parts, in order.
@@ -95,12 +95,12 @@ type AttachService_GetValuesClient = grpc.ServerStreamingClient[GetValuesRespons
 //
 // User values are opaque bytes here: the exact JSON text that was produced.
 type AttachServiceServer interface {
-	// Holds one stream per runner and orchestrator. Every frame may carry many messages of every kind, and stays under
-	// 256 KiB unless a single message is larger. Loss of the stream ends no attempt: the runner keeps each result until
+	// One stream per runner and orchestrator. Every frame may carry many messages of every kind, and stays under
+	// 256 KiB unless a single message is larger. Losing the stream ends no attempt: the runner keeps each result until
 	// it is acknowledged, and offers it again.
 	//
-	// Where both ends are on one machine, the frames that follow the welcome may travel by a lane instead: a unix socket
-	// beside the stream, on which each stands behind its length in four bytes, the highest first. The stream stays, and is
+	// Where both ends are on one machine, the frames after the welcome may travel over a lane instead: a unix socket
+	// beside the stream, on which each frame follows its length in four bytes, big-endian. The stream stays open, and is
 	// the session: when either ends, both do.
 	Attach(grpc.BidiStreamingServer[AttachRequest, AttachResponse]) error
 	// Gives the inputs of an attempt that are too large for its assignment, in parts, in order.

@@ -32,9 +32,9 @@ type WaitKind int32
 const (
 	// Not stated.
 	WaitKind_WAIT_KIND_UNSPECIFIED WaitKind = 0
-	// A word that SendSignal brings.
+	// A signal, sent by SendSignal.
 	WaitKind_WAIT_KIND_SIGNAL WaitKind = 1
-	// A decision that AnswerApproval brings.
+	// A decision, given by AnswerApproval.
 	WaitKind_WAIT_KIND_APPROVAL WaitKind = 2
 )
 
@@ -668,7 +668,7 @@ func (x *SkipNodeResponse) GetNodeExecution() *NodeExecution {
 	return nil
 }
 
-// A word for a run.
+// A signal for a run.
 type SendSignalRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The run's id.

@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: qflow/orchestrator/v1/event.proto
 
-// Events: what becomes of runs, told to addresses outside.
+// Events: what happens to runs, posted to addresses outside.
 
 package orchestratorv1
 
@@ -40,7 +40,7 @@ const (
 	EventType_EVENT_TYPE_EXECUTION_CANCELLED EventType = 4
 	// One of its nodes waits for something outside: `execution.waiting`, with `node_id`.
 	EventType_EVENT_TYPE_EXECUTION_WAITING EventType = 5
-	// Nothing: a caller tries a subscription. `test`; cannot be subscribed to.
+	// Nothing: a caller tests a subscription. `test`; cannot be subscribed to.
 	EventType_EVENT_TYPE_TEST EventType = 6
 )
 
@@ -93,17 +93,17 @@ func (EventType) EnumDescriptor() ([]byte, []int) {
 	return file_qflow_orchestrator_v1_event_proto_rawDescGZIP(), []int{0}
 }
 
-// Where a delivery stands.
+// The state of a delivery.
 type EventDeliveryState int32
 
 const (
 	// Not stated.
 	EventDeliveryState_EVENT_DELIVERY_STATE_UNSPECIFIED EventDeliveryState = 0
-	// It is tried, now or at `due_time`.
+	// It is being tried, or will be at `due_time`.
 	EventDeliveryState_EVENT_DELIVERY_STATE_PENDING EventDeliveryState = 1
 	// The address answered with a status of 200 to 299.
 	EventDeliveryState_EVENT_DELIVERY_STATE_DELIVERED EventDeliveryState = 2
-	// All tries failed. ResendEventDelivery begins anew.
+	// All tries failed. ResendEventDelivery starts again.
 	EventDeliveryState_EVENT_DELIVERY_STATE_DEAD EventDeliveryState = 3
 )
 
@@ -150,7 +150,7 @@ func (EventDeliveryState) EnumDescriptor() ([]byte, []int) {
 	return file_qflow_orchestrator_v1_event_proto_rawDescGZIP(), []int{1}
 }
 
-// Who is told of what.
+// Which events are posted, and where.
 type EventSubscription struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A UUID, set by the server.
@@ -163,7 +163,7 @@ type EventSubscription struct {
 	EventTypes []EventType `protobuf:"varint,4,rep,packed,name=event_types,json=eventTypes,proto3,enum=qflow.orchestrator.v1.EventType" json:"event_types,omitempty"`
 	// Only runs of this workflow; empty for all of the tenant.
 	WorkflowId string `protobuf:"bytes,5,opt,name=workflow_id,json=workflowId,proto3" json:"workflow_id,omitempty"`
-	// Whether it is paused: what happens then is not told, and what was not delivered waits.
+	// Whether it is paused: events that occur meanwhile are not posted, and those not yet delivered wait.
 	Paused bool `protobuf:"varint,6,opt,name=paused,proto3" json:"paused,omitempty"`
 	// Why it is paused: what the caller said, or that the address answered 410.
 	PauseReason string `protobuf:"bytes,7,opt,name=pause_reason,json=pauseReason,proto3" json:"pause_reason,omitempty"`
@@ -293,7 +293,7 @@ type EventDelivery struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The subscription.
 	SubscriptionId string `protobuf:"bytes,2,opt,name=subscription_id,json=subscriptionId,proto3" json:"subscription_id,omitempty"`
-	// The event; the header `webhook-id` of every try. Who gets it twice knows it by this.
+	// The event; the header `webhook-id` of every try. Whoever receives it twice can tell by this.
 	EventId string `protobuf:"bytes,3,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
 	// What happened.
 	EventType EventType `protobuf:"varint,4,opt,name=event_type,json=eventType,proto3,enum=qflow.orchestrator.v1.EventType" json:"event_type,omitempty"`
@@ -301,7 +301,7 @@ type EventDelivery struct {
 	ExecutionId string `protobuf:"bytes,5,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
 	// The body, JSON text, the same at every try.
 	BodyJson string `protobuf:"bytes,6,opt,name=body_json,json=bodyJson,proto3" json:"body_json,omitempty"`
-	// Where it stands.
+	// Its current state.
 	State EventDeliveryState `protobuf:"varint,7,opt,name=state,proto3,enum=qflow.orchestrator.v1.EventDeliveryState" json:"state,omitempty"`
 	// How many tries have begun.
 	AttemptCount int32 `protobuf:"varint,8,opt,name=attempt_count,json=attemptCount,proto3" json:"attempt_count,omitempty"`

@@ -4,7 +4,7 @@
 // - protoc             (unknown)
 // source: qflow/orchestrator/v1/event_subscription_service.proto
 
-// Events: what becomes of runs, told to addresses outside.
+// Events: what happens to runs, posted to addresses outside.
 
 package orchestratorv1
 
@@ -47,7 +47,7 @@ type EventSubscriptionServiceClient interface {
 	// Fails with INVALID_ARGUMENT (`URL_REFUSED`) for an address that is not `https://` or not public, RESOURCE_EXHAUSTED
 	// (`SUBSCRIPTIONS_TOO_MANY`) beyond 100 of a tenant.
 	CreateEventSubscription(ctx context.Context, in *CreateEventSubscriptionRequest, opts ...grpc.CallOption) (*CreateEventSubscriptionResponse, error)
-	// Gives one subscription.
+	// Returns one subscription.
 	GetEventSubscription(ctx context.Context, in *GetEventSubscriptionRequest, opts ...grpc.CallOption) (*GetEventSubscriptionResponse, error)
 	// Lists the tenant's subscriptions, newest first.
 	ListEventSubscriptions(ctx context.Context, in *ListEventSubscriptionsRequest, opts ...grpc.CallOption) (*ListEventSubscriptionsResponse, error)
@@ -181,7 +181,7 @@ type EventSubscriptionServiceServer interface {
 	// Fails with INVALID_ARGUMENT (`URL_REFUSED`) for an address that is not `https://` or not public, RESOURCE_EXHAUSTED
 	// (`SUBSCRIPTIONS_TOO_MANY`) beyond 100 of a tenant.
 	CreateEventSubscription(context.Context, *CreateEventSubscriptionRequest) (*CreateEventSubscriptionResponse, error)
-	// Gives one subscription.
+	// Returns one subscription.
 	GetEventSubscription(context.Context, *GetEventSubscriptionRequest) (*GetEventSubscriptionResponse, error)
 	// Lists the tenant's subscriptions, newest first.
 	ListEventSubscriptions(context.Context, *ListEventSubscriptionsRequest) (*ListEventSubscriptionsResponse, error)

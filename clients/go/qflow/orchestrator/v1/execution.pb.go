@@ -79,7 +79,7 @@ func (ExecutionView) EnumDescriptor() ([]byte, []int) {
 	return file_qflow_orchestrator_v1_execution_proto_rawDescGZIP(), []int{0}
 }
 
-// Where a run stands. COMPLETED, FAILED and CANCELLED are final and never change.
+// The state of a run. COMPLETED, FAILED and CANCELLED are final and never change.
 type ExecutionStatus int32
 
 const (
@@ -418,9 +418,9 @@ type ResourceUsage struct {
 	CpuTime *durationpb.Duration `protobuf:"bytes,1,opt,name=cpu_time,json=cpuTime,proto3" json:"cpu_time,omitempty"`
 	// The most memory that was resident at once.
 	MemoryPeakBytes int64 `protobuf:"varint,2,opt,name=memory_peak_bytes,json=memoryPeakBytes,proto3" json:"memory_peak_bytes,omitempty"`
-	// What was read from disks; what the kernel had in memory is none.
+	// What was read from disks; reads that the kernel served from memory do not count.
 	IoReadBytes int64 `protobuf:"varint,3,opt,name=io_read_bytes,json=ioReadBytes,proto3" json:"io_read_bytes,omitempty"`
-	// What was written to disks; what stays in memory, as the temporary folder does, is none.
+	// What was written to disks; what stays in memory, such as the temporary folder, does not count.
 	IoWriteBytes  int64 `protobuf:"varint,4,opt,name=io_write_bytes,json=ioWriteBytes,proto3" json:"io_write_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -496,12 +496,12 @@ type ExecutionError struct {
 	StackTrace string `protobuf:"bytes,3,opt,name=stack_trace,json=stackTrace,proto3" json:"stack_trace,omitempty"`
 	// The workflow node that failed first; empty when the run itself failed.
 	NodeId string `protobuf:"bytes,4,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	// Where code raised: the name of the exception's class. Of a run, what the node raised that failed first.
+	// If code raised: the name of the exception's class. For a run, that of the node that failed first.
 	ExceptionType string `protobuf:"bytes,5,opt,name=exception_type,json=exceptionType,proto3" json:"exception_type,omitempty"`
-	// What is behind that exception, the nearest first, and of a group its members; at most 16.
+	// The causes of that exception, the nearest first, and the members of an exception group; at most 16.
 	Causes []*v1.Cause `protobuf:"bytes,6,rep,name=causes,proto3" json:"causes,omitempty"`
-	// Of a `conversion_error`, and of a `type_error` of an input: the edge that brought the value. Absent for all others,
-	// for values that the workflow itself states, and on the run.
+	// For a `conversion_error`, and for a `type_error` of an input: the edge that brought the value. Absent for all other errors,
+	// for values that the workflow itself gives, and on the run.
 	Edge          *v1.FailedEdge `protobuf:"bytes,7,opt,name=edge,proto3" json:"edge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -586,10 +586,10 @@ func (x *ExecutionError) GetEdge() *v1.FailedEdge {
 	return nil
 }
 
-// How many nodes stand where.
+// How many nodes are in each state.
 type NodeCounts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// All of them: the places of the definition, and what was made of them, the elements of maps and the turns of loops.
+	// All of them: the places of the definition, and the elements of maps and turns of loops made from them.
 	Total int32 `protobuf:"varint,1,opt,name=total,proto3" json:"total,omitempty"`
 	// Those that have not begun.
 	Pending int32 `protobuf:"varint,2,opt,name=pending,proto3" json:"pending,omitempty"`
@@ -704,7 +704,7 @@ type Execution struct {
 	WorkflowId string `protobuf:"bytes,2,opt,name=workflow_id,json=workflowId,proto3" json:"workflow_id,omitempty"`
 	// The version of it, fixed at start.
 	WorkflowVersion int32 `protobuf:"varint,3,opt,name=workflow_version,json=workflowVersion,proto3" json:"workflow_version,omitempty"`
-	// Where the run stands.
+	// The state of the run.
 	Status ExecutionStatus `protobuf:"varint,4,opt,name=status,proto3,enum=qflow.orchestrator.v1.ExecutionStatus" json:"status,omitempty"`
 	// Grows with every change that a watcher can see; a watch resumes after it.
 	Revision int64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -719,12 +719,12 @@ type Execution struct {
 	Output isExecution_Output `protobuf_oneof:"output"`
 	// Why it failed; absent unless it did.
 	Error *ExecutionError `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
-	// How many of its nodes stand where.
+	// How many of its nodes are in each state.
 	NodeCounts *NodeCounts `protobuf:"bytes,10,opt,name=node_counts,json=nodeCounts,proto3" json:"node_counts,omitempty"`
-	// What all its attempts consumed, each once: those that failed or were killed too, and those of its sub-workflows and
-	// theirs. Each sub-workflow's run has its own, which is a part of this: over many runs, sum up those that are no
-	// `sub_workflow`. Of `memory_peak_bytes` it is the most of any attempt. What a run took over from another, or from the
-	// cache, it did not consume. While a run is open this is as of the last change of its status.
+	// What all its attempts consumed, each counted once, including those that failed or were killed and those of its sub-workflows
+	// at every level. A sub-workflow's run also has its own figure, which is part of this one: to add up many runs, leave out those whose
+	// relation is `sub_workflow`. `memory_peak_bytes` is the maximum over attempts. What a run took over from another run or from the
+	// cache does not count. While a run is open, this is as of the last change of its status.
 	ResourceUsage *ResourceUsage `protobuf:"bytes,11,opt,name=resource_usage,json=resourceUsage,proto3" json:"resource_usage,omitempty"`
 	// The request id it was started with; may be empty.
 	RequestId string `protobuf:"bytes,12,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -744,23 +744,23 @@ type Execution struct {
 	BusinessKey string `protobuf:"bytes,19,opt,name=business_key,json=businessKey,proto3" json:"business_key,omitempty"`
 	// The labels it was started with.
 	Labels map[string]string `protobuf:"bytes,20,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Where runners are short, higher goes first.
+	// Where runners are scarce, higher goes first.
 	Priority int32 `protobuf:"varint,21,opt,name=priority,proto3" json:"priority,omitempty"`
-	// Not before when it was to start; absent unless a time was given.
+	// The time before which it was not to start; absent unless one was given.
 	ScheduledStartTime *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=scheduled_start_time,json=scheduledStartTime,proto3" json:"scheduled_start_time,omitempty"`
 	// The run that it was made from; empty unless it was.
 	ParentExecutionId string `protobuf:"bytes,23,opt,name=parent_execution_id,json=parentExecutionId,proto3" json:"parent_execution_id,omitempty"`
-	// How it came from there: `retry`, `rerun`, `fork`, `sub_workflow`, …; empty unless it did.
+	// How it was made from that run: `retry`, `rerun`, `fork`, `sub_workflow`, …; empty unless it did.
 	Relation string `protobuf:"bytes,24,opt,name=relation,proto3" json:"relation,omitempty"`
-	// Of a run of one node without a workflow: the version of that node. `workflow_id` and `workflow_version` are unset then.
+	// For a run of one node without a workflow: the version of that node. `workflow_id` and `workflow_version` are unset then.
 	NodeVersionId string `protobuf:"bytes,25,opt,name=node_version_id,json=nodeVersionId,proto3" json:"node_version_id,omitempty"`
 	// The Python of its first node: `3.11`.
 	PythonVersion string `protobuf:"bytes,26,opt,name=python_version,json=pythonVersion,proto3" json:"python_version,omitempty"`
-	// The sandbox of the node that failed, else of the one that ended last, a container's id; known once a node has ended.
+	// The sandbox (a container's id) of the node that failed, else of the one that ended last; known once a node has ended.
 	ContainerId string `protobuf:"bytes,27,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
 	// Whether nothing of it may be taken from the cache.
 	IgnoreCache bool `protobuf:"varint,28,opt,name=ignore_cache,json=ignoreCache,proto3" json:"ignore_cache,omitempty"`
-	// The budget that it asked for; absent where it asked for none. What a quota says less of a run holds all the same.
+	// The budget that it asked for; absent if it asked for none. Where a quota allows a run less, that applies.
 	Budget        *ResourceAmounts `protobuf:"bytes,29,opt,name=budget,proto3" json:"budget,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1016,7 +1016,7 @@ type isExecution_Output interface {
 
 type Execution_OutputJson struct {
 	// JSON text: an object by the names of the workflow's outputs, at most 1 MiB. A value of a node whose outputs exceed
-	// 64 KiB in sum stands as {"$file": id, "field": name, "size_bytes": n}: FileService.DownloadFile gives that file, a
+	// 64 KiB in total appears as {"$file": id, "field": name, "size_bytes": n}: FileService.DownloadFile gives that file, a
 	// JSON object by the names of the node's outputs, and the value is its field of that name.
 	OutputJson string `protobuf:"bytes,7,opt,name=output_json,json=outputJson,proto3,oneof"`
 }
@@ -1039,11 +1039,11 @@ type NodeExecution struct {
 	ExecutionId string `protobuf:"bytes,2,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
 	// The node's name within the run.
 	NodeId string `protobuf:"bytes,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	// The name in the definition that it comes from; the same but for mapped and looped nodes.
+	// The name in the definition that it comes from; different only for elements of maps and turns of loops.
 	DefinitionNodeId string `protobuf:"bytes,4,opt,name=definition_node_id,json=definitionNodeId,proto3" json:"definition_node_id,omitempty"`
 	// The version of the Python node that ran, a UUID.
 	NodeVersionId string `protobuf:"bytes,5,opt,name=node_version_id,json=nodeVersionId,proto3" json:"node_version_id,omitempty"`
-	// Where it stands.
+	// Its current state.
 	Status NodeExecutionStatus `protobuf:"varint,6,opt,name=status,proto3,enum=qflow.orchestrator.v1.NodeExecutionStatus" json:"status,omitempty"`
 	// The run's revision at its last change.
 	Revision int64 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -1051,9 +1051,9 @@ type NodeExecution struct {
 	ExecutionOrder int32 `protobuf:"varint,8,opt,name=execution_order,json=executionOrder,proto3" json:"execution_order,omitempty"`
 	// How many attempts have failed in user code.
 	RetryCount int32 `protobuf:"varint,9,opt,name=retry_count,json=retryCount,proto3" json:"retry_count,omitempty"`
-	// How many may.
+	// How many may fail.
 	MaxRetries int32 `protobuf:"varint,10,opt,name=max_retries,json=maxRetries,proto3" json:"max_retries,omitempty"`
-	// What it gave, once it completed. Absent in lists unless asked for.
+	// Its output, once it completed. Absent in lists unless asked for.
 	//
 	// Types that are valid to be assigned to Output:
 	//
@@ -1062,10 +1062,10 @@ type NodeExecution struct {
 	Output isNodeExecution_Output `protobuf_oneof:"output"`
 	// Why its last attempt failed; absent unless it did.
 	Error *ExecutionError `protobuf:"bytes,13,opt,name=error,proto3" json:"error,omitempty"`
-	// What its last attempt consumed; of a sub-workflow, what its last run did in all. A map or a loop as a whole has none:
-	// its elements and turns have.
+	// What its last attempt consumed; for a sub-workflow, what its last run consumed in total. A map or a loop as a whole has
+	// none; its elements and turns do.
 	ResourceUsage *ResourceUsage `protobuf:"bytes,14,opt,name=resource_usage,json=resourceUsage,proto3" json:"resource_usage,omitempty"`
-	// The sandbox of its last attempt, a container's id; known once that attempt has ended.
+	// The sandbox (a container's id) of its last attempt; known once that attempt has ended.
 	ContainerId string `protobuf:"bytes,15,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
 	// The end of what its last attempt wrote to standard output; at most 8 KiB.
 	StdoutTail string `protobuf:"bytes,16,opt,name=stdout_tail,json=stdoutTail,proto3" json:"stdout_tail,omitempty"`
@@ -1077,10 +1077,10 @@ type NodeExecution struct {
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// When the next attempt is due; absent unless retrying or waiting.
 	DueTime *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=due_time,json=dueTime,proto3" json:"due_time,omitempty"`
-	// Of a sub-workflow: the execution that runs it. Else empty.
+	// For a sub-workflow: the execution that runs it. Otherwise empty.
 	ChildExecutionId string `protobuf:"bytes,21,opt,name=child_execution_id,json=childExecutionId,proto3" json:"child_execution_id,omitempty"`
-	// Of a result that was taken over from the run's parent, or from the cache: the node execution that gave it, which may be
-	// gone. So of what was skipped there, or put aside. Else empty.
+	// For a result taken over from the run's parent or from the cache: the node execution that produced it, which may have been
+	// deleted. Likewise for what was skipped or quarantined there. Otherwise empty.
 	CopiedFrom string `protobuf:"bytes,40,opt,name=copied_from,json=copiedFrom,proto3" json:"copied_from,omitempty"`
 	// Whether the result was taken from the cache: the node did not run.
 	CacheHit      bool `protobuf:"varint,41,opt,name=cache_hit,json=cacheHit,proto3" json:"cache_hit,omitempty"`
@@ -1300,7 +1300,7 @@ type NodeExecution_OutputJson struct {
 }
 
 type NodeExecution_OutputFile struct {
-	// The same as a file, when the values are larger than 64 KiB in sum.
+	// The same as a file, when the values are larger than 64 KiB in total.
 	OutputFile *FileRef `protobuf:"bytes,12,opt,name=output_file,json=outputFile,proto3,oneof"`
 }
 

@@ -37,39 +37,39 @@ type StartExecutionRequest struct {
 	WorkflowVersion int32 `protobuf:"varint,2,opt,name=workflow_version,json=workflowVersion,proto3" json:"workflow_version,omitempty"`
 	// The inputs: JSON text of an object by their names; at most 1 MiB. Kept exactly as sent. Empty means `{}`.
 	InputJson string `protobuf:"bytes,3,opt,name=input_json,json=inputJson,proto3" json:"input_json,omitempty"`
-	// Makes a repeated call answer with the same run: a UUID, unique per caller for the life of the run. Empty to go
-	// without.
+	// A UUID, unique per caller for the life of the run: a repeated call with it is answered with the same run. May be
+	// empty.
 	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// An alias of the workflow, in place of a version: both are refused. Empty to go without. The run takes the version that the alias stands
-	// for when the run is committed, and says which.
+	// An alias of the workflow, instead of a version (giving both is refused). May be empty. The run takes the version that the
+	// alias points to when the run is committed, and says which.
 	WorkflowAlias string `protobuf:"bytes,5,opt,name=workflow_alias,json=workflowAlias,proto3" json:"workflow_alias,omitempty"`
-	// What the run is about, in the caller's words: an order's number. At most 128 bytes. Of one workflow in one tenant, one
-	// open run has it; the policies below say what a further start does.
+	// What the run is about, in the caller's words, such as an order number. At most 128 bytes. Within one workflow of one tenant,
+	// only one open run can have it; the policies below say what another start does.
 	BusinessKey *string `protobuf:"bytes,6,opt,name=business_key,json=businessKey,proto3,oneof" json:"business_key,omitempty"`
 	// What to do when a run with the same business key is open and was not asked to stop; FAIL by default.
 	BusinessKeyConflict BusinessKeyConflictPolicy `protobuf:"varint,7,opt,name=business_key_conflict,json=businessKeyConflict,proto3,enum=qflow.orchestrator.v1.BusinessKeyConflictPolicy" json:"business_key_conflict,omitempty"`
-	// What to do when runs with the same business key are over; ALLOW by default. Runs that retention has removed are
-	// not known any more.
+	// What to do when runs with the same business key are over; ALLOW by default. Runs that retention has deleted are
+	// forgotten.
 	BusinessKeyReuse BusinessKeyReusePolicy `protobuf:"varint,8,opt,name=business_key_reuse,json=businessKeyReuse,proto3,enum=qflow.orchestrator.v1.BusinessKeyReusePolicy" json:"business_key_reuse,omitempty"`
 	// For finding the run again: at most 64; keys of lower-case letters, digits and `_ . / -`, values of at most 256 bytes.
 	Labels map[string]string `protobuf:"bytes,9,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Checks everything and stores nothing: the answer is the run as it would be accepted, without an id.
 	ValidateOnly bool `protobuf:"varint,10,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
-	// Not before this moment, at most 366 days ahead: the run stays pending until then, over restarts too, and can be
-	// cancelled. It takes the versions and variables that stand when it is accepted. A moment that has passed is now.
+	// Not before this moment, at most 366 days ahead: the run stays pending until then, restarts included, and can be
+	// cancelled. It takes the versions and variables of the moment it is accepted. A time in the past means now.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
-	// From -100 to 100, 0 by default, among the runs of the tenant: where runners are short, nodes of runs with a higher one are
+	// From -100 to 100, 0 by default, among the runs of the tenant: where runners are scarce, nodes of runs with a higher one are
 	// given out first; runs of equal priority take turns.
 	Priority int32 `protobuf:"varint,12,opt,name=priority,proto3" json:"priority,omitempty"`
 	// The longest the run may take from its start; then it fails with `deadline_exceeded`. Where the workflow's own limit is
-	// shorter, that holds. At least a millisecond; parts of one are cut off.
+	// shorter, that one applies. At least a millisecond; fractions of one are cut off.
 	Timeout *durationpb.Duration `protobuf:"bytes,13,opt,name=timeout,proto3" json:"timeout,omitempty"`
-	// Whether nothing is taken from the cache: every node of the run, and of its sub-workflows, runs. What they give is
-	// kept for others as ever.
+	// Whether nothing is taken from the cache: every node of the run, and of its sub-workflows, runs. Their results are
+	// cached for others as usual.
 	IgnoreCache bool `protobuf:"varint,14,opt,name=ignore_cache,json=ignoreCache,proto3" json:"ignore_cache,omitempty"`
-	// What the run may consume with its sub-workflows, at most. It is taken out of what the tenant has left of its quota: where
-	// that is too little the start fails with RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`). Where the quota says less of a run, that
-	// holds. A run that used it up fails with `budget_exceeded`, and gives what outputs it has by then.
+	// The most that the run may consume, including its sub-workflows. It is reserved from what the tenant has left of its quota: if
+	// that is too little, the start fails with RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`). Where the quota allows a run less, that
+	// applies. A run that has used it up fails with `budget_exceeded`, and gives the outputs it has by then.
 	Budget        *ResourceAmounts `protobuf:"bytes,15,opt,name=budget,proto3" json:"budget,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -213,9 +213,9 @@ func (x *StartExecutionRequest) GetBudget() *ResourceAmounts {
 // The run.
 type StartExecutionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The run in the BASIC view, as it stood when the call was answered.
+	// The run in the BASIC view, in its state when the call was answered.
 	Execution *Execution `protobuf:"bytes,1,opt,name=execution,proto3" json:"execution,omitempty"`
-	// Whether it was there before: started with the same request id, or open with the same business key.
+	// Whether it already existed: started with the same request id, or open with the same business key.
 	Existing      bool `protobuf:"varint,2,opt,name=existing,proto3" json:"existing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -369,7 +369,7 @@ type BatchStartItem struct {
 	ExecutionStatus ExecutionStatus `protobuf:"varint,3,opt,name=execution_status,json=executionStatus,proto3,enum=qflow.orchestrator.v1.ExecutionStatus" json:"execution_status,omitempty"`
 	// The version of the workflow that it has.
 	WorkflowVersion int32 `protobuf:"varint,4,opt,name=workflow_version,json=workflowVersion,proto3" json:"workflow_version,omitempty"`
-	// Whether it was there before: started with the same request id, or open with the same business key.
+	// Whether it already existed: started with the same request id, or open with the same business key.
 	Existing      bool `protobuf:"varint,5,opt,name=existing,proto3" json:"existing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -498,7 +498,7 @@ func (x *GetExecutionRequest) GetView() ExecutionView {
 // The run.
 type GetExecutionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The run as it stands.
+	// The run in its current state.
 	Execution     *Execution `protobuf:"bytes,1,opt,name=execution,proto3" json:"execution,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -544,9 +544,9 @@ func (x *GetExecutionResponse) GetExecution() *Execution {
 // Which runs.
 type ListExecutionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many at most: 50 by default, silently capped at 1,000; negative is refused.
+	// The page size: 50 by default, silently capped at 1,000; negative is refused.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields.
+	// The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Only runs of this workflow; empty for all.
 	WorkflowId string `protobuf:"bytes,3,opt,name=workflow_id,json=workflowId,proto3" json:"workflow_id,omitempty"`
@@ -703,9 +703,9 @@ type ListNodeExecutionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The run's id.
 	ExecutionId string `protobuf:"bytes,1,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
-	// How many at most: 50 by default, silently capped at 1,000; negative is refused.
+	// The page size: 50 by default, silently capped at 1,000; negative is refused.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields.
+	// The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields.
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// FULL adds outputs, traces and the tails of what was printed; BASIC by default.
 	View          ExecutionView `protobuf:"varint,4,opt,name=view,proto3,enum=qflow.orchestrator.v1.ExecutionView" json:"view,omitempty"`
@@ -893,7 +893,7 @@ func (x *WaitExecutionRequest) GetView() ExecutionView {
 // The run after the wait.
 type WaitExecutionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The run as it stands.
+	// The run in its current state.
 	Execution *Execution `protobuf:"bytes,1,opt,name=execution,proto3" json:"execution,omitempty"`
 	// Whether its status is final; false when the time was up first.
 	Done          bool `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`

@@ -34,7 +34,7 @@ const (
 	ExecutionCause_EXECUTION_CAUSE_UNSPECIFIED ExecutionCause = 0
 	// It is to start at a time that has not come: `time`.
 	ExecutionCause_EXECUTION_CAUSE_SCHEDULED ExecutionCause = 1
-	// It was asked to stop at `time` and waits for its last nodes to be gone.
+	// It was asked to stop at `time` and waits for its last nodes to end.
 	ExecutionCause_EXECUTION_CAUSE_CANCELLING ExecutionCause = 2
 	// It was paused.
 	ExecutionCause_EXECUTION_CAUSE_PAUSED ExecutionCause = 3
@@ -48,9 +48,9 @@ const (
 	ExecutionCause_EXECUTION_CAUSE_ENVIRONMENT_PENDING ExecutionCause = 7
 	// An attempt failed or was lost, and the next one is due at `time`.
 	ExecutionCause_EXECUTION_CAUSE_RETRY_DUE ExecutionCause = 8
-	// Nodes run; the longest has since `time`.
+	// Nodes are running, the longest of them since `time`.
 	ExecutionCause_EXECUTION_CAUSE_NODES_RUNNING ExecutionCause = 9
-	// The runner of an attempt is silent since a moment: it is waited for until its lease ends.
+	// The runner of an attempt went silent a moment ago: it is waited for until its lease expires.
 	ExecutionCause_EXECUTION_CAUSE_RUNNER_SILENT ExecutionCause = 10
 	// Nodes wait for something outside: a time, a signal, an approval.
 	ExecutionCause_EXECUTION_CAUSE_NODES_WAITING ExecutionCause = 11
@@ -62,12 +62,12 @@ const (
 	ExecutionCause_EXECUTION_CAUSE_CANCELLED ExecutionCause = 14
 	// The run, or nodes of it, wait for a limit.
 	ExecutionCause_EXECUTION_CAUSE_LIMITED ExecutionCause = 15
-	// Nodes could run, and no runner has what they require of one.
+	// Nodes could run, and no runner meets their requirements.
 	ExecutionCause_EXECUTION_CAUSE_NO_FITTING_RUNNER ExecutionCause = 20
-	// Nodes could run, and a runner that could take them takes nothing else: a runner was lost, and what was on it runs again,
-	// each attempt alone on a runner.
+	// Nodes could run, but a runner that could take them is reserved: another runner was lost, and the attempts that were on it run
+	// again, each alone on a runner.
 	ExecutionCause_EXECUTION_CAUSE_RUNNERS_KEPT ExecutionCause = 21
-	// Nodes wait for what the cache of results has of them: two seconds at most, then they run.
+	// Nodes wait for the result cache: two seconds at most, then they run.
 	ExecutionCause_EXECUTION_CAUSE_CACHE_ASKED ExecutionCause = 30
 )
 
@@ -190,12 +190,12 @@ func (x *ExplainExecutionRequest) GetExecutionId() string {
 	return ""
 }
 
-// Why it stands as it does.
+// Why the run is in its current state.
 type ExplainExecutionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Where the run stands.
+	// The state of the run.
 	Status ExecutionStatus `protobuf:"varint,1,opt,name=status,proto3,enum=qflow.orchestrator.v1.ExecutionStatus" json:"status,omitempty"`
-	// The reasons, what holds up most first; none for a run that completed.
+	// The reasons, the most important first; none for a run that completed.
 	Reasons       []*ExecutionReason `protobuf:"bytes,2,rep,name=reasons,proto3" json:"reasons,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -250,17 +250,17 @@ type ExecutionReason struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What kind it is.
 	Cause ExecutionCause `protobuf:"varint,1,opt,name=cause,proto3,enum=qflow.orchestrator.v1.ExecutionCause" json:"cause,omitempty"`
-	// For people: what is so.
+	// The reason, for people.
 	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	// For people: the shortest thing to do about it; empty where there is nothing to do but wait.
+	// The shortest action that helps, for people; empty if there is nothing to do but wait.
 	Action string `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
 	// Some of the nodes it is about, by their names within the run: at most 10.
 	Nodes []string `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	// How many nodes it is about.
 	NodeCount int32 `protobuf:"varint,5,opt,name=node_count,json=nodeCount,proto3" json:"node_count,omitempty"`
-	// The moment that the cause speaks of.
+	// The time that the description of the cause refers to.
 	Time *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=time,proto3" json:"time,omitempty"`
-	// Of EXECUTION_CAUSE_LIMITED: the limit, and who has its places.
+	// For EXECUTION_CAUSE_LIMITED: the limit, and who has its slots.
 	Limit         *LimitedBy `protobuf:"bytes,7,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -345,20 +345,20 @@ func (x *ExecutionReason) GetLimit() *LimitedBy {
 	return nil
 }
 
-// A limit that holds something up. Of one with a key, or with a count for each user, it is about the count that this run is in.
+// A limit that holds something up. Where it has a count for each key or user, this is about the count that this run belongs to.
 type LimitedBy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The limit's name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// How many places it has; 0 where it bounds a rate alone. `time` of the reason says when a rate lets the next begin.
+	// How many slots it has; 0 if it only bounds a rate. For a rate, `time` of the reason says when the next may begin.
 	MaxRunning int32 `protobuf:"varint,2,opt,name=max_running,json=maxRunning,proto3" json:"max_running,omitempty"`
 	// How many of them are taken; some may be for what is about to begin.
 	TakenCount int32 `protobuf:"varint,3,opt,name=taken_count,json=takenCount,proto3" json:"taken_count,omitempty"`
-	// Some of the executions that have them: those that are paused, then those that have had one for longest. At most 10.
+	// Some of the executions that have them: first those that are paused, then those that have had one for longest. At most 10.
 	ExecutionIds []string `protobuf:"bytes,4,rep,name=execution_ids,json=executionIds,proto3" json:"execution_ids,omitempty"`
 	// How many executions have some.
 	ExecutionCount int32 `protobuf:"varint,5,opt,name=execution_count,json=executionCount,proto3" json:"execution_count,omitempty"`
-	// How many runs or attempts come before the first of these, as turns stand now at this orchestrator: it is next at 0.
+	// How many runs or attempts come before the first of these in the current queue of this orchestrator; 0: it is next.
 	AheadCount    int32 `protobuf:"varint,6,opt,name=ahead_count,json=aheadCount,proto3" json:"ahead_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -28,10 +28,10 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Says why runs stand as they stand.
+// Explains why a run is not moving, or why it ended as it did.
 type ExplainServiceClient interface {
-	// Says why a run is not moving, or why it ended as it did, and the shortest action that helps. What runners and queues
-	// look like is told as it is in this moment, and changes with the next.
+	// Says why a run is not moving, or why it ended as it did, and the shortest action that helps. What it says about runners and
+	// queues is true at this moment only.
 	//
 	// Fails with NOT_FOUND for a run the caller cannot read.
 	ExplainExecution(ctx context.Context, in *ExplainExecutionRequest, opts ...grpc.CallOption) (*ExplainExecutionResponse, error)
@@ -59,10 +59,10 @@ func (c *explainServiceClient) ExplainExecution(ctx context.Context, in *Explain
 // All implementations must embed UnimplementedExplainServiceServer
 // for forward compatibility.
 //
-// Says why runs stand as they stand.
+// Explains why a run is not moving, or why it ended as it did.
 type ExplainServiceServer interface {
-	// Says why a run is not moving, or why it ended as it did, and the shortest action that helps. What runners and queues
-	// look like is told as it is in this moment, and changes with the next.
+	// Says why a run is not moving, or why it ended as it did, and the shortest action that helps. What it says about runners and
+	// queues is true at this moment only.
 	//
 	// Fails with NOT_FOUND for a run the caller cannot read.
 	ExplainExecution(context.Context, *ExplainExecutionRequest) (*ExplainExecutionResponse, error)

@@ -537,9 +537,9 @@ func (x *GetLimitResponse) GetLimit() *Limit {
 // Which page of the limits.
 type ListLimitsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many at most: 50 by default, silently capped at 1,000; negative is refused.
+	// The page size: 50 by default, silently capped at 1,000; negative is refused.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields.
+	// The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields.
 	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -657,7 +657,7 @@ type UpdateLimitRequest struct {
 	Period *durationpb.Duration `protobuf:"bytes,4,opt,name=period,proto3" json:"period,omitempty"`
 	// What the count is kept by, as in CreateLimit; empty: there is one count.
 	KeyExpression string `protobuf:"bytes,5,opt,name=key_expression,json=keyExpression,proto3" json:"key_expression,omitempty"`
-	// The etag that the change is based on. Empty to change whatever is there.
+	// The etag that the change is based on. Empty to change it without this check.
 	Etag string `protobuf:"bytes,6,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Makes a repeated call answer as the first did, until the limit changes again: a UUID. Empty to go without.
 	RequestId     string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`

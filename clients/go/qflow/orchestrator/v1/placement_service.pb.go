@@ -172,7 +172,7 @@ func (x *PlacementMachine) GetGpus() int32 {
 	return 0
 }
 
-// All that waits here now, which replaces what was told before.
+// Everything that waits here now; replaces the previous message.
 type WatchDemandResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// By what it needs; what nothing waits for is not in it.

@@ -40,7 +40,7 @@ const (
 	PlannedNodeKind_PLANNED_NODE_KIND_SLEEP PlannedNodeKind = 3
 	// It waits for a signal.
 	PlannedNodeKind_PLANNED_NODE_KIND_SIGNAL PlannedNodeKind = 4
-	// It waits for somebody to approve.
+	// It waits for an approval.
 	PlannedNodeKind_PLANNED_NODE_KIND_APPROVAL PlannedNodeKind = 5
 	// It runs another workflow.
 	PlannedNodeKind_PLANNED_NODE_KIND_WORKFLOW PlannedNodeKind = 6
@@ -306,7 +306,7 @@ func (PlanWarningCause) EnumDescriptor() ([]byte, []int) {
 	return file_qflow_orchestrator_v1_plan_service_proto_rawDescGZIP(), []int{3}
 }
 
-// The start that is thought of.
+// The start to be planned.
 type PlanExecutionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As for StartExecution. `request_id` and `validate_only` mean nothing here.
@@ -355,30 +355,30 @@ func (x *PlanExecutionRequest) GetStart() *StartExecutionRequest {
 // What the start would do.
 type PlanExecutionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The run in the BASIC view, as it would be accepted, without an id. With `existing`, the run that would be answered.
+	// The run in the BASIC view, as it would be accepted, without an id. With `existing`, the run that the start would answer with.
 	Execution *Execution `protobuf:"bytes,1,opt,name=execution,proto3" json:"execution,omitempty"`
-	// Whether nothing would begin: a run with the business key is open and would be the answer.
+	// Whether nothing would begin, because a run with the business key is open and would be the answer.
 	Existing bool `protobuf:"varint,2,opt,name=existing,proto3" json:"existing,omitempty"`
-	// The workflow first, then each sub-workflow that it would start, once, however often it stands in it.
+	// The workflow first, then each sub-workflow that it would start, once, however often it is used.
 	Workflows []*PlannedWorkflow `protobuf:"bytes,3,rep,name=workflows,proto3" json:"workflows,omitempty"`
 	// Each node version that would run, once.
 	NodeVersions []*PlannedNodeVersion `protobuf:"bytes,4,rep,name=node_versions,json=nodeVersions,proto3" json:"node_versions,omitempty"`
-	// How long the run may take once it has runners. Waits for people and signals are not in it, nor are nodes that nothing is
-	// known of: see `unknown_node_count`. Unset where nothing is known of any node.
+	// How long the run may take once it has runners. Waits for people and signals are left out, and so are nodes without a recent
+	// run (see `unknown_node_count`). Unset if there is no recent run of any node.
 	Time *PlannedTime `protobuf:"bytes,5,opt,name=time,proto3" json:"time,omitempty"`
 	// How long the last completed runs of this version of the workflow took as a whole. Unset where there are none.
 	PastRuns *PlannedTime `protobuf:"bytes,6,opt,name=past_runs,json=pastRuns,proto3" json:"past_runs,omitempty"`
-	// What all nodes take one after the other, by their medians: what is to be done, however much of it at a time.
+	// The total work: the sum of the median times of all nodes, whatever runs in parallel.
 	Work *durationpb.Duration `protobuf:"bytes,7,opt,name=work,proto3" json:"work,omitempty"`
-	// How many nodes, those of sub-workflows too, are not in `time`: they did not run lately, so nothing is known of them.
+	// How many nodes, including those of sub-workflows, are left out of `time` because they have not run lately.
 	UnknownNodeCount int32 `protobuf:"varint,8,opt,name=unknown_node_count,json=unknownNodeCount,proto3" json:"unknown_node_count,omitempty"`
 	// The Pythons that are needed, and who has them.
 	Pythons []*PlannedPython `protobuf:"bytes,9,rep,name=pythons,proto3" json:"pythons,omitempty"`
 	// How many nodes of all runs wait for a runner in this orchestrator now.
 	QueuedNodeCount int32 `protobuf:"varint,10,opt,name=queued_node_count,json=queuedNodeCount,proto3" json:"queued_node_count,omitempty"`
-	// What speaks against it, what weighs most first; none where nothing does.
+	// What speaks against it, the most serious first.
 	Warnings []*PlanWarning `protobuf:"bytes,11,rep,name=warnings,proto3" json:"warnings,omitempty"`
-	// Whether nodes, versions or edges are left out of the answer, because it would be too long. Times count all of them.
+	// Whether nodes, versions or edges are left out to keep the answer short. Times include all of them.
 	Truncated     bool `protobuf:"varint,12,opt,name=truncated,proto3" json:"truncated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -501,12 +501,12 @@ func (x *PlanExecutionResponse) GetTruncated() bool {
 // How long something takes.
 type PlannedTime struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Half of the times were shorter. Of a run: the longest path, each node taking its median, or what its work takes on all the
-	// slots there are, where that is longer.
+	// The median. For a run: the longest path, with each node taking its median, or the total work divided by all slots if that is
+	// longer.
 	Median *durationpb.Duration `protobuf:"bytes,1,opt,name=median,proto3" json:"median,omitempty"`
-	// Nine in ten were shorter. Of a run: the same with those times, which is more than nine in ten runs would take.
+	// The 90th percentile. For a run: the same computation with these times, which is longer than nine in ten runs would take.
 	P90 *durationpb.Duration `protobuf:"bytes,2,opt,name=p90,proto3" json:"p90,omitempty"`
-	// How many times it is made of, at most 50; unset of a run.
+	// How many past times it is computed from, at most 50; unset for a run.
 	Samples       int32 `protobuf:"varint,3,opt,name=samples,proto3" json:"samples,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -572,9 +572,9 @@ type PlannedWorkflow struct {
 	Version int32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	// Its nodes in the order of the definition.
 	Nodes []*PlannedNode `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
-	// The nodes of the path that takes longest by what is known, first to last. None where nothing is known.
+	// The nodes of the longest path, first to last, as far as times are known.
 	LongestPath []string `protobuf:"bytes,4,rep,name=longest_path,json=longestPath,proto3" json:"longest_path,omitempty"`
-	// Connections on which a conversion stands.
+	// Connections that have a conversion.
 	Conversions []*PlannedConversion `protobuf:"bytes,5,rep,name=conversions,proto3" json:"conversions,omitempty"`
 	// How many connections there are.
 	ConnectionCount int32 `protobuf:"varint,6,opt,name=connection_count,json=connectionCount,proto3" json:"connection_count,omitempty"`
@@ -762,9 +762,9 @@ type PlannedNodeVersion struct {
 	Environment PlannedEnvironment `protobuf:"varint,5,opt,name=environment,proto3,enum=qflow.orchestrator.v1.PlannedEnvironment" json:"environment,omitempty"`
 	// For people: why there is none, shortened to 200 characters.
 	EnvironmentError string `protobuf:"bytes,6,opt,name=environment_error,json=environmentError,proto3" json:"environment_error,omitempty"`
-	// How long its last attempts took that completed. Unset where there are none.
+	// How long its last completed attempts took. Unset if there are none.
 	Attempt *PlannedTime `protobuf:"bytes,7,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	// How many of its last runs there are to tell from, at most 50.
+	// How many of its last runs were looked at, at most 50.
 	RecentCount int32 `protobuf:"varint,8,opt,name=recent_count,json=recentCount,proto3" json:"recent_count,omitempty"`
 	// How many of those failed for good.
 	RecentFailedCount int32 `protobuf:"varint,9,opt,name=recent_failed_count,json=recentFailedCount,proto3" json:"recent_failed_count,omitempty"`

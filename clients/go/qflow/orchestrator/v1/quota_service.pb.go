@@ -205,11 +205,11 @@ type SetTenantQuotaRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The tenant's id.
 	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
-	// What it may consume; without a word of anything it is not limited any more.
+	// What it may consume; if empty, it is no longer limited.
 	Quota *Quota `protobuf:"bytes,2,opt,name=quota,proto3" json:"quota,omitempty"`
-	// The etag that the change is based on. Empty to set whatever stands there.
+	// The etag that the change is based on. Empty to set it without this check.
 	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
-	// Makes a repeated call answer as the first did: a UUID. Empty to go without.
+	// A UUID: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -300,7 +300,7 @@ type RerunExecutionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The new run in the BASIC view.
 	Execution *Execution `protobuf:"bytes,1,opt,name=execution,proto3" json:"execution,omitempty"`
-	// How many results it keeps, each element by itself where it has a row. What was skipped is none.
+	// How many results it keeps; an element counts by itself where it has a row. Skipped nodes do not count.
 	KeptResults   int32 `protobuf:"varint,2,opt,name=kept_results,json=keptResults,proto3" json:"kept_results,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -429,7 +429,7 @@ type RetryQuarantinedResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The new run in the BASIC view.
 	Execution *Execution `protobuf:"bytes,1,opt,name=execution,proto3" json:"execution,omitempty"`
-	// How many results it keeps, each element by itself where it has a row. What was skipped is none.
+	// How many results it keeps; an element counts by itself where it has a row. Skipped nodes do not count.
 	KeptResults   int32 `protobuf:"varint,2,opt,name=kept_results,json=keptResults,proto3" json:"kept_results,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -576,7 +576,7 @@ type ForkExecutionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The new run in the BASIC view.
 	Execution *Execution `protobuf:"bytes,1,opt,name=execution,proto3" json:"execution,omitempty"`
-	// How many results it keeps, each element by itself where it has a row. What was skipped is none.
+	// How many results it keeps; an element counts by itself where it has a row. Skipped nodes do not count.
 	KeptResults   int32 `protobuf:"varint,2,opt,name=kept_results,json=keptResults,proto3" json:"kept_results,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -93,7 +93,7 @@ func (x *ExecuteWorkflowRequest) GetView() ExecutionView {
 // The run after the wait.
 type ExecuteWorkflowResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The run as it stands.
+	// The run in its current state.
 	Execution *Execution `protobuf:"bytes,1,opt,name=execution,proto3" json:"execution,omitempty"`
 	// Whether its status is final; false when the time was up first, or the server stops: WaitExecution waits further.
 	Done bool `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`

@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: qflow/orchestrator/v1/schedule.proto
 
-// Schedules: workflows that start by themselves.
+// Schedules: workflows that are started by time.
 
 package orchestratorv1
 
@@ -26,13 +26,13 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What becomes of a local time that a zone leaves out when its clocks go forward.
+// What happens to a local time that a zone skips when its clocks go forward.
 type SkippedTimeRule int32
 
 const (
 	// The default: AFTER_GAP.
 	SkippedTimeRule_SKIPPED_TIME_RULE_UNSPECIFIED SkippedTimeRule = 0
-	// It runs at the first moment after the gap, once, however many times fell into it.
+	// It runs at the first moment after the gap, once, however many times fell into the gap.
 	SkippedTimeRule_SKIPPED_TIME_RULE_AFTER_GAP SkippedTimeRule = 1
 	// It does not run that day.
 	SkippedTimeRule_SKIPPED_TIME_RULE_OMIT SkippedTimeRule = 2
@@ -150,7 +150,7 @@ const (
 	CatchUpPolicy_CATCH_UP_POLICY_NONE CatchUpPolicy = 1
 	// The newest starts, when it is not older than the window.
 	CatchUpPolicy_CATCH_UP_POLICY_LAST CatchUpPolicy = 2
-	// All start in order that are not older than the window.
+	// All that are not older than the window start, in order.
 	CatchUpPolicy_CATCH_UP_POLICY_ALL CatchUpPolicy = 3
 )
 
@@ -197,7 +197,7 @@ func (CatchUpPolicy) EnumDescriptor() ([]byte, []int) {
 	return file_qflow_orchestrator_v1_schedule_proto_rawDescGZIP(), []int{2}
 }
 
-// Where a tick stands.
+// The state of a tick.
 type ScheduleTickState int32
 
 const (
@@ -207,7 +207,7 @@ const (
 	ScheduleTickState_SCHEDULE_TICK_STATE_PENDING ScheduleTickState = 1
 	// It has started its run.
 	ScheduleTickState_SCHEDULE_TICK_STATE_STARTED ScheduleTickState = 2
-	// It starts none: a run was not over, or it was missed.
+	// It starts no run: an earlier run was not over, or the tick was missed.
 	ScheduleTickState_SCHEDULE_TICK_STATE_SKIPPED ScheduleTickState = 3
 	// The start was refused; the error says why.
 	ScheduleTickState_SCHEDULE_TICK_STATE_FAILED ScheduleTickState = 4
@@ -315,7 +315,7 @@ func (ScheduleTickKind) EnumDescriptor() ([]byte, []int) {
 	return file_qflow_orchestrator_v1_schedule_proto_rawDescGZIP(), []int{4}
 }
 
-// Where a backfill stands.
+// The state of a backfill.
 type ScheduleBackfillState int32
 
 const (
@@ -381,7 +381,7 @@ type CronTiming struct {
 	Expression string `protobuf:"bytes,1,opt,name=expression,proto3" json:"expression,omitempty"`
 	// The IANA name of the zone, for example `Europe/Berlin`. Empty for UTC.
 	TimeZone string `protobuf:"bytes,2,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"`
-	// What becomes of a local time that does not exist.
+	// What happens to a local time that does not exist.
 	SkippedTime   SkippedTimeRule `protobuf:"varint,3,opt,name=skipped_time,json=skippedTime,proto3,enum=qflow.orchestrator.v1.SkippedTimeRule" json:"skipped_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -496,7 +496,7 @@ func (x *IntervalTiming) GetOffset() *durationpb.Duration {
 // When a schedule is due.
 type ScheduleTiming struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How its times are told.
+	// How its times are given.
 	//
 	// Types that are valid to be assigned to Times:
 	//
@@ -673,7 +673,7 @@ func (x *ScheduleError) GetTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// What a caller says of a schedule.
+// A schedule as callers define it.
 type ScheduleDefinition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// For people: 1 to 255 characters.
@@ -682,7 +682,7 @@ type ScheduleDefinition struct {
 	Description string `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
 	// The version of the workflow, from 1; 0 for the current one of each moment.
 	WorkflowVersion int32 `protobuf:"varint,3,opt,name=workflow_version,json=workflowVersion,proto3" json:"workflow_version,omitempty"`
-	// An alias of the workflow, in place of a version: both are refused. Empty to go without.
+	// An alias of the workflow, instead of a version (giving both is refused). May be empty.
 	WorkflowAlias string `protobuf:"bytes,4,opt,name=workflow_alias,json=workflowAlias,proto3" json:"workflow_alias,omitempty"`
 	// The inputs of every run: JSON text of an object by their names; at most 64 KiB. Empty means `{}`.
 	InputJson string `protobuf:"bytes,5,opt,name=input_json,json=inputJson,proto3" json:"input_json,omitempty"`
@@ -807,7 +807,7 @@ type Schedule struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// What it starts.
 	WorkflowId string `protobuf:"bytes,2,opt,name=workflow_id,json=workflowId,proto3" json:"workflow_id,omitempty"`
-	// What callers said of it, with what they left out.
+	// Its definition by callers, with the defaults of what they left out.
 	Definition *ScheduleDefinition `protobuf:"bytes,3,opt,name=definition,proto3" json:"definition,omitempty"`
 	// Whether it is paused: nothing is due then, and what comes meanwhile is not caught up.
 	Paused bool `protobuf:"varint,4,opt,name=paused,proto3" json:"paused,omitempty"`
@@ -963,7 +963,7 @@ type ScheduleTick struct {
 	TickTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=tick_time,json=tickTime,proto3" json:"tick_time,omitempty"`
 	// What it comes from.
 	Kind ScheduleTickKind `protobuf:"varint,3,opt,name=kind,proto3,enum=qflow.orchestrator.v1.ScheduleTickKind" json:"kind,omitempty"`
-	// Where it stands.
+	// Its current state.
 	State ScheduleTickState `protobuf:"varint,4,opt,name=state,proto3,enum=qflow.orchestrator.v1.ScheduleTickState" json:"state,omitempty"`
 	// Its run; empty unless STARTED.
 	ExecutionId string `protobuf:"bytes,5,opt,name=execution_id,json=executionId,proto3" json:"execution_id,omitempty"`
@@ -1094,7 +1094,7 @@ type ScheduleBackfill struct {
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// How many of its runs may be under way at once.
 	MaxRunning int32 `protobuf:"varint,5,opt,name=max_running,json=maxRunning,proto3" json:"max_running,omitempty"`
-	// Where it stands.
+	// Its current state.
 	State ScheduleBackfillState `protobuf:"varint,6,opt,name=state,proto3,enum=qflow.orchestrator.v1.ScheduleBackfillState" json:"state,omitempty"`
 	// How many times the range had when it was made.
 	TotalCount int32 `protobuf:"varint,7,opt,name=total_count,json=totalCount,proto3" json:"total_count,omitempty"`

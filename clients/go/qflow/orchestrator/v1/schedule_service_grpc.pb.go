@@ -50,7 +50,7 @@ type ScheduleServiceClient interface {
 	// cannot be read (`CRON_INVALID`, `TIME_ZONE_UNKNOWN`), that no calendar has, or that never come (`SCHEDULE_NEVER_DUE`);
 	// RESOURCE_EXHAUSTED (`SCHEDULES_TOO_MANY`) beyond 1,000 of a tenant.
 	CreateSchedule(ctx context.Context, in *CreateScheduleRequest, opts ...grpc.CallOption) (*CreateScheduleResponse, error)
-	// Gives one schedule.
+	// Returns one schedule.
 	GetSchedule(ctx context.Context, in *GetScheduleRequest, opts ...grpc.CallOption) (*GetScheduleResponse, error)
 	// Lists the tenant's schedules, newest first.
 	ListSchedules(ctx context.Context, in *ListSchedulesRequest, opts ...grpc.CallOption) (*ListSchedulesResponse, error)
@@ -242,7 +242,7 @@ type ScheduleServiceServer interface {
 	// cannot be read (`CRON_INVALID`, `TIME_ZONE_UNKNOWN`), that no calendar has, or that never come (`SCHEDULE_NEVER_DUE`);
 	// RESOURCE_EXHAUSTED (`SCHEDULES_TOO_MANY`) beyond 1,000 of a tenant.
 	CreateSchedule(context.Context, *CreateScheduleRequest) (*CreateScheduleResponse, error)
-	// Gives one schedule.
+	// Returns one schedule.
 	GetSchedule(context.Context, *GetScheduleRequest) (*GetScheduleResponse, error)
 	// Lists the tenant's schedules, newest first.
 	ListSchedules(context.Context, *ListSchedulesRequest) (*ListSchedulesResponse, error)

@@ -36,14 +36,14 @@ type CreateTriggerRequest struct {
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// The version of the workflow, from 1; 0 for the current one of each moment.
 	WorkflowVersion int32 `protobuf:"varint,3,opt,name=workflow_version,json=workflowVersion,proto3" json:"workflow_version,omitempty"`
-	// An alias of the workflow, in place of a version: both are refused. Empty to go without.
+	// An alias of the workflow, instead of a version (giving both is refused). May be empty.
 	WorkflowAlias string `protobuf:"bytes,4,opt,name=workflow_alias,json=workflowAlias,proto3" json:"workflow_alias,omitempty"`
 	// Inputs of every run: JSON text of an object by their names; at most 64 KiB. Empty means `{}`. They stand before what a
 	// payload says.
 	InputJson string `protobuf:"bytes,5,opt,name=input_json,json=inputJson,proto3" json:"input_json,omitempty"`
 	// The input that takes the payload. Empty: the payload is an object, and its fields are inputs.
 	PayloadInput string `protobuf:"bytes,6,opt,name=payload_input,json=payloadInput,proto3" json:"payload_input,omitempty"`
-	// Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Which calls start a run: CEL over `payload`, the payload as it is sent, that gives true or false; such as
 	// `payload.event == "paid"`. Compiled now, and refused where it cannot be bounded. Empty: all.
@@ -288,9 +288,9 @@ func (x *GetTriggerResponse) GetTrigger() *WorkflowTrigger {
 // Which page of which triggers.
 type ListTriggersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many at most: 50 by default, silently capped at 1,000; negative is refused.
+	// The page size: 50 by default, silently capped at 1,000; negative is refused.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields.
+	// The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Only those of this workflow; empty for all.
 	WorkflowId    string `protobuf:"bytes,3,opt,name=workflow_id,json=workflowId,proto3" json:"workflow_id,omitempty"`
@@ -409,7 +409,7 @@ type UpdateTriggerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The trigger's id.
 	TriggerId string `protobuf:"bytes,1,opt,name=trigger_id,json=triggerId,proto3" json:"trigger_id,omitempty"`
-	// The etag that the change is based on. Empty to change whatever is there.
+	// The etag that the change is based on. Empty to change it without this check.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Which of the fields below to take: `name`, `workflow_version`, `workflow_alias`, `input_json`, `payload_input`,
 	// `filter`, `paused`. At least one.
@@ -418,7 +418,7 @@ type UpdateTriggerRequest struct {
 	Name string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
 	// The version of the workflow, from 1; 0 for the current one of each moment.
 	WorkflowVersion int32 `protobuf:"varint,5,opt,name=workflow_version,json=workflowVersion,proto3" json:"workflow_version,omitempty"`
-	// An alias of the workflow, in place of a version: both are refused. Empty to go without.
+	// An alias of the workflow, instead of a version (giving both is refused). May be empty.
 	WorkflowAlias string `protobuf:"bytes,6,opt,name=workflow_alias,json=workflowAlias,proto3" json:"workflow_alias,omitempty"`
 	// Inputs of every run: JSON text of an object by their names; at most 64 KiB. Empty means `{}`. They stand before what a
 	// payload says.
@@ -427,7 +427,7 @@ type UpdateTriggerRequest struct {
 	PayloadInput string `protobuf:"bytes,8,opt,name=payload_input,json=payloadInput,proto3" json:"payload_input,omitempty"`
 	// Whether it is paused.
 	Paused bool `protobuf:"varint,9,opt,name=paused,proto3" json:"paused,omitempty"`
-	// Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId string `protobuf:"bytes,10,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Which calls start a run: CEL over `payload`, the payload as it is sent, that gives true or false; such as
 	// `payload.event == "paid"`. Compiled now, and refused where it cannot be bounded. Empty: all.
@@ -594,9 +594,9 @@ type RotateTriggerSecretRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The trigger's id.
 	TriggerId string `protobuf:"bytes,1,opt,name=trigger_id,json=triggerId,proto3" json:"trigger_id,omitempty"`
-	// The etag that the change is based on. Empty to change whatever is there.
+	// The etag that the change is based on. Empty to change it without this check.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
-	// Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -713,9 +713,9 @@ type DeleteTriggerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The trigger's id.
 	TriggerId string `protobuf:"bytes,1,opt,name=trigger_id,json=triggerId,proto3" json:"trigger_id,omitempty"`
-	// The etag that the change is based on. Empty to change whatever is there.
+	// The etag that the change is based on. Empty to change it without this check.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
-	// Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

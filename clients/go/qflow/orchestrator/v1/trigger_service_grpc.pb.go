@@ -42,7 +42,7 @@ type TriggerServiceClient interface {
 	// `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`), RESOURCE_EXHAUSTED
 	// (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
 	CreateTrigger(ctx context.Context, in *CreateTriggerRequest, opts ...grpc.CallOption) (*CreateTriggerResponse, error)
-	// Gives one trigger.
+	// Returns one trigger.
 	GetTrigger(ctx context.Context, in *GetTriggerRequest, opts ...grpc.CallOption) (*GetTriggerResponse, error)
 	// Lists the tenant's triggers, newest first.
 	ListTriggers(ctx context.Context, in *ListTriggersRequest, opts ...grpc.CallOption) (*ListTriggersResponse, error)
@@ -153,7 +153,7 @@ type TriggerServiceServer interface {
 	// `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`), RESOURCE_EXHAUSTED
 	// (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
 	CreateTrigger(context.Context, *CreateTriggerRequest) (*CreateTriggerResponse, error)
-	// Gives one trigger.
+	// Returns one trigger.
 	GetTrigger(context.Context, *GetTriggerRequest) (*GetTriggerResponse, error)
 	// Lists the tenant's triggers, newest first.
 	ListTriggers(context.Context, *ListTriggersRequest) (*ListTriggersResponse, error)

@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: qflow/registry/v1/audit_service.proto
 
-// The audit history: what was asked of the suite that may have changed something, and whether it stands as written.
+// The audit history: every call that may have changed something, and whether the history is intact.
 
 package registryv1
 

@@ -4,7 +4,7 @@
 // - protoc             (unknown)
 // source: qflow/registry/v1/audit_service.proto
 
-// The audit history: what was asked of the suite that may have changed something, and whether it stands as written.
+// The audit history: every call that may have changed something, and whether the history is intact.
 
 package registryv1
 
@@ -36,9 +36,9 @@ type AuditServiceClient interface {
 	ListAuditRecords(ctx context.Context, in *ListAuditRecordsRequest, opts ...grpc.CallOption) (*ListAuditRecordsResponse, error)
 	// Gives all records of a span of time, oldest first, to be kept elsewhere.
 	ExportAuditRecords(ctx context.Context, in *ExportAuditRecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportAuditRecordsResponse], error)
-	// Computes the digests of a page of seals anew and tells where records or seals are not as they were written.
+	// Recomputes the digests of a page of seals and reports where records or seals were altered.
 	//
-	// Whoever owns the database could write a whole history anew: give seals that were noted elsewhere as `known_seals`.
+	// Whoever owns the database could rewrite the whole history. To detect that, give seals that you recorded elsewhere as `known_seals`.
 	VerifyHistory(ctx context.Context, in *VerifyHistoryRequest, opts ...grpc.CallOption) (*VerifyHistoryResponse, error)
 }
 
@@ -99,9 +99,9 @@ type AuditServiceServer interface {
 	ListAuditRecords(context.Context, *ListAuditRecordsRequest) (*ListAuditRecordsResponse, error)
 	// Gives all records of a span of time, oldest first, to be kept elsewhere.
 	ExportAuditRecords(*ExportAuditRecordsRequest, grpc.ServerStreamingServer[ExportAuditRecordsResponse]) error
-	// Computes the digests of a page of seals anew and tells where records or seals are not as they were written.
+	// Recomputes the digests of a page of seals and reports where records or seals were altered.
 	//
-	// Whoever owns the database could write a whole history anew: give seals that were noted elsewhere as `known_seals`.
+	// Whoever owns the database could rewrite the whole history. To detect that, give seals that you recorded elsewhere as `known_seals`.
 	VerifyHistory(context.Context, *VerifyHistoryRequest) (*VerifyHistoryResponse, error)
 	mustEmbedUnimplementedAuditServiceServer()
 }

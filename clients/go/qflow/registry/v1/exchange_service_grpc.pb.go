@@ -30,21 +30,21 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Gives workflows as texts that can be kept under version control, takes such texts, and draws workflows.
+// Exports workflows as text that can be kept under version control, imports such text, and draws workflows.
 type ExchangeServiceClient interface {
-	// Gives a workflow as a text without ids of this deployment: nodes are told by name and content.
+	// Exports a workflow as text without ids of this deployment: nodes are identified by name and content.
 	//
-	// The text is stable: the same workflow gives the same bytes, and so does the workflow that is made of it by
-	// ImportWorkflow. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer and where a node of
+	// The text is stable: the same workflow gives the same bytes, and so does the workflow that ImportWorkflow makes
+	// from it. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer and where a node of
 	// it is not there any more (`NODE_MISSING`), and with PERMISSION_DENIED where `include_nodes` is asked for by a token
 	// without the scope `nodes:read`.
 	ExportWorkflow(ctx context.Context, in *ExportWorkflowRequest, opts ...grpc.CallOption) (*ExportWorkflowResponse, error)
-	// Makes a workflow of a text that ExportWorkflow gave or that was written by hand, with the nodes that it needs.
+	// Makes a workflow from text that ExportWorkflow gave or that was written by hand, with the nodes that it needs.
 	//
 	// A node of the caller's own with the same name, description, source, main function and Python is reused; otherwise
 	// it is created where the text holds its source. All is stored or nothing. Fails with INVALID_ARGUMENT and all
-	// faults at once, each with its line and column: text that is no YAML or JSON, keys that stand twice or that nobody
-	// knows, YAML's tags, anchors and aliases, values out of bounds, sources that cannot be read, nodes that are not
+	// faults at once, each with its line and column: text that is no YAML or JSON, duplicate or unknown
+	// keys, YAML's tags, anchors and aliases, values out of bounds, sources that cannot be read, nodes that are not
 	// there, and what CreateWorkflow refuses. Fails with PERMISSION_DENIED where nodes are to be created by a token
 	// without the scope `nodes:write`.
 	ImportWorkflow(ctx context.Context, in *ImportWorkflowRequest, opts ...grpc.CallOption) (*ImportWorkflowResponse, error)
@@ -97,21 +97,21 @@ func (c *exchangeServiceClient) RenderWorkflow(ctx context.Context, in *RenderWo
 // All implementations must embed UnimplementedExchangeServiceServer
 // for forward compatibility.
 //
-// Gives workflows as texts that can be kept under version control, takes such texts, and draws workflows.
+// Exports workflows as text that can be kept under version control, imports such text, and draws workflows.
 type ExchangeServiceServer interface {
-	// Gives a workflow as a text without ids of this deployment: nodes are told by name and content.
+	// Exports a workflow as text without ids of this deployment: nodes are identified by name and content.
 	//
-	// The text is stable: the same workflow gives the same bytes, and so does the workflow that is made of it by
-	// ImportWorkflow. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer and where a node of
+	// The text is stable: the same workflow gives the same bytes, and so does the workflow that ImportWorkflow makes
+	// from it. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer and where a node of
 	// it is not there any more (`NODE_MISSING`), and with PERMISSION_DENIED where `include_nodes` is asked for by a token
 	// without the scope `nodes:read`.
 	ExportWorkflow(context.Context, *ExportWorkflowRequest) (*ExportWorkflowResponse, error)
-	// Makes a workflow of a text that ExportWorkflow gave or that was written by hand, with the nodes that it needs.
+	// Makes a workflow from text that ExportWorkflow gave or that was written by hand, with the nodes that it needs.
 	//
 	// A node of the caller's own with the same name, description, source, main function and Python is reused; otherwise
 	// it is created where the text holds its source. All is stored or nothing. Fails with INVALID_ARGUMENT and all
-	// faults at once, each with its line and column: text that is no YAML or JSON, keys that stand twice or that nobody
-	// knows, YAML's tags, anchors and aliases, values out of bounds, sources that cannot be read, nodes that are not
+	// faults at once, each with its line and column: text that is no YAML or JSON, duplicate or unknown
+	// keys, YAML's tags, anchors and aliases, values out of bounds, sources that cannot be read, nodes that are not
 	// there, and what CreateWorkflow refuses. Fails with PERMISSION_DENIED where nodes are to be created by a token
 	// without the scope `nodes:write`.
 	ImportWorkflow(context.Context, *ImportWorkflowRequest) (*ImportWorkflowResponse, error)

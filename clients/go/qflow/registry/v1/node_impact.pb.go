@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: qflow/registry/v1/node_impact.proto
 
-// What a change of a node would do to the workflows that it stands in.
+// What a change of a node would do to the workflows that use it.
 
 package registryv1
 
@@ -80,7 +80,7 @@ func (Impact) EnumDescriptor() ([]byte, []int) {
 	return file_qflow_registry_v1_node_impact_proto_rawDescGZIP(), []int{0}
 }
 
-// An edge that would be judged otherwise.
+// An edge that would get another verdict.
 type EdgeChange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The edge's place in the definition: `connections[7]`.
@@ -273,7 +273,7 @@ func (x *TriggerImpact) GetPaused() bool {
 	return false
 }
 
-// One workflow in which the node stands.
+// One workflow that uses the node.
 type WorkflowImpact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The workflow's id.
@@ -286,17 +286,17 @@ type WorkflowImpact struct {
 	Active bool `protobuf:"varint,4,opt,name=active,proto3" json:"active,omitempty"`
 	// What the change does to it.
 	Impact Impact `protobuf:"varint,5,opt,name=impact,proto3,enum=qflow.registry.v1.Impact" json:"impact,omitempty"`
-	// The places of the graph where the changed node stands, by their ids: at most 100.
+	// The places of the graph that use the changed node, by their ids: at most 100.
 	Places []string `protobuf:"bytes,6,rep,name=places,proto3" json:"places,omitempty"`
-	// The edges that would be judged otherwise: at most 100.
+	// The edges that would get another verdict: at most 100.
 	Edges []*EdgeChange `protobuf:"bytes,7,rep,name=edges,proto3" json:"edges,omitempty"`
-	// What would hinder it from being started and does not now, worst first: at most 100. A refuted edge tells the
-	// conversions that would mend it.
+	// What would hinder it from being started and does not now, worst first: at most 100. A refuted edge lists the
+	// conversions that would fix it.
 	Findings []*Finding `protobuf:"bytes,8,rep,name=findings,proto3" json:"findings,omitempty"`
 	// The schedules that start this version, be it the current one, by its number or by an alias, newest first: at most
 	// 100. Where the change breaks the workflow, what they start fails.
 	Schedules []*ScheduleImpact `protobuf:"bytes,9,rep,name=schedules,proto3" json:"schedules,omitempty"`
-	// The triggers that start this version, told as schedules are.
+	// The triggers that start this version, listed as schedules are.
 	Triggers []*TriggerImpact `protobuf:"bytes,10,rep,name=triggers,proto3" json:"triggers,omitempty"`
 	// The aliases that point at this version, by name: at most 100. A start by any of them runs the changed node.
 	Aliases       []string `protobuf:"bytes,11,rep,name=aliases,proto3" json:"aliases,omitempty"`

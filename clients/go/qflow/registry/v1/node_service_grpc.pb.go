@@ -37,14 +37,14 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Stores Python functions with what their source says: signature, types and dependencies.
+// Stores Python functions with what is read from their source: signature, types and dependencies.
 type NodeServiceClient interface {
-	// Makes a node of a source: reads its main function, types and dependencies without running any of it.
+	// Makes a node from source: reads its main function, types and dependencies without running any of it.
 	//
 	// Fails with INVALID_ARGUMENT where the source does not parse, has no usable main function or names impossible
 	// dependencies; each violation carries line and column.
 	CreateNode(ctx context.Context, in *CreateNodeRequest, opts ...grpc.CallOption) (*CreateNodeResponse, error)
-	// Gives one node, at its current or a named version; its tenant's also where it is deleted.
+	// Returns one node, at its current or a named version; its tenant's also where it is deleted.
 	GetNode(ctx context.Context, in *GetNodeRequest, opts ...grpc.CallOption) (*GetNodeResponse, error)
 	// Lists the nodes the caller may read and the filter lets through, newest first unless another order is asked for.
 	ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
@@ -55,28 +55,28 @@ type NodeServiceClient interface {
 	UpdateNode(ctx context.Context, in *UpdateNodeRequest, opts ...grpc.CallOption) (*UpdateNodeResponse, error)
 	// Lists the versions of a node, newest first.
 	ListNodeVersions(ctx context.Context, in *ListNodeVersionsRequest, opts ...grpc.CallOption) (*ListNodeVersionsResponse, error)
-	// Makes a new version whose source, and all that was read from it, are those of an older version. Name and description
-	// stay as they are, and what was locked for the same requirements is taken over. Rolling back to the current version
+	// Makes a new version with the source of an older one, and everything that was read from it. Name and description
+	// stay as they are, and the lock of the same requirements is taken over. Rolling back to the current version
 	// changes nothing.
 	//
 	// Fails with ABORTED (`ETAG_MISMATCH`) when the node changed since the etag was read.
 	RollbackNode(ctx context.Context, in *RollbackNodeRequest, opts ...grpc.CallOption) (*RollbackNodeResponse, error)
-	// Makes a node of the caller's own that is a copy of one that the caller may read, at version 1. What was locked for the
+	// Makes a node of the caller's own that is a copy of one that the caller may read, at version 1. The lock of the
 	// same requirements is taken over.
 	CloneNode(ctx context.Context, in *CloneNodeRequest, opts ...grpc.CallOption) (*CloneNodeResponse, error)
-	// Deletes a node, until it is undeleted. It is listed no more and no new workflow version may hold it; workflow
-	// versions that do, and runs that are under way, keep working. Deleting a deleted node changes nothing.
-	// When it has been deleted for long and nothing that is kept refers to it any more, it goes for good.
+	// Deletes a node, until it is undeleted. It is no longer listed, and no new workflow version may use it; existing workflow
+	// versions and runs that are under way keep working. Deleting a deleted node changes nothing.
+	// Once it has been deleted for long enough and nothing refers to it any more, it is removed for good.
 	//
 	// Fails with FAILED_PRECONDITION (`NODE_IN_USE`), naming workflows of the caller's tenant whose current version uses it.
 	DeleteNode(ctx context.Context, in *DeleteNodeRequest, opts ...grpc.CallOption) (*DeleteNodeResponse, error)
-	// Takes a deletion back. Undeleting a node that is not deleted changes nothing.
+	// Reverts a deletion. Undeleting a node that is not deleted changes nothing.
 	UndeleteNode(ctx context.Context, in *UndeleteNodeRequest, opts ...grpc.CallOption) (*UndeleteNodeResponse, error)
 	// Says what a change of a node would do to the caller's workflows, before it is made: which of them would break, which
-	// edges would be judged otherwise, and which conversions would mend them. Changes nothing.
+	// edges would get another verdict, and which conversions would fix them. Changes nothing.
 	//
-	// Looked at are the current versions of workflows in which the node floats; on request also those that pin its current
-	// version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
+	// It looks at the current versions of workflows that use the node without a fixed version; on request also at those that
+	// pin its current version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
 	AnalyzeNodeChange(ctx context.Context, in *AnalyzeNodeChangeRequest, opts ...grpc.CallOption) (*AnalyzeNodeChangeResponse, error)
 }
 
@@ -192,14 +192,14 @@ func (c *nodeServiceClient) AnalyzeNodeChange(ctx context.Context, in *AnalyzeNo
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
 //
-// Stores Python functions with what their source says: signature, types and dependencies.
+// Stores Python functions with what is read from their source: signature, types and dependencies.
 type NodeServiceServer interface {
-	// Makes a node of a source: reads its main function, types and dependencies without running any of it.
+	// Makes a node from source: reads its main function, types and dependencies without running any of it.
 	//
 	// Fails with INVALID_ARGUMENT where the source does not parse, has no usable main function or names impossible
 	// dependencies; each violation carries line and column.
 	CreateNode(context.Context, *CreateNodeRequest) (*CreateNodeResponse, error)
-	// Gives one node, at its current or a named version; its tenant's also where it is deleted.
+	// Returns one node, at its current or a named version; its tenant's also where it is deleted.
 	GetNode(context.Context, *GetNodeRequest) (*GetNodeResponse, error)
 	// Lists the nodes the caller may read and the filter lets through, newest first unless another order is asked for.
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
@@ -210,28 +210,28 @@ type NodeServiceServer interface {
 	UpdateNode(context.Context, *UpdateNodeRequest) (*UpdateNodeResponse, error)
 	// Lists the versions of a node, newest first.
 	ListNodeVersions(context.Context, *ListNodeVersionsRequest) (*ListNodeVersionsResponse, error)
-	// Makes a new version whose source, and all that was read from it, are those of an older version. Name and description
-	// stay as they are, and what was locked for the same requirements is taken over. Rolling back to the current version
+	// Makes a new version with the source of an older one, and everything that was read from it. Name and description
+	// stay as they are, and the lock of the same requirements is taken over. Rolling back to the current version
 	// changes nothing.
 	//
 	// Fails with ABORTED (`ETAG_MISMATCH`) when the node changed since the etag was read.
 	RollbackNode(context.Context, *RollbackNodeRequest) (*RollbackNodeResponse, error)
-	// Makes a node of the caller's own that is a copy of one that the caller may read, at version 1. What was locked for the
+	// Makes a node of the caller's own that is a copy of one that the caller may read, at version 1. The lock of the
 	// same requirements is taken over.
 	CloneNode(context.Context, *CloneNodeRequest) (*CloneNodeResponse, error)
-	// Deletes a node, until it is undeleted. It is listed no more and no new workflow version may hold it; workflow
-	// versions that do, and runs that are under way, keep working. Deleting a deleted node changes nothing.
-	// When it has been deleted for long and nothing that is kept refers to it any more, it goes for good.
+	// Deletes a node, until it is undeleted. It is no longer listed, and no new workflow version may use it; existing workflow
+	// versions and runs that are under way keep working. Deleting a deleted node changes nothing.
+	// Once it has been deleted for long enough and nothing refers to it any more, it is removed for good.
 	//
 	// Fails with FAILED_PRECONDITION (`NODE_IN_USE`), naming workflows of the caller's tenant whose current version uses it.
 	DeleteNode(context.Context, *DeleteNodeRequest) (*DeleteNodeResponse, error)
-	// Takes a deletion back. Undeleting a node that is not deleted changes nothing.
+	// Reverts a deletion. Undeleting a node that is not deleted changes nothing.
 	UndeleteNode(context.Context, *UndeleteNodeRequest) (*UndeleteNodeResponse, error)
 	// Says what a change of a node would do to the caller's workflows, before it is made: which of them would break, which
-	// edges would be judged otherwise, and which conversions would mend them. Changes nothing.
+	// edges would get another verdict, and which conversions would fix them. Changes nothing.
 	//
-	// Looked at are the current versions of workflows in which the node floats; on request also those that pin its current
-	// version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
+	// It looks at the current versions of workflows that use the node without a fixed version; on request also at those that
+	// pin its current version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
 	AnalyzeNodeChange(context.Context, *AnalyzeNodeChangeRequest) (*AnalyzeNodeChangeResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }

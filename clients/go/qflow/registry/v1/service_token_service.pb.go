@@ -362,7 +362,7 @@ type RevokeServiceTokenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The token's id.
 	ServiceTokenId string `protobuf:"bytes,1,opt,name=service_token_id,json=serviceTokenId,proto3" json:"service_token_id,omitempty"`
-	// Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -37,7 +37,7 @@ type CreateTagRequest struct {
 	Description string `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
 	// `#` and six hexadecimal digits; empty for none.
 	Color string `protobuf:"bytes,4,opt,name=color,proto3" json:"color,omitempty"`
-	// Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Check and answer as if it were created, and store nothing.
 	ValidateOnly  bool `protobuf:"varint,6,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
@@ -269,9 +269,9 @@ type ListTagsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Which tags.
 	Kind TagKind `protobuf:"varint,1,opt,name=kind,proto3,enum=qflow.registry.v1.TagKind" json:"kind,omitempty"`
-	// How many at most: 50 by default, silently capped at 1,000; negative is refused.
+	// The page size: 50 by default, silently capped at 1,000; negative is refused.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields.
+	// The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -398,7 +398,7 @@ type UpdateTagRequest struct {
 	Description string `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
 	// `#` and six hexadecimal digits; empty for none.
 	Color string `protobuf:"bytes,6,opt,name=color,proto3" json:"color,omitempty"`
-	// Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Check and answer as if it were changed, and store nothing.
 	ValidateOnly  bool `protobuf:"varint,8,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
@@ -545,7 +545,7 @@ type DeleteTagRequest struct {
 	Kind TagKind `protobuf:"varint,1,opt,name=kind,proto3,enum=qflow.registry.v1.TagKind" json:"kind,omitempty"`
 	// The tag's id.
 	TagId string `protobuf:"bytes,2,opt,name=tag_id,json=tagId,proto3" json:"tag_id,omitempty"`
-	// Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -657,7 +657,7 @@ type ChangeNodeTagsRequest struct {
 	AddTagIds []string `protobuf:"bytes,2,rep,name=add_tag_ids,json=addTagIds,proto3" json:"add_tag_ids,omitempty"`
 	// Tags to take off, before others are tied; those that it does not have are left out.
 	RemoveTagIds []string `protobuf:"bytes,3,rep,name=remove_tag_ids,json=removeTagIds,proto3" json:"remove_tag_ids,omitempty"`
-	// Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -776,7 +776,7 @@ type ChangeWorkflowTagsRequest struct {
 	AddTagIds []string `protobuf:"bytes,2,rep,name=add_tag_ids,json=addTagIds,proto3" json:"add_tag_ids,omitempty"`
 	// Tags to take off, before others are tied; those that it does not have are left out.
 	RemoveTagIds []string `protobuf:"bytes,3,rep,name=remove_tag_ids,json=removeTagIds,proto3" json:"remove_tag_ids,omitempty"`
-	// Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -38,7 +38,7 @@ const (
 type TagServiceClient interface {
 	// Makes a tag. Fails with ALREADY_EXISTS (`TAG_EXISTS`) where the tenant has one of that kind and name.
 	CreateTag(ctx context.Context, in *CreateTagRequest, opts ...grpc.CallOption) (*CreateTagResponse, error)
-	// Gives one tag.
+	// Returns one tag.
 	GetTag(ctx context.Context, in *GetTagRequest, opts ...grpc.CallOption) (*GetTagResponse, error)
 	// Lists the tenant's tags of one kind, by name.
 	ListTags(ctx context.Context, in *ListTagsRequest, opts ...grpc.CallOption) (*ListTagsResponse, error)
@@ -140,7 +140,7 @@ func (c *tagServiceClient) ChangeWorkflowTags(ctx context.Context, in *ChangeWor
 type TagServiceServer interface {
 	// Makes a tag. Fails with ALREADY_EXISTS (`TAG_EXISTS`) where the tenant has one of that kind and name.
 	CreateTag(context.Context, *CreateTagRequest) (*CreateTagResponse, error)
-	// Gives one tag.
+	// Returns one tag.
 	GetTag(context.Context, *GetTagRequest) (*GetTagResponse, error)
 	// Lists the tenant's tags of one kind, by name.
 	ListTags(context.Context, *ListTagsRequest) (*ListTagsResponse, error)

@@ -40,7 +40,7 @@ type CreateWorkflowFromTemplateRequest struct {
 	Description string `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
 	// Whether it may be started at once.
 	Activate bool `protobuf:"varint,6,opt,name=activate,proto3" json:"activate,omitempty"`
-	// Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Check and answer as if it were created, and store nothing.
 	ValidateOnly  bool `protobuf:"varint,8,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`

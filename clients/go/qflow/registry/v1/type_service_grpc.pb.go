@@ -46,7 +46,7 @@ type TypeServiceClient interface {
 	// Fails with INVALID_ARGUMENT where the definition is no type: an unknown name, a type that holds itself, more than
 	// 64 levels or 1,000 parts; and with ALREADY_EXISTS where the tenant has one of this name.
 	CreateCustomType(ctx context.Context, in *CreateCustomTypeRequest, opts ...grpc.CallOption) (*CreateCustomTypeResponse, error)
-	// Gives one custom type.
+	// Returns one custom type.
 	GetCustomType(ctx context.Context, in *GetCustomTypeRequest, opts ...grpc.CallOption) (*GetCustomTypeResponse, error)
 	// Lists the tenant's custom types, newest first.
 	ListCustomTypes(ctx context.Context, in *ListCustomTypesRequest, opts ...grpc.CallOption) (*ListCustomTypesResponse, error)
@@ -155,7 +155,7 @@ type TypeServiceServer interface {
 	// Fails with INVALID_ARGUMENT where the definition is no type: an unknown name, a type that holds itself, more than
 	// 64 levels or 1,000 parts; and with ALREADY_EXISTS where the tenant has one of this name.
 	CreateCustomType(context.Context, *CreateCustomTypeRequest) (*CreateCustomTypeResponse, error)
-	// Gives one custom type.
+	// Returns one custom type.
 	GetCustomType(context.Context, *GetCustomTypeRequest) (*GetCustomTypeResponse, error)
 	// Lists the tenant's custom types, newest first.
 	ListCustomTypes(context.Context, *ListCustomTypesRequest) (*ListCustomTypesResponse, error)

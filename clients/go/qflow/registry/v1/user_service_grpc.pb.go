@@ -54,7 +54,7 @@ type UserServiceClient interface {
 	AcceptInvitation(ctx context.Context, in *AcceptInvitationRequest, opts ...grpc.CallOption) (*AcceptInvitationResponse, error)
 	// Lists all users of the deployment, newest first.
 	ListUsers(ctx context.Context, in *ListUsersRequest, opts ...grpc.CallOption) (*ListUsersResponse, error)
-	// Gives one user: the caller, or anybody when the caller is an administrator.
+	// Returns one user: the caller, or anybody when the caller is an administrator.
 	GetUser(ctx context.Context, in *GetUserRequest, opts ...grpc.CallOption) (*GetUserResponse, error)
 	// Changes the caller's own names.
 	UpdateProfile(ctx context.Context, in *UpdateProfileRequest, opts ...grpc.CallOption) (*UpdateProfileResponse, error)
@@ -254,7 +254,7 @@ type UserServiceServer interface {
 	AcceptInvitation(context.Context, *AcceptInvitationRequest) (*AcceptInvitationResponse, error)
 	// Lists all users of the deployment, newest first.
 	ListUsers(context.Context, *ListUsersRequest) (*ListUsersResponse, error)
-	// Gives one user: the caller, or anybody when the caller is an administrator.
+	// Returns one user: the caller, or anybody when the caller is an administrator.
 	GetUser(context.Context, *GetUserRequest) (*GetUserResponse, error)
 	// Changes the caller's own names.
 	UpdateProfile(context.Context, *UpdateProfileRequest) (*UpdateProfileResponse, error)

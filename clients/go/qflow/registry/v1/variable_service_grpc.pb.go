@@ -40,7 +40,7 @@ type VariableServiceClient interface {
 	// Fails with INVALID_ARGUMENT for a value that is not of the type, ABORTED (`ETAG_MISMATCH`) when the variable is not
 	// what the etag says, RESOURCE_EXHAUSTED (`VARIABLES_TOO_MANY`) beyond 1,000 of a tenant.
 	SetVariable(ctx context.Context, in *SetVariableRequest, opts ...grpc.CallOption) (*SetVariableResponse, error)
-	// Gives one variable.
+	// Returns one variable.
 	GetVariable(ctx context.Context, in *GetVariableRequest, opts ...grpc.CallOption) (*GetVariableResponse, error)
 	// Lists the tenant's variables, or those of one workflow, newest first.
 	ListVariables(ctx context.Context, in *ListVariablesRequest, opts ...grpc.CallOption) (*ListVariablesResponse, error)
@@ -112,7 +112,7 @@ type VariableServiceServer interface {
 	// Fails with INVALID_ARGUMENT for a value that is not of the type, ABORTED (`ETAG_MISMATCH`) when the variable is not
 	// what the etag says, RESOURCE_EXHAUSTED (`VARIABLES_TOO_MANY`) beyond 1,000 of a tenant.
 	SetVariable(context.Context, *SetVariableRequest) (*SetVariableResponse, error)
-	// Gives one variable.
+	// Returns one variable.
 	GetVariable(context.Context, *GetVariableRequest) (*GetVariableResponse, error)
 	// Lists the tenant's variables, or those of one workflow, newest first.
 	ListVariables(context.Context, *ListVariablesRequest) (*ListVariablesResponse, error)

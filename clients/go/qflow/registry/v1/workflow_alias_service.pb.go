@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: qflow/registry/v1/workflow_alias_service.proto
 
-// Aliases: names such as `prod` that stand for a version of a workflow.
+// Aliases: names such as `prod` that point to a version of a workflow.
 
 package registryv1
 
@@ -34,7 +34,7 @@ const (
 	WorkflowAliasChangeKind_WORKFLOW_ALIAS_CHANGE_KIND_UNSPECIFIED WorkflowAliasChangeKind = 0
 	// It was made, or promoted.
 	WorkflowAliasChangeKind_WORKFLOW_ALIAS_CHANGE_KIND_SET WorkflowAliasChangeKind = 1
-	// It was pointed at what it pointed at before.
+	// It was rolled back.
 	WorkflowAliasChangeKind_WORKFLOW_ALIAS_CHANGE_KIND_ROLL_BACK WorkflowAliasChangeKind = 2
 	// It was removed.
 	WorkflowAliasChangeKind_WORKFLOW_ALIAS_CHANGE_KIND_DELETE WorkflowAliasChangeKind = 3
@@ -83,14 +83,14 @@ func (WorkflowAliasChangeKind) EnumDescriptor() ([]byte, []int) {
 	return file_qflow_registry_v1_workflow_alias_service_proto_rawDescGZIP(), []int{0}
 }
 
-// A name that stands for a version of a workflow.
+// A name that points to a version of a workflow.
 type WorkflowAlias struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The workflow's id.
 	WorkflowId string `protobuf:"bytes,1,opt,name=workflow_id,json=workflowId,proto3" json:"workflow_id,omitempty"`
 	// The name: a small letter, then up to 62 small letters, digits, underscores or hyphens.
 	Alias string `protobuf:"bytes,2,opt,name=alias,proto3" json:"alias,omitempty"`
-	// The version it stands for.
+	// The version it points to.
 	Version int32 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
 	// Opaque; changes with every change. A change that carries an old one is refused with ABORTED.
 	Etag string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
@@ -199,9 +199,9 @@ type WorkflowAliasChange struct {
 	Alias string `protobuf:"bytes,1,opt,name=alias,proto3" json:"alias,omitempty"`
 	// What was done.
 	Kind WorkflowAliasChangeKind `protobuf:"varint,2,opt,name=kind,proto3,enum=qflow.registry.v1.WorkflowAliasChangeKind" json:"kind,omitempty"`
-	// The version it stood for before; 0 where there was none.
+	// The version it pointed to before; 0 where there was none.
 	FromVersion int32 `protobuf:"varint,3,opt,name=from_version,json=fromVersion,proto3" json:"from_version,omitempty"`
-	// The version it stands for since; 0 where it was removed.
+	// The version it points to since then; 0 where it was removed.
 	ToVersion int32 `protobuf:"varint,4,opt,name=to_version,json=toVersion,proto3" json:"to_version,omitempty"`
 	// The user who did it.
 	CreatedBy string `protobuf:"bytes,5,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
@@ -283,7 +283,7 @@ func (x *WorkflowAliasChange) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// Which alias is to stand for which version.
+// Which alias to point to which version.
 type SetWorkflowAliasRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The workflow's id.
@@ -292,11 +292,11 @@ type SetWorkflowAliasRequest struct {
 	Alias string `protobuf:"bytes,2,opt,name=alias,proto3" json:"alias,omitempty"`
 	// The version, from 1.
 	Version int32 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
-	// The etag that the change is based on. Empty to change whatever is there.
+	// The etag that the change is based on. Empty to change it without this check.
 	Etag string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
-	// The version that the alias must stand for now; 0: it must not exist yet. Unset to change whatever is there.
+	// The version that the alias must currently point to; 0: it must not exist yet. Unset to skip this check.
 	ExpectedVersion *int32 `protobuf:"varint,5,opt,name=expected_version,json=expectedVersion,proto3,oneof" json:"expected_version,omitempty"`
-	// Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Check and answer as if it were set, and change nothing. An alias that would be new has no etag and no times.
 	ValidateOnly  bool `protobuf:"varint,7,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
@@ -436,9 +436,9 @@ type RollbackWorkflowAliasRequest struct {
 	WorkflowId string `protobuf:"bytes,1,opt,name=workflow_id,json=workflowId,proto3" json:"workflow_id,omitempty"`
 	// The name.
 	Alias string `protobuf:"bytes,2,opt,name=alias,proto3" json:"alias,omitempty"`
-	// The etag that the change is based on. Empty to change whatever is there.
+	// The etag that the change is based on. Empty to change it without this check.
 	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
-	// Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -557,7 +557,7 @@ type DeleteWorkflowAliasRequest struct {
 	Alias string `protobuf:"bytes,2,opt,name=alias,proto3" json:"alias,omitempty"`
 	// The etag that the change is based on. Empty to remove whatever is there.
 	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
-	// Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -764,9 +764,9 @@ type ListWorkflowAliasesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The workflow's id.
 	WorkflowId string `protobuf:"bytes,1,opt,name=workflow_id,json=workflowId,proto3" json:"workflow_id,omitempty"`
-	// How many at most: 50 by default, silently capped at 1,000; negative is refused.
+	// The page size: 50 by default, silently capped at 1,000; negative is refused.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields.
+	// The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -885,9 +885,9 @@ type ListWorkflowAliasChangesRequest struct {
 	WorkflowId string `protobuf:"bytes,1,opt,name=workflow_id,json=workflowId,proto3" json:"workflow_id,omitempty"`
 	// Only what was done to this alias; empty for all.
 	Alias string `protobuf:"bytes,2,opt,name=alias,proto3" json:"alias,omitempty"`
-	// How many at most: 50 by default, silently capped at 1,000; negative is refused.
+	// The page size: 50 by default, silently capped at 1,000; negative is refused.
 	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields.
+	// The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields.
 	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -4,7 +4,7 @@
 // - protoc             (unknown)
 // source: qflow/registry/v1/workflow_alias_service.proto
 
-// Aliases: names such as `prod` that stand for a version of a workflow.
+// Aliases: names such as `prod` that point to a version of a workflow.
 
 package registryv1
 
@@ -35,20 +35,20 @@ const (
 //
 // Moves and shows the aliases of workflows. `StartExecution` takes an alias in place of a version.
 type WorkflowAliasServiceClient interface {
-	// Points an alias at a version: makes it, or promotes it. Pointing it where it points already changes nothing.
+	// Points an alias at a version, creating the alias if needed. If it points there already, nothing changes.
 	//
-	// Fails with FAILED_PRECONDITION (`WORKFLOW_INCOMPLETE`) and all that hinders when the version cannot run as its nodes
-	// are now, NOT_FOUND (`VERSION_NOT_FOUND`) when there is no such version, ABORTED (`ETAG_MISMATCH`, `ALIAS_MOVED`) when
+	// Fails with FAILED_PRECONDITION (`WORKFLOW_INCOMPLETE`) and every obstacle when the version cannot run with its nodes
+	// as they are now, NOT_FOUND (`VERSION_NOT_FOUND`) when there is no such version, ABORTED (`ETAG_MISMATCH`, `ALIAS_MOVED`) when
 	// the alias is not what the call expects.
 	SetWorkflowAlias(ctx context.Context, in *SetWorkflowAliasRequest, opts ...grpc.CallOption) (*SetWorkflowAliasResponse, error)
-	// Points an alias at what it pointed at before the version it points at now was put there. Repeated with new request
-	// ids it goes back step by step, never to what was rolled back from. The older version is not checked anew: it ran.
+	// Points an alias back at the version before the current one. Repeated with new request ids it goes back step by step, never
+	// to a version that was rolled back from. The older version is not checked again: it has run.
 	//
-	// Fails with FAILED_PRECONDITION (`ALIAS_NOTHING_BEFORE`) when there is no step back.
+	// Fails with FAILED_PRECONDITION (`ALIAS_NOTHING_BEFORE`) when there is nothing to go back to.
 	RollbackWorkflowAlias(ctx context.Context, in *RollbackWorkflowAliasRequest, opts ...grpc.CallOption) (*RollbackWorkflowAliasResponse, error)
 	// Removes an alias; its history stays.
 	DeleteWorkflowAlias(ctx context.Context, in *DeleteWorkflowAliasRequest, opts ...grpc.CallOption) (*DeleteWorkflowAliasResponse, error)
-	// Gives one alias.
+	// Returns one alias.
 	GetWorkflowAlias(ctx context.Context, in *GetWorkflowAliasRequest, opts ...grpc.CallOption) (*GetWorkflowAliasResponse, error)
 	// Lists the aliases of a workflow, newest first.
 	ListWorkflowAliases(ctx context.Context, in *ListWorkflowAliasesRequest, opts ...grpc.CallOption) (*ListWorkflowAliasesResponse, error)
@@ -130,20 +130,20 @@ func (c *workflowAliasServiceClient) ListWorkflowAliasChanges(ctx context.Contex
 //
 // Moves and shows the aliases of workflows. `StartExecution` takes an alias in place of a version.
 type WorkflowAliasServiceServer interface {
-	// Points an alias at a version: makes it, or promotes it. Pointing it where it points already changes nothing.
+	// Points an alias at a version, creating the alias if needed. If it points there already, nothing changes.
 	//
-	// Fails with FAILED_PRECONDITION (`WORKFLOW_INCOMPLETE`) and all that hinders when the version cannot run as its nodes
-	// are now, NOT_FOUND (`VERSION_NOT_FOUND`) when there is no such version, ABORTED (`ETAG_MISMATCH`, `ALIAS_MOVED`) when
+	// Fails with FAILED_PRECONDITION (`WORKFLOW_INCOMPLETE`) and every obstacle when the version cannot run with its nodes
+	// as they are now, NOT_FOUND (`VERSION_NOT_FOUND`) when there is no such version, ABORTED (`ETAG_MISMATCH`, `ALIAS_MOVED`) when
 	// the alias is not what the call expects.
 	SetWorkflowAlias(context.Context, *SetWorkflowAliasRequest) (*SetWorkflowAliasResponse, error)
-	// Points an alias at what it pointed at before the version it points at now was put there. Repeated with new request
-	// ids it goes back step by step, never to what was rolled back from. The older version is not checked anew: it ran.
+	// Points an alias back at the version before the current one. Repeated with new request ids it goes back step by step, never
+	// to a version that was rolled back from. The older version is not checked again: it has run.
 	//
-	// Fails with FAILED_PRECONDITION (`ALIAS_NOTHING_BEFORE`) when there is no step back.
+	// Fails with FAILED_PRECONDITION (`ALIAS_NOTHING_BEFORE`) when there is nothing to go back to.
 	RollbackWorkflowAlias(context.Context, *RollbackWorkflowAliasRequest) (*RollbackWorkflowAliasResponse, error)
 	// Removes an alias; its history stays.
 	DeleteWorkflowAlias(context.Context, *DeleteWorkflowAliasRequest) (*DeleteWorkflowAliasResponse, error)
-	// Gives one alias.
+	// Returns one alias.
 	GetWorkflowAlias(context.Context, *GetWorkflowAliasRequest) (*GetWorkflowAliasResponse, error)
 	// Lists the aliases of a workflow, newest first.
 	ListWorkflowAliases(context.Context, *ListWorkflowAliasesRequest) (*ListWorkflowAliasesResponse, error)

@@ -47,7 +47,7 @@ type WorkflowServiceClient interface {
 	// writers to an input, refuted edges. Fails with FAILED_PRECONDITION (`WORKFLOW_INCOMPLETE`) when it is to be active
 	// and has warnings.
 	CreateWorkflow(ctx context.Context, in *CreateWorkflowRequest, opts ...grpc.CallOption) (*CreateWorkflowResponse, error)
-	// Gives one workflow, at its current or a named version; its tenant's also where it is deleted.
+	// Returns one workflow, at its current or a named version; its tenant's also where it is deleted.
 	GetWorkflow(ctx context.Context, in *GetWorkflowRequest, opts ...grpc.CallOption) (*GetWorkflowResponse, error)
 	// Lists the workflows the caller may read and the filter lets through, newest first unless another order is asked for.
 	ListWorkflows(ctx context.Context, in *ListWorkflowsRequest, opts ...grpc.CallOption) (*ListWorkflowsResponse, error)
@@ -231,7 +231,7 @@ type WorkflowServiceServer interface {
 	// writers to an input, refuted edges. Fails with FAILED_PRECONDITION (`WORKFLOW_INCOMPLETE`) when it is to be active
 	// and has warnings.
 	CreateWorkflow(context.Context, *CreateWorkflowRequest) (*CreateWorkflowResponse, error)
-	// Gives one workflow, at its current or a named version; its tenant's also where it is deleted.
+	// Returns one workflow, at its current or a named version; its tenant's also where it is deleted.
 	GetWorkflow(context.Context, *GetWorkflowRequest) (*GetWorkflowResponse, error)
 	// Lists the workflows the caller may read and the filter lets through, newest first unless another order is asked for.
 	ListWorkflows(context.Context, *ListWorkflowsRequest) (*ListWorkflowsResponse, error)

@@ -27,7 +27,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Where an environment stands.
+// The state of an environment.
 type EnvironmentState int32
 
 const (
@@ -220,11 +220,11 @@ type Environment struct {
 	Platform string `protobuf:"bytes,4,opt,name=platform,proto3" json:"platform,omitempty"`
 	// Lower-case hexadecimal SHA-256 of its lock.
 	LockDigest string `protobuf:"bytes,5,opt,name=lock_digest,json=lockDigest,proto3" json:"lock_digest,omitempty"`
-	// Where it stands.
+	// Its current state.
 	State EnvironmentState `protobuf:"varint,6,opt,name=state,proto3,enum=qflow.runner.v1.EnvironmentState" json:"state,omitempty"`
 	// How many packages are in it.
 	PackageCount int32 `protobuf:"varint,7,opt,name=package_count,json=packageCount,proto3" json:"package_count,omitempty"`
-	// What it takes up; 0 until that is known. Environments of one tenant share files, so the sum may be less.
+	// Its size; 0 until that is known. Environments of one tenant share files, so the sum may be less.
 	SizeBytes int64 `protobuf:"varint,8,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	// How long the build took; absent before its end.
 	BuildTime *durationpb.Duration `protobuf:"bytes,9,opt,name=build_time,json=buildTime,proto3" json:"build_time,omitempty"`
@@ -446,7 +446,7 @@ func (x *PrepareEnvironmentRequest) GetWait() *durationpb.Duration {
 // How far that is.
 type PrepareEnvironmentResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// One for each node version, in no order that means anything.
+	// One for each node version, in no particular order.
 	Nodes []*PreparedNode `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	// Whether nothing is being built any more.
 	Complete      bool `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
@@ -503,7 +503,7 @@ type PreparedNode struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The node version's id.
 	NodeVersionId string `protobuf:"bytes,1,opt,name=node_version_id,json=nodeVersionId,proto3" json:"node_version_id,omitempty"`
-	// Its environment as it stands; absent where it needs no packages, or where `problem` says why there is none.
+	// Its environment in its current state; absent where it needs no packages, or where `problem` says why there is none.
 	Environment *Environment `protobuf:"bytes,2,opt,name=environment,proto3" json:"environment,omitempty"`
 	// Why there is none, for people: `the dependencies are not resolved yet`. Empty otherwise.
 	Problem       string `protobuf:"bytes,3,opt,name=problem,proto3" json:"problem,omitempty"`
@@ -657,9 +657,9 @@ func (x *GetEnvironmentResponse) GetEnvironment() *Environment {
 // Which page.
 type ListEnvironmentsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many at most: 50 by default, silently capped at 1,000; negative is refused.
+	// The page size: 50 by default, silently capped at 1,000; negative is refused.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields.
+	// The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields.
 	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -33,8 +33,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Resolves what nodes need, and shows and prepares the environments that they run in. One is built when a run first needs
-// it, or ahead of that; it never changes, and goes when room is short and nobody has used it for long.
+// Resolves what nodes need, and shows and prepares the environments that they run in. An environment is built when a run first needs
+// it, or ahead of that. It never changes, and is removed when space is short and it has not been used for long.
 type EnvironmentServiceClient interface {
 	// Pins requirements to exact distributions with their hashes. Only wheels count; nothing is built or run.
 	//
@@ -42,16 +42,16 @@ type EnvironmentServiceClient interface {
 	// (`PYTHON_MISSING`) when no such Python is at hand, UNAVAILABLE when the package index does not answer,
 	// RESOURCE_EXHAUSTED (`RUNNER_DISK_FULL`) when the disk is full.
 	ResolveEnvironment(ctx context.Context, in *ResolveEnvironmentRequest, opts ...grpc.CallOption) (*ResolveEnvironmentResponse, error)
-	// Builds what a node, or each node of a workflow's version, runs in, on the runner that is called, and waits for it.
+	// Builds the environment of a node, or of each node of a workflow version, on the runner that is called, and waits for it.
 	//
-	// Repeating the call goes on waiting: what is there or under way is not built again. A failure is in the answer.
+	// Repeating the call continues to wait: what is built or being built is not built again. A failed build is in the answer.
 	// Fails with NOT_FOUND for a node or a workflow that the caller cannot read.
 	PrepareEnvironment(ctx context.Context, in *PrepareEnvironmentRequest, opts ...grpc.CallOption) (*PrepareEnvironmentResponse, error)
-	// Gives one environment of the tenant.
+	// Returns one environment of the tenant.
 	GetEnvironment(ctx context.Context, in *GetEnvironmentRequest, opts ...grpc.CallOption) (*GetEnvironmentResponse, error)
 	// Lists the tenant's environments, newest first.
 	ListEnvironments(ctx context.Context, in *ListEnvironmentsRequest, opts ...grpc.CallOption) (*ListEnvironmentsResponse, error)
-	// Gives what an environment consists of, as a CycloneDX 1.6 document: packages, hashes, licences, what needs what.
+	// Returns what an environment consists of, as a CycloneDX 1.6 document: packages, hashes, licences, dependencies.
 	//
 	// Fails with FAILED_PRECONDITION (`BOM_MISSING`) for an environment that was never built.
 	GetEnvironmentBom(ctx context.Context, in *GetEnvironmentBomRequest, opts ...grpc.CallOption) (*GetEnvironmentBomResponse, error)
@@ -131,8 +131,8 @@ func (c *environmentServiceClient) ListPythons(ctx context.Context, in *ListPyth
 // All implementations must embed UnimplementedEnvironmentServiceServer
 // for forward compatibility.
 //
-// Resolves what nodes need, and shows and prepares the environments that they run in. One is built when a run first needs
-// it, or ahead of that; it never changes, and goes when room is short and nobody has used it for long.
+// Resolves what nodes need, and shows and prepares the environments that they run in. An environment is built when a run first needs
+// it, or ahead of that. It never changes, and is removed when space is short and it has not been used for long.
 type EnvironmentServiceServer interface {
 	// Pins requirements to exact distributions with their hashes. Only wheels count; nothing is built or run.
 	//
@@ -140,16 +140,16 @@ type EnvironmentServiceServer interface {
 	// (`PYTHON_MISSING`) when no such Python is at hand, UNAVAILABLE when the package index does not answer,
 	// RESOURCE_EXHAUSTED (`RUNNER_DISK_FULL`) when the disk is full.
 	ResolveEnvironment(context.Context, *ResolveEnvironmentRequest) (*ResolveEnvironmentResponse, error)
-	// Builds what a node, or each node of a workflow's version, runs in, on the runner that is called, and waits for it.
+	// Builds the environment of a node, or of each node of a workflow version, on the runner that is called, and waits for it.
 	//
-	// Repeating the call goes on waiting: what is there or under way is not built again. A failure is in the answer.
+	// Repeating the call continues to wait: what is built or being built is not built again. A failed build is in the answer.
 	// Fails with NOT_FOUND for a node or a workflow that the caller cannot read.
 	PrepareEnvironment(context.Context, *PrepareEnvironmentRequest) (*PrepareEnvironmentResponse, error)
-	// Gives one environment of the tenant.
+	// Returns one environment of the tenant.
 	GetEnvironment(context.Context, *GetEnvironmentRequest) (*GetEnvironmentResponse, error)
 	// Lists the tenant's environments, newest first.
 	ListEnvironments(context.Context, *ListEnvironmentsRequest) (*ListEnvironmentsResponse, error)
-	// Gives what an environment consists of, as a CycloneDX 1.6 document: packages, hashes, licences, what needs what.
+	// Returns what an environment consists of, as a CycloneDX 1.6 document: packages, hashes, licences, dependencies.
 	//
 	// Fails with FAILED_PRECONDITION (`BOM_MISSING`) for an environment that was never built.
 	GetEnvironmentBom(context.Context, *GetEnvironmentBomRequest) (*GetEnvironmentBomResponse, error)

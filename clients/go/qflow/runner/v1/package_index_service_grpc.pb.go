@@ -30,14 +30,15 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Keeps the private package indexes of a tenant. They are asked before the deployment's own, in the order of their names, and a package that
-// one of them has is taken from nowhere else. What they ask for is a secret of the tenant, which nobody else's builds use or see.
+// Keeps the private package indexes of a tenant. They are asked before the deployment's own, in the order of their names, and a
+// package that one of them has is taken from nowhere else. Their password is a secret of the tenant, which nobody else's builds use
+// or see.
 type PackageIndexServiceClient interface {
 	// Makes an index, or changes it. Nodes whose packages are pinned already keep them; environments are built from it from now on.
 	//
 	// Fails with INVALID_ARGUMENT (`INDEX_URL_REFUSED`) for an address that may not be called, NOT_FOUND (`SECRET_NOT_FOUND`), ABORTED
 	// (`ETAG_MISMATCH`), RESOURCE_EXHAUSTED (`TOO_MANY_INDEXES`) beyond 10 of a tenant, and in a team with PERMISSION_DENIED
-	// (`NOT_TEAM_ADMIN`) for who does not administer it: whoever names an address is sent the secret.
+	// (`NOT_TEAM_ADMIN`) if the caller does not administer it: whoever names an address is sent the secret.
 	SetPackageIndex(ctx context.Context, in *SetPackageIndexRequest, opts ...grpc.CallOption) (*SetPackageIndexResponse, error)
 	// Lists the tenant's indexes by their names, which is the order in which they are asked.
 	ListPackageIndexes(ctx context.Context, in *ListPackageIndexesRequest, opts ...grpc.CallOption) (*ListPackageIndexesResponse, error)
@@ -89,14 +90,15 @@ func (c *packageIndexServiceClient) DeletePackageIndex(ctx context.Context, in *
 // All implementations must embed UnimplementedPackageIndexServiceServer
 // for forward compatibility.
 //
-// Keeps the private package indexes of a tenant. They are asked before the deployment's own, in the order of their names, and a package that
-// one of them has is taken from nowhere else. What they ask for is a secret of the tenant, which nobody else's builds use or see.
+// Keeps the private package indexes of a tenant. They are asked before the deployment's own, in the order of their names, and a
+// package that one of them has is taken from nowhere else. Their password is a secret of the tenant, which nobody else's builds use
+// or see.
 type PackageIndexServiceServer interface {
 	// Makes an index, or changes it. Nodes whose packages are pinned already keep them; environments are built from it from now on.
 	//
 	// Fails with INVALID_ARGUMENT (`INDEX_URL_REFUSED`) for an address that may not be called, NOT_FOUND (`SECRET_NOT_FOUND`), ABORTED
 	// (`ETAG_MISMATCH`), RESOURCE_EXHAUSTED (`TOO_MANY_INDEXES`) beyond 10 of a tenant, and in a team with PERMISSION_DENIED
-	// (`NOT_TEAM_ADMIN`) for who does not administer it: whoever names an address is sent the secret.
+	// (`NOT_TEAM_ADMIN`) if the caller does not administer it: whoever names an address is sent the secret.
 	SetPackageIndex(context.Context, *SetPackageIndexRequest) (*SetPackageIndexResponse, error)
 	// Lists the tenant's indexes by their names, which is the order in which they are asked.
 	ListPackageIndexes(context.Context, *ListPackageIndexesRequest) (*ListPackageIndexesResponse, error)

@@ -212,7 +212,7 @@ type SetPackageRulesRequest struct {
 	ReleaseAgeDaysMin int32 `protobuf:"varint,3,opt,name=release_age_days_min,json=releaseAgeDaysMin,proto3" json:"release_age_days_min,omitempty"`
 	// The etag of the rules that were read; empty to change whatever is there.
 	Etag string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
-	// Makes a repeated call answer as the first did, for 7 days: a UUID. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -29,8 +29,9 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Keeps which packages the tenant's nodes may have, within what the deployment allows. The rules hold for every package of a lock, also for those that only
-// others need: when requirements are resolved, and again before an environment is built or taken up by a runner.
+// Keeps the rules on which packages the tenant's nodes may use, within what the deployment allows. They apply to every package of
+// a lock, including those that only other packages need: when requirements are resolved, and again before a runner builds or reuses
+// an environment.
 type PackageRuleServiceClient interface {
 	// Gives the tenant's rules; without any, every package is allowed.
 	GetPackageRules(ctx context.Context, in *GetPackageRulesRequest, opts ...grpc.CallOption) (*GetPackageRulesResponse, error)
@@ -73,8 +74,9 @@ func (c *packageRuleServiceClient) SetPackageRules(ctx context.Context, in *SetP
 // All implementations must embed UnimplementedPackageRuleServiceServer
 // for forward compatibility.
 //
-// Keeps which packages the tenant's nodes may have, within what the deployment allows. The rules hold for every package of a lock, also for those that only
-// others need: when requirements are resolved, and again before an environment is built or taken up by a runner.
+// Keeps the rules on which packages the tenant's nodes may use, within what the deployment allows. They apply to every package of
+// a lock, including those that only other packages need: when requirements are resolved, and again before a runner builds or reuses
+// an environment.
 type PackageRuleServiceServer interface {
 	// Gives the tenant's rules; without any, every package is allowed.
 	GetPackageRules(context.Context, *GetPackageRulesRequest) (*GetPackageRulesResponse, error)

@@ -28,7 +28,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Where a sandbox stands.
+// The state of a sandbox.
 type ContainerStatus int32
 
 const (
@@ -339,9 +339,9 @@ func (x *ProbeCheck) GetDetail() string {
 // Which page.
 type ListContainersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many at most: 50 by default, silently capped at 1,000; negative is refused.
+	// The page size: 50 by default, silently capped at 1,000; negative is refused.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields.
+	// The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields.
 	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -455,7 +455,7 @@ type Container struct {
 	ContainerId string `protobuf:"bytes,2,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
 	// The Python in it: `3.11`.
 	PythonVersion string `protobuf:"bytes,3,opt,name=python_version,json=pythonVersion,proto3" json:"python_version,omitempty"`
-	// Where it stands.
+	// Its current state.
 	Status ContainerStatus `protobuf:"varint,4,opt,name=status,proto3,enum=qflow.runner.v1.ContainerStatus" json:"status,omitempty"`
 	// The isolation tier.
 	Tier v1.Tier `protobuf:"varint,5,opt,name=tier,proto3,enum=qflow.isolation.v1.Tier" json:"tier,omitempty"`
@@ -647,7 +647,7 @@ type ContainerLimits struct {
 	OpenFiles int32 `protobuf:"varint,3,opt,name=open_files,json=openFiles,proto3" json:"open_files,omitempty"`
 	// How much it may write to its temporary folder, and again to shared memory.
 	TemporaryBytes int64 `protobuf:"varint,4,opt,name=temporary_bytes,json=temporaryBytes,proto3" json:"temporary_bytes,omitempty"`
-	// How large the outputs may be in sum.
+	// How large the outputs may be in total.
 	OutputBytes   int64 `protobuf:"varint,5,opt,name=output_bytes,json=outputBytes,proto3" json:"output_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -4,7 +4,7 @@
 // - protoc             (unknown)
 // source: qflow/runner/v1/secret_service.proto
 
-// Secrets: values that nodes get when they run, and that nobody reads again otherwise.
+// Secrets: values that nodes get when they run, and that cannot be read in any other way.
 
 package runnerv1
 
@@ -43,13 +43,13 @@ type SecretServiceClient interface {
 	//
 	// Fails with FAILED_PRECONDITION (`SECRETS_NOT_CONFIGURED`) where the deployment has no key to keep secrets under, ABORTED
 	// (`ETAG_MISMATCH`), RESOURCE_EXHAUSTED (`TOO_MANY_SECRETS`) beyond 1,000 of a tenant, and in a team with PERMISSION_DENIED
-	// (`NOT_TEAM_ADMIN`) for who does not administer it, as all that changes something here.
+	// (`NOT_TEAM_ADMIN`) if the caller does not administer it, as all that changes something here.
 	SetSecret(ctx context.Context, in *SetSecretRequest, opts ...grpc.CallOption) (*SetSecretResponse, error)
-	// Tells of a secret and of its versions; never what they hold.
+	// Returns a secret and its versions, never their values.
 	GetSecret(ctx context.Context, in *GetSecretRequest, opts ...grpc.CallOption) (*GetSecretResponse, error)
 	// Lists the tenant's secrets, newest first.
 	ListSecrets(ctx context.Context, in *ListSecretsRequest, opts ...grpc.CallOption) (*ListSecretsResponse, error)
-	// Has nodes get another version that is kept.
+	// Makes another of the kept versions the one that nodes get.
 	//
 	// Fails with NOT_FOUND (`SECRET_VERSION_NOT_FOUND`), ABORTED (`ETAG_MISMATCH`).
 	UseSecretVersion(ctx context.Context, in *UseSecretVersionRequest, opts ...grpc.CallOption) (*UseSecretVersionResponse, error)
@@ -57,8 +57,8 @@ type SecretServiceClient interface {
 	//
 	// Fails with ABORTED (`ETAG_MISMATCH`), FAILED_PRECONDITION (`SECRET_IN_USE`) while a package index asks for it.
 	DeleteSecret(ctx context.Context, in *DeleteSecretRequest, opts ...grpc.CallOption) (*DeleteSecretResponse, error)
-	// Gives a node of the tenant a secret, in all of its versions, those to come included: whoever may change the node may
-	// read what it is granted.
+	// Grants a secret to a node of the tenant, in all of its versions, including future ones. Note that whoever may change the node
+	// can read the secret.
 	//
 	// Fails with RESOURCE_EXHAUSTED (`TOO_MANY_GRANTS`) beyond 32 of a node.
 	GrantSecret(ctx context.Context, in *GrantSecretRequest, opts ...grpc.CallOption) (*GrantSecretResponse, error)
@@ -170,13 +170,13 @@ type SecretServiceServer interface {
 	//
 	// Fails with FAILED_PRECONDITION (`SECRETS_NOT_CONFIGURED`) where the deployment has no key to keep secrets under, ABORTED
 	// (`ETAG_MISMATCH`), RESOURCE_EXHAUSTED (`TOO_MANY_SECRETS`) beyond 1,000 of a tenant, and in a team with PERMISSION_DENIED
-	// (`NOT_TEAM_ADMIN`) for who does not administer it, as all that changes something here.
+	// (`NOT_TEAM_ADMIN`) if the caller does not administer it, as all that changes something here.
 	SetSecret(context.Context, *SetSecretRequest) (*SetSecretResponse, error)
-	// Tells of a secret and of its versions; never what they hold.
+	// Returns a secret and its versions, never their values.
 	GetSecret(context.Context, *GetSecretRequest) (*GetSecretResponse, error)
 	// Lists the tenant's secrets, newest first.
 	ListSecrets(context.Context, *ListSecretsRequest) (*ListSecretsResponse, error)
-	// Has nodes get another version that is kept.
+	// Makes another of the kept versions the one that nodes get.
 	//
 	// Fails with NOT_FOUND (`SECRET_VERSION_NOT_FOUND`), ABORTED (`ETAG_MISMATCH`).
 	UseSecretVersion(context.Context, *UseSecretVersionRequest) (*UseSecretVersionResponse, error)
@@ -184,8 +184,8 @@ type SecretServiceServer interface {
 	//
 	// Fails with ABORTED (`ETAG_MISMATCH`), FAILED_PRECONDITION (`SECRET_IN_USE`) while a package index asks for it.
 	DeleteSecret(context.Context, *DeleteSecretRequest) (*DeleteSecretResponse, error)
-	// Gives a node of the tenant a secret, in all of its versions, those to come included: whoever may change the node may
-	// read what it is granted.
+	// Grants a secret to a node of the tenant, in all of its versions, including future ones. Note that whoever may change the node
+	// can read the secret.
 	//
 	// Fails with RESOURCE_EXHAUSTED (`TOO_MANY_GRANTS`) beyond 32 of a node.
 	GrantSecret(context.Context, *GrantSecretRequest) (*GrantSecretResponse, error)

@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: qflow/runner/v1/upload_service.proto
 
-// Uploads: files on their way in, which may be interrupted and go on.
+// Uploads: files on their way in, which can be interrupted and continued.
 
 package runnerv1
 
@@ -131,7 +131,7 @@ type CreateUploadRequest struct {
 	Sha256 string `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	// When the file goes by itself; at most a year from now. Not set: it stays until it is deleted.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	// Makes a repeated call answer as the first did, for 7 days: a UUID. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -464,7 +464,7 @@ type FinishUploadRequest struct {
 	UploadId string `protobuf:"bytes,1,opt,name=upload_id,json=uploadId,proto3" json:"upload_id,omitempty"`
 	// Lower-case hexadecimal SHA-256 of the bytes; may be empty where it was given at the creation, or nobody knows.
 	Sha256 string `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
-	// Makes a repeated call answer as the first did, for 7 days: a UUID. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -572,7 +572,7 @@ type CancelUploadRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The upload's id.
 	UploadId string `protobuf:"bytes,1,opt,name=upload_id,json=uploadId,proto3" json:"upload_id,omitempty"`
-	// Makes a repeated call answer as the first did, for 7 days: a UUID. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -4,7 +4,7 @@
 // - protoc             (unknown)
 // source: qflow/runner/v1/upload_service.proto
 
-// Uploads: files on their way in, which may be interrupted and go on.
+// Uploads: files on their way in, which can be interrupted and continued.
 
 package runnerv1
 
@@ -39,21 +39,21 @@ type UploadServiceClient interface {
 	//
 	// Fails with RESOURCE_EXHAUSTED (`FILE_QUOTA_REACHED`) where the tenant's files would be too many or too large with it.
 	CreateUpload(ctx context.Context, in *CreateUploadRequest, opts ...grpc.CallOption) (*CreateUploadResponse, error)
-	// Says how far an upload is: where to go on after a cut.
+	// Says how far an upload is: where to continue after an interruption.
 	GetUpload(ctx context.Context, in *GetUploadRequest, opts ...grpc.CallOption) (*GetUploadResponse, error)
 	// Writes bytes, from `offset_bytes` on. What arrived stays when the call is cut; the answer, or GetUpload, says how much
 	// that is, which may be less than was sent.
 	//
-	// Fails with OUT_OF_RANGE (`UPLOAD_OFFSET`, with `received_bytes`) for an offset that is not where the upload stands,
+	// Fails with OUT_OF_RANGE (`UPLOAD_OFFSET`, with `received_bytes`) for an offset other than the upload's current one,
 	// INVALID_ARGUMENT (`UPLOAD_TOO_LONG`) for more bytes than were announced, ABORTED (`UPLOAD_BUSY`) while another call
 	// writes to it.
 	WriteUpload(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[WriteUploadRequest, WriteUploadResponse], error)
-	// Makes the file of a complete upload, once its bytes are proven and safe on disk. Finishing it again gives the same file.
+	// Makes the file of a complete upload, once its bytes are verified and safe on disk. Finishing it again gives the same file.
 	//
 	// Fails with FAILED_PRECONDITION (`UPLOAD_INCOMPLETE`) while bytes are missing, INVALID_ARGUMENT
-	// (`FILE_DIGEST_MISMATCH`) where they are not what the digest says: then they are discarded, and the upload begins anew.
+	// (`FILE_DIGEST_MISMATCH`) where they are not what the digest says: then they are discarded, and the upload starts again.
 	FinishUpload(ctx context.Context, in *FinishUploadRequest, opts ...grpc.CallOption) (*FinishUploadResponse, error)
-	// Gives an upload up: its bytes are removed.
+	// Abandons an upload: its bytes are removed.
 	CancelUpload(ctx context.Context, in *CancelUploadRequest, opts ...grpc.CallOption) (*CancelUploadResponse, error)
 }
 
@@ -129,21 +129,21 @@ type UploadServiceServer interface {
 	//
 	// Fails with RESOURCE_EXHAUSTED (`FILE_QUOTA_REACHED`) where the tenant's files would be too many or too large with it.
 	CreateUpload(context.Context, *CreateUploadRequest) (*CreateUploadResponse, error)
-	// Says how far an upload is: where to go on after a cut.
+	// Says how far an upload is: where to continue after an interruption.
 	GetUpload(context.Context, *GetUploadRequest) (*GetUploadResponse, error)
 	// Writes bytes, from `offset_bytes` on. What arrived stays when the call is cut; the answer, or GetUpload, says how much
 	// that is, which may be less than was sent.
 	//
-	// Fails with OUT_OF_RANGE (`UPLOAD_OFFSET`, with `received_bytes`) for an offset that is not where the upload stands,
+	// Fails with OUT_OF_RANGE (`UPLOAD_OFFSET`, with `received_bytes`) for an offset other than the upload's current one,
 	// INVALID_ARGUMENT (`UPLOAD_TOO_LONG`) for more bytes than were announced, ABORTED (`UPLOAD_BUSY`) while another call
 	// writes to it.
 	WriteUpload(grpc.ClientStreamingServer[WriteUploadRequest, WriteUploadResponse]) error
-	// Makes the file of a complete upload, once its bytes are proven and safe on disk. Finishing it again gives the same file.
+	// Makes the file of a complete upload, once its bytes are verified and safe on disk. Finishing it again gives the same file.
 	//
 	// Fails with FAILED_PRECONDITION (`UPLOAD_INCOMPLETE`) while bytes are missing, INVALID_ARGUMENT
-	// (`FILE_DIGEST_MISMATCH`) where they are not what the digest says: then they are discarded, and the upload begins anew.
+	// (`FILE_DIGEST_MISMATCH`) where they are not what the digest says: then they are discarded, and the upload starts again.
 	FinishUpload(context.Context, *FinishUploadRequest) (*FinishUploadResponse, error)
-	// Gives an upload up: its bytes are removed.
+	// Abandons an upload: its bytes are removed.
 	CancelUpload(context.Context, *CancelUploadRequest) (*CancelUploadResponse, error)
 	mustEmbedUnimplementedUploadServiceServer()
 }

@@ -454,9 +454,9 @@ func (x *GetWheelResponse) GetWheel() *Wheel {
 // Which page.
 type ListWheelsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many at most: 50 by default, silently capped at 1,000; negative is refused.
+	// The page size: 50 by default, silently capped at 1,000; negative is refused.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields.
+	// The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields.
 	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -566,7 +566,7 @@ type DeleteWheelRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The id.
 	WheelId string `protobuf:"bytes,1,opt,name=wheel_id,json=wheelId,proto3" json:"wheel_id,omitempty"`
-	// Makes a repeated call answer as the first did, for 7 days: a UUID. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -42,7 +42,7 @@ type WheelServiceClient interface {
 	// bytes under this file name, RESOURCE_EXHAUSTED (`WHEELS_TOO_LARGE`, `WHEELS_TOO_MANY`) beyond a limit and where the
 	// disk is full (`RUNNER_DISK_FULL`).
 	UploadWheel(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadWheelRequest, UploadWheelResponse], error)
-	// Gives one wheel of the tenant.
+	// Returns one wheel of the tenant.
 	GetWheel(ctx context.Context, in *GetWheelRequest, opts ...grpc.CallOption) (*GetWheelResponse, error)
 	// Lists the tenant's wheels, newest first.
 	ListWheels(ctx context.Context, in *ListWheelsRequest, opts ...grpc.CallOption) (*ListWheelsResponse, error)
@@ -116,7 +116,7 @@ type WheelServiceServer interface {
 	// bytes under this file name, RESOURCE_EXHAUSTED (`WHEELS_TOO_LARGE`, `WHEELS_TOO_MANY`) beyond a limit and where the
 	// disk is full (`RUNNER_DISK_FULL`).
 	UploadWheel(grpc.ClientStreamingServer[UploadWheelRequest, UploadWheelResponse]) error
-	// Gives one wheel of the tenant.
+	// Returns one wheel of the tenant.
 	GetWheel(context.Context, *GetWheelRequest) (*GetWheelResponse, error)
 	// Lists the tenant's wheels, newest first.
 	ListWheels(context.Context, *ListWheelsRequest) (*ListWheelsResponse, error)

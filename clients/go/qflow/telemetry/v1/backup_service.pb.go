@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: qflow/telemetry/v1/backup_service.proto
 
-// Backups of the deployment's database and of the bytes of files: taken, proven, told of.
+// Backups of the deployment's database and of the bytes of files: taking, verifying and listing them.
 
 package telemetryv1
 
@@ -33,7 +33,7 @@ type BackupKind int32
 const (
 	// Not stated.
 	BackupKind_BACKUP_KIND_UNSPECIFIED BackupKind = 0
-	// Every file of the server. With the archive it goes on to any moment after it.
+	// Every file of the server. With the archive it can be restored to any moment after it.
 	BackupKind_BACKUP_KIND_BASE BackupKind = 1
 	// The rows of the database as of one moment. Any later PostgreSQL reads it.
 	BackupKind_BACKUP_KIND_DUMP BackupKind = 2
@@ -88,13 +88,13 @@ const (
 	BackupState_BACKUP_STATE_UNSPECIFIED BackupState = 0
 	// It is being taken.
 	BackupState_BACKUP_STATE_TAKING BackupState = 1
-	// It is whole, and nobody has proven it.
+	// It is complete, and has not been verified.
 	BackupState_BACKUP_STATE_TAKEN BackupState = 2
-	// It is being proven.
+	// It is being verified.
 	BackupState_BACKUP_STATE_VERIFYING BackupState = 3
-	// It was restored, and all that was asked of the copy was well.
+	// It was restored, and all checks of the copy passed.
 	BackupState_BACKUP_STATE_VERIFIED BackupState = 4
-	// It could not be taken, or it is damaged, or its copy is not well: `problems` say what.
+	// It could not be taken, or it is damaged, or its copy failed a check: `problems` says which.
 	BackupState_BACKUP_STATE_FAILED BackupState = 5
 )
 
@@ -158,7 +158,7 @@ type Backup struct {
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// When it was whole.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
-	// All that was committed by then is in it.
+	// Everything committed by then is in it.
 	RecoveryPointTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=recovery_point_time,json=recoveryPointTime,proto3" json:"recovery_point_time,omitempty"`
 	// What its own files take, in bytes.
 	SizeBytes int64 `protobuf:"varint,7,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
@@ -172,7 +172,7 @@ type Backup struct {
 	PostgresMajorVersion int32 `protobuf:"varint,11,opt,name=postgres_major_version,json=postgresMajorVersion,proto3" json:"postgres_major_version,omitempty"`
 	// Which schema of Qflow it is of.
 	SchemaRevision string `protobuf:"bytes,12,opt,name=schema_revision,json=schemaRevision,proto3" json:"schema_revision,omitempty"`
-	// What proving it found; unset where nobody has.
+	// What verifying it found; unset if that was never done.
 	Report *BackupReport `protobuf:"bytes,13,opt,name=report,proto3" json:"report,omitempty"`
 	// What is wrong with it, 20 at most.
 	Problems      []string `protobuf:"bytes,14,rep,name=problems,proto3" json:"problems,omitempty"`
@@ -422,9 +422,9 @@ type StartBackupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What it is of; a base backup where it is unset.
 	Kind BackupKind `protobuf:"varint,1,opt,name=kind,proto3,enum=qflow.telemetry.v1.BackupKind" json:"kind,omitempty"`
-	// Whether it is proven once it is taken.
+	// Whether to verify it once it is taken.
 	Verify bool `protobuf:"varint,2,opt,name=verify,proto3" json:"verify,omitempty"`
-	// Makes a repeated call answer as the first did, for 7 days: a UUID. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -622,9 +622,9 @@ func (x *GetBackupResponse) GetBackup() *Backup {
 // Which part of the list.
 type ListBackupsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many at most: 50 by default, silently capped at 1,000; negative is refused.
+	// The page size: 50 by default, silently capped at 1,000; negative is refused.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The `next_page_token` of the page before; empty for the first. Bound to the caller.
+	// The `next_page_token` of the previous page; empty for the first page. Bound to the caller.
 	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -734,7 +734,7 @@ type VerifyBackupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its id.
 	BackupId string `protobuf:"bytes,1,opt,name=backup_id,json=backupId,proto3" json:"backup_id,omitempty"`
-	// Makes a repeated call answer as the first did, for 7 days: a UUID. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -787,7 +787,7 @@ func (x *VerifyBackupRequest) GetRequestId() string {
 // What was begun.
 type VerifyBackupResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The backup, which is being proven.
+	// The backup, which is being verified.
 	Backup        *Backup `protobuf:"bytes,1,opt,name=backup,proto3" json:"backup,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -835,7 +835,7 @@ type DeleteBackupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its id.
 	BackupId string `protobuf:"bytes,1,opt,name=backup_id,json=backupId,proto3" json:"backup_id,omitempty"`
-	// Makes a repeated call answer as the first did, for 7 days: a UUID. Empty to go without.
+	// A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -4,7 +4,7 @@
 // - protoc             (unknown)
 // source: qflow/telemetry/v1/backup_service.proto
 
-// Backups of the deployment's database and of the bytes of files: taken, proven, told of.
+// Backups of the deployment's database and of the bytes of files: taking, verifying and listing them.
 
 package telemetryv1
 
@@ -33,25 +33,25 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Takes, proves, lists and removes backups. They hold every tenant's rows, so it is for administrators. Where the
+// Takes, verifies, lists and removes backups. They hold every tenant's rows, so it is for administrators. Where the
 // deployment keeps none (`QFLOW_BACKUP_FOLDER` is not set) every call but GetBackupStatus answers FAILED_PRECONDITION
 // (`BACKUPS_OFF`). Restoring is a command on the machine, for it replaces the database that answers here.
 type BackupServiceClient interface {
-	// Begins a backup and answers at once; GetBackup tells how it goes on. One is worked on at a time: while one is, the
-	// call is refused with RESOURCE_EXHAUSTED (`BACKUPS_BUSY`).
+	// Begins a backup and answers at once; GetBackup shows its progress. Only one backup is worked on at a time: meanwhile
+	// the call is refused with RESOURCE_EXHAUSTED (`BACKUPS_BUSY`).
 	StartBackup(ctx context.Context, in *StartBackupRequest, opts ...grpc.CallOption) (*StartBackupResponse, error)
-	// Gets a backup by its id; NOT_FOUND (`BACKUP_NOT_FOUND`) for one that there is not. One that failed is known until
-	// telemetry is started again.
+	// Gets a backup by its id; NOT_FOUND (`BACKUP_NOT_FOUND`) if there is none. A failed one is remembered until
+	// telemetry restarts.
 	GetBackup(ctx context.Context, in *GetBackupRequest, opts ...grpc.CallOption) (*GetBackupResponse, error)
 	// Lists backups, the newest first.
 	ListBackups(ctx context.Context, in *ListBackupsRequest, opts ...grpc.CallOption) (*ListBackupsResponse, error)
-	// Begins to prove a backup and answers at once: it is restored into a server of its own, what must always hold is
-	// asked of the copy, and every file that it has a row of is read. GetBackup tells what was found. Refused as
-	// StartBackup is while another is worked on.
+	// Begins to verify a backup and answers at once: it is restored into a server of its own, every invariant is checked on the
+	// copy, and every file that has a row in it is read. GetBackup shows the result. Refused like
+	// StartBackup while another backup is worked on.
 	VerifyBackup(ctx context.Context, in *VerifyBackupRequest, opts ...grpc.CallOption) (*VerifyBackupResponse, error)
-	// Removes a backup for good. Moments that only it led to can no longer be gone back to.
+	// Removes a backup for good. Points in time that only it covered can no longer be restored.
 	DeleteBackup(ctx context.Context, in *DeleteBackupRequest, opts ...grpc.CallOption) (*DeleteBackupResponse, error)
-	// Tells whether and how backups are kept, and how old the newest proven one and the archive are.
+	// Says whether and how backups are kept, and how old the newest verified one and the archive are.
 	GetBackupStatus(ctx context.Context, in *GetBackupStatusRequest, opts ...grpc.CallOption) (*GetBackupStatusResponse, error)
 }
 
@@ -127,25 +127,25 @@ func (c *backupServiceClient) GetBackupStatus(ctx context.Context, in *GetBackup
 // All implementations must embed UnimplementedBackupServiceServer
 // for forward compatibility.
 //
-// Takes, proves, lists and removes backups. They hold every tenant's rows, so it is for administrators. Where the
+// Takes, verifies, lists and removes backups. They hold every tenant's rows, so it is for administrators. Where the
 // deployment keeps none (`QFLOW_BACKUP_FOLDER` is not set) every call but GetBackupStatus answers FAILED_PRECONDITION
 // (`BACKUPS_OFF`). Restoring is a command on the machine, for it replaces the database that answers here.
 type BackupServiceServer interface {
-	// Begins a backup and answers at once; GetBackup tells how it goes on. One is worked on at a time: while one is, the
-	// call is refused with RESOURCE_EXHAUSTED (`BACKUPS_BUSY`).
+	// Begins a backup and answers at once; GetBackup shows its progress. Only one backup is worked on at a time: meanwhile
+	// the call is refused with RESOURCE_EXHAUSTED (`BACKUPS_BUSY`).
 	StartBackup(context.Context, *StartBackupRequest) (*StartBackupResponse, error)
-	// Gets a backup by its id; NOT_FOUND (`BACKUP_NOT_FOUND`) for one that there is not. One that failed is known until
-	// telemetry is started again.
+	// Gets a backup by its id; NOT_FOUND (`BACKUP_NOT_FOUND`) if there is none. A failed one is remembered until
+	// telemetry restarts.
 	GetBackup(context.Context, *GetBackupRequest) (*GetBackupResponse, error)
 	// Lists backups, the newest first.
 	ListBackups(context.Context, *ListBackupsRequest) (*ListBackupsResponse, error)
-	// Begins to prove a backup and answers at once: it is restored into a server of its own, what must always hold is
-	// asked of the copy, and every file that it has a row of is read. GetBackup tells what was found. Refused as
-	// StartBackup is while another is worked on.
+	// Begins to verify a backup and answers at once: it is restored into a server of its own, every invariant is checked on the
+	// copy, and every file that has a row in it is read. GetBackup shows the result. Refused like
+	// StartBackup while another backup is worked on.
 	VerifyBackup(context.Context, *VerifyBackupRequest) (*VerifyBackupResponse, error)
-	// Removes a backup for good. Moments that only it led to can no longer be gone back to.
+	// Removes a backup for good. Points in time that only it covered can no longer be restored.
 	DeleteBackup(context.Context, *DeleteBackupRequest) (*DeleteBackupResponse, error)
-	// Tells whether and how backups are kept, and how old the newest proven one and the archive are.
+	// Says whether and how backups are kept, and how old the newest verified one and the archive are.
 	GetBackupStatus(context.Context, *GetBackupStatusRequest) (*GetBackupStatusResponse, error)
 	mustEmbedUnimplementedBackupServiceServer()
 }

@@ -27,7 +27,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// How an invariant was found.
+// What the check of an invariant found.
 type InvariantVerdict int32
 
 const (
@@ -89,9 +89,9 @@ type CheckInvariantsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Ids (`I4`, every invariant of that number) or names, as an answer gives them; empty for all.
 	Invariants []string `protobuf:"bytes,1,rep,name=invariants,proto3" json:"invariants,omitempty"`
-	// How many rows that break an invariant are told of at most; 20 where it is 0.
+	// The most rows to report per broken invariant; 0 means 20.
 	MaxBreaches int32 `protobuf:"varint,2,opt,name=max_breaches,json=maxBreaches,proto3" json:"max_breaches,omitempty"`
-	// How long to wait before a second look at what may be broken for a moment only; 5 s where it is unset.
+	// How long to wait before checking again what may be broken only for a moment; 5 s if unset.
 	SettleTime    *durationpb.Duration `protobuf:"bytes,3,opt,name=settle_time,json=settleTime,proto3" json:"settle_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -212,22 +212,22 @@ func (x *CheckInvariantsResponse) GetStartTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// One invariant and how it was found.
+// One invariant and what its check found.
 type InvariantFinding struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its number: `I4`. Several may share one.
 	InvariantId string `protobuf:"bytes,1,opt,name=invariant_id,json=invariantId,proto3" json:"invariant_id,omitempty"`
-	// Its name, of its own.
+	// Its name, which is unique.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// What holds, in a sentence.
 	Title string `protobuf:"bytes,3,opt,name=title,proto3" json:"title,omitempty"`
-	// How it was found.
+	// What the check found.
 	Verdict InvariantVerdict `protobuf:"varint,4,opt,name=verdict,proto3,enum=qflow.telemetry.v1.InvariantVerdict" json:"verdict,omitempty"`
-	// What breaks it, up to the asked number.
+	// The rows that break it, up to the number asked for.
 	Breaches []*InvariantBreach `protobuf:"bytes,5,rep,name=breaches,proto3" json:"breaches,omitempty"`
-	// Whether more break it than are told of.
+	// Whether there are more such rows than are listed.
 	HasMore bool `protobuf:"varint,6,opt,name=has_more,json=hasMore,proto3" json:"has_more,omitempty"`
-	// How long the question took.
+	// How long the check took.
 	QueryTime     *durationpb.Duration `protobuf:"bytes,7,opt,name=query_time,json=queryTime,proto3" json:"query_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -317,7 +317,7 @@ type InvariantBreach struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The table, or what else of the database it is.
 	Place string `protobuf:"bytes,1,opt,name=place,proto3" json:"place,omitempty"`
-	// The row's id or key; of a whole table, what of it.
+	// The row's id or key; for a whole table, the part of it.
 	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	// What is wrong with it.
 	Facts         string `protobuf:"bytes,3,opt,name=facts,proto3" json:"facts,omitempty"`

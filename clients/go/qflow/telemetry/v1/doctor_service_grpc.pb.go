@@ -30,7 +30,7 @@ const (
 //
 // Examines the database. It reads every tenant's rows, so it is for administrators; it changes nothing.
 type DoctorServiceClient interface {
-	// Asks of each invariant whether it holds. One examination runs at a time: a second is refused with
+	// Checks whether each invariant holds. One examination runs at a time: a second is refused with
 	// RESOURCE_EXHAUSTED. On a large database it takes minutes: give it a deadline to match.
 	CheckInvariants(ctx context.Context, in *CheckInvariantsRequest, opts ...grpc.CallOption) (*CheckInvariantsResponse, error)
 }
@@ -59,7 +59,7 @@ func (c *doctorServiceClient) CheckInvariants(ctx context.Context, in *CheckInva
 //
 // Examines the database. It reads every tenant's rows, so it is for administrators; it changes nothing.
 type DoctorServiceServer interface {
-	// Asks of each invariant whether it holds. One examination runs at a time: a second is refused with
+	// Checks whether each invariant holds. One examination runs at a time: a second is refused with
 	// RESOURCE_EXHAUSTED. On a large database it takes minutes: give it a deadline to match.
 	CheckInvariants(context.Context, *CheckInvariantsRequest) (*CheckInvariantsResponse, error)
 	mustEmbedUnimplementedDoctorServiceServer()

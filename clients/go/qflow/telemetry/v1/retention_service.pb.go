@@ -4,7 +4,7 @@
 // 	protoc        (unknown)
 // source: qflow/telemetry/v1/retention_service.proto
 
-// Retention: how long what is kept, what is due, and what was removed.
+// Retention: how long records are kept, what is due, and what was removed.
 
 package telemetryv1
 
@@ -36,11 +36,11 @@ const (
 	RetentionRunState_RETENTION_RUN_STATE_ASKED RetentionRunState = 1
 	// It is under way.
 	RetentionRunState_RETENTION_RUN_STATE_RUNNING RetentionRunState = 2
-	// It went through.
+	// It completed.
 	RetentionRunState_RETENTION_RUN_STATE_COMPLETED RetentionRunState = 3
 	// Some kind of record could not be removed; the others were.
 	RetentionRunState_RETENTION_RUN_STATE_FAILED RetentionRunState = 4
-	// The process that did it ended before it.
+	// Its process ended before it did.
 	RetentionRunState_RETENTION_RUN_STATE_INTERRUPTED RetentionRunState = 5
 )
 
@@ -96,11 +96,11 @@ type RetentionRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The kind: `executions`, `metrics`, ….
 	Subject string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
-	// For how many days the deployment keeps it; 0 where each record says by itself until when it is kept.
+	// For how many days the deployment keeps it; 0 if each record has an expiry time of its own.
 	DeploymentKeepDays int32 `protobuf:"varint,2,opt,name=deployment_keep_days,json=deploymentKeepDays,proto3" json:"deployment_keep_days,omitempty"`
 	// For how many days the caller's tenant keeps it; 0 where the deployment's rule holds.
 	TenantKeepDays int32 `protobuf:"varint,3,opt,name=tenant_keep_days,json=tenantKeepDays,proto3" json:"tenant_keep_days,omitempty"`
-	// Whether a tenant may say so itself.
+	// Whether a tenant may set its own rule.
 	Settable bool `protobuf:"varint,4,opt,name=settable,proto3" json:"settable,omitempty"`
 	// The setting of the deployment; empty where there is none.
 	Setting string `protobuf:"bytes,5,opt,name=setting,proto3" json:"setting,omitempty"`
@@ -272,9 +272,9 @@ type SetRetentionRuleRequest struct {
 	Subject string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
 	// For how many days.
 	KeepDays int32 `protobuf:"varint,2,opt,name=keep_days,json=keepDays,proto3" json:"keep_days,omitempty"`
-	// As it was read; another one is ABORTED. Empty to set whatever stands there.
+	// As it was read; another one is ABORTED. Empty to set it without this check.
 	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
-	// Makes a repeated call answer as the first did: a UUID. Empty to go without.
+	// A UUID: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -389,9 +389,9 @@ type ResetRetentionRuleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The kind of record.
 	Subject string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
-	// As it was read; another one is ABORTED. Empty to reset whatever stands there.
+	// As it was read; another one is ABORTED. Empty to reset it without this check.
 	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
-	// Makes a repeated call answer as the first did: a UUID. Empty to go without.
+	// A UUID: a repeated call with it gets the answer of the first. May be empty.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -582,7 +582,7 @@ type DueRecords struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The kind.
 	Subject string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
-	// How many records: executions, without what hangs on them.
+	// How many records: executions, not counting the rows that belong to them.
 	Count int64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
 	// Whether there are more: no more than 100,000 are counted.
 	HasMore bool `protobuf:"varint,3,opt,name=has_more,json=hasMore,proto3" json:"has_more,omitempty"`
@@ -653,7 +653,7 @@ func (x *DueRecords) GetUndecided() bool {
 // Asks for a pass.
 type StartRetentionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Makes a repeated call answer with the same pass: a UUID. Empty to go without.
+	// A UUID: a repeated call with it is answered with the same pass. May be empty.
 	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -837,9 +837,9 @@ func (x *GetRetentionRunResponse) GetRun() *RetentionRun {
 // Which page.
 type ListRetentionRunsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many at most: 50 by default, silently capped at 1,000; negative is refused.
+	// The page size: 50 by default, silently capped at 1,000; negative is refused.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The `next_page_token` of the page before; empty for the first. Bound to the caller.
+	// The `next_page_token` of the previous page; empty for the first page. Bound to the caller.
 	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -957,7 +957,7 @@ type RetentionRun struct {
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
 	// When it ended; unset before.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
-	// Whoever asked for it; empty where it became due.
+	// The user who asked for it; empty for a regular pass.
 	RequestedBy string `protobuf:"bytes,6,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
 	// What it removed, one for each kind that had any or could not be removed.
 	Removed       []*RemovedRecords `protobuf:"bytes,7,rep,name=removed,proto3" json:"removed,omitempty"`

@@ -4,7 +4,7 @@
 // - protoc             (unknown)
 // source: qflow/telemetry/v1/retention_service.proto
 
-// Retention: how long what is kept, what is due, and what was removed.
+// Retention: how long records are kept, what is due, and what was removed.
 
 package telemetryv1
 
@@ -34,20 +34,20 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Tells and sets how long records are kept. Telemetry removes what is due at an interval, in small batches.
+// Shows and sets how long records are kept. Telemetry removes what is due at an interval, in small batches.
 type RetentionServiceClient interface {
-	// Lists how long each kind of record is kept: by the deployment, and by the caller's tenant where it says so itself.
+	// Lists how long each kind of record is kept: by the deployment, and by the caller's tenant where it has a rule of its own.
 	ListRetentionRules(ctx context.Context, in *ListRetentionRulesRequest, opts ...grpc.CallOption) (*ListRetentionRulesResponse, error)
-	// Says how long the caller's tenant keeps what is its own: for less long than the deployment does, else it fails with
-	// FAILED_PRECONDITION. What is then due is removed with the next pass.
+	// Sets how long the caller's tenant keeps its own records. It must be shorter than the deployment's rule; otherwise it fails with
+	// FAILED_PRECONDITION. What is then due is removed by the next pass.
 	SetRetentionRule(ctx context.Context, in *SetRetentionRuleRequest, opts ...grpc.CallOption) (*SetRetentionRuleResponse, error)
-	// Has the deployment's rule hold for the caller's tenant again; OK also where it did.
+	// Returns the caller's tenant to the deployment's rule; OK if it already applied.
 	ResetRetentionRule(ctx context.Context, in *ResetRetentionRuleRequest, opts ...grpc.CallOption) (*ResetRetentionRuleResponse, error)
 	// Counts what is due now by the deployment's rules, over all tenants, and removes nothing.
 	PreviewRetention(ctx context.Context, in *PreviewRetentionRequest, opts ...grpc.CallOption) (*PreviewRetentionResponse, error)
-	// Asks for a pass beside those at an interval. It begins within a minute and is told of by GetRetentionRun.
+	// Asks for a pass in addition to the regular ones. It begins within a minute; GetRetentionRun shows it.
 	StartRetention(ctx context.Context, in *StartRetentionRequest, opts ...grpc.CallOption) (*StartRetentionResponse, error)
-	// Gives one pass. Fails with NOT_FOUND for one that there is not.
+	// Returns one pass. Fails with NOT_FOUND if there is none.
 	GetRetentionRun(ctx context.Context, in *GetRetentionRunRequest, opts ...grpc.CallOption) (*GetRetentionRunResponse, error)
 	// Lists passes, newest first; they are kept as their own rule says.
 	ListRetentionRuns(ctx context.Context, in *ListRetentionRunsRequest, opts ...grpc.CallOption) (*ListRetentionRunsResponse, error)
@@ -135,20 +135,20 @@ func (c *retentionServiceClient) ListRetentionRuns(ctx context.Context, in *List
 // All implementations must embed UnimplementedRetentionServiceServer
 // for forward compatibility.
 //
-// Tells and sets how long records are kept. Telemetry removes what is due at an interval, in small batches.
+// Shows and sets how long records are kept. Telemetry removes what is due at an interval, in small batches.
 type RetentionServiceServer interface {
-	// Lists how long each kind of record is kept: by the deployment, and by the caller's tenant where it says so itself.
+	// Lists how long each kind of record is kept: by the deployment, and by the caller's tenant where it has a rule of its own.
 	ListRetentionRules(context.Context, *ListRetentionRulesRequest) (*ListRetentionRulesResponse, error)
-	// Says how long the caller's tenant keeps what is its own: for less long than the deployment does, else it fails with
-	// FAILED_PRECONDITION. What is then due is removed with the next pass.
+	// Sets how long the caller's tenant keeps its own records. It must be shorter than the deployment's rule; otherwise it fails with
+	// FAILED_PRECONDITION. What is then due is removed by the next pass.
 	SetRetentionRule(context.Context, *SetRetentionRuleRequest) (*SetRetentionRuleResponse, error)
-	// Has the deployment's rule hold for the caller's tenant again; OK also where it did.
+	// Returns the caller's tenant to the deployment's rule; OK if it already applied.
 	ResetRetentionRule(context.Context, *ResetRetentionRuleRequest) (*ResetRetentionRuleResponse, error)
 	// Counts what is due now by the deployment's rules, over all tenants, and removes nothing.
 	PreviewRetention(context.Context, *PreviewRetentionRequest) (*PreviewRetentionResponse, error)
-	// Asks for a pass beside those at an interval. It begins within a minute and is told of by GetRetentionRun.
+	// Asks for a pass in addition to the regular ones. It begins within a minute; GetRetentionRun shows it.
 	StartRetention(context.Context, *StartRetentionRequest) (*StartRetentionResponse, error)
-	// Gives one pass. Fails with NOT_FOUND for one that there is not.
+	// Returns one pass. Fails with NOT_FOUND if there is none.
 	GetRetentionRun(context.Context, *GetRetentionRunRequest) (*GetRetentionRunResponse, error)
 	// Lists passes, newest first; they are kept as their own rule says.
 	ListRetentionRuns(context.Context, *ListRetentionRunsRequest) (*ListRetentionRunsResponse, error)

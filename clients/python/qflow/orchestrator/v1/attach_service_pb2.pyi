@@ -32,7 +32,7 @@ class _AttemptStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptS
     ATTEMPT_STATE_RUNNING: _AttemptState.ValueType  # 1
     """It waits for its environment or sandbox, or runs."""
     ATTEMPT_STATE_FINISHED: _AttemptState.ValueType  # 2
-    """It is over, and its result follows."""
+    """It has ended, and its result follows."""
 
 class AttemptState(_AttemptState, metaclass=_AttemptStateEnumTypeWrapper):
     """Where an attempt stands on its runner."""
@@ -42,7 +42,7 @@ ATTEMPT_STATE_UNSPECIFIED: AttemptState.ValueType  # 0
 ATTEMPT_STATE_RUNNING: AttemptState.ValueType  # 1
 """It waits for its environment or sandbox, or runs."""
 ATTEMPT_STATE_FINISHED: AttemptState.ValueType  # 2
-"""It is over, and its result follows."""
+"""It has ended, and its result follows."""
 Global___AttemptState: _TypeAlias = AttemptState  # noqa: Y015
 
 @_typing.final
@@ -277,7 +277,7 @@ class RunnerInventoryItem(_message.Message):
     token: _builtins.int
     """The attempt's token."""
     state: Global___AttemptState.ValueType
-    """Where it stands."""
+    """Its current state."""
     def __init__(
         self,
         *,
@@ -413,11 +413,11 @@ class AttemptSuccess(_message.Message):
     FILE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """The outputs in the order of the definition, each JSON text. Absent when `file` stands."""
+        """The outputs in the order of the definition, each JSON text. Absent when `file` is set."""
 
     @_builtins.property
     def file(self) -> Global___AttemptValueFile:
-        """All outputs as one JSON object in a committed file, when they are larger than 64 KiB in sum."""
+        """All outputs as one JSON object in a committed file, when they are larger than 64 KiB in total."""
 
     def __init__(
         self,
@@ -761,7 +761,7 @@ class AttemptLimits(_message.Message):
     temporary_bytes: _builtins.int
     """How much it may write to its temporary folder, and again to shared memory."""
     output_bytes: _builtins.int
-    """How large its outputs may be in sum, as JSON texts."""
+    """How large its outputs may be in total, as JSON texts."""
     def __init__(
         self,
         *,

@@ -56,12 +56,12 @@ class AttachServiceServicer:
     """
 
     def Attach(self, request_iterator, context):
-        """Holds one stream per runner and orchestrator. Every frame may carry many messages of every kind, and stays under
-        256 KiB unless a single message is larger. Loss of the stream ends no attempt: the runner keeps each result until
+        """One stream per runner and orchestrator. Every frame may carry many messages of every kind, and stays under
+        256 KiB unless a single message is larger. Losing the stream ends no attempt: the runner keeps each result until
         it is acknowledged, and offers it again.
 
-        Where both ends are on one machine, the frames that follow the welcome may travel by a lane instead: a unix socket
-        beside the stream, on which each stands behind its length in four bytes, the highest first. The stream stays, and is
+        Where both ends are on one machine, the frames after the welcome may travel over a lane instead: a unix socket
+        beside the stream, on which each frame follows its length in four bytes, big-endian. The stream stays open, and is
         the session: when either ends, both do.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

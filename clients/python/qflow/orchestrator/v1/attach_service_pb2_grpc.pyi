@@ -37,12 +37,12 @@ class AttachServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AttachServiceAsyncStub: ...
     Attach: _grpc.StreamStreamMultiCallable[_attach_service_pb2.AttachRequest, _attach_service_pb2.AttachResponse]
-    """Holds one stream per runner and orchestrator. Every frame may carry many messages of every kind, and stays under
-    256 KiB unless a single message is larger. Loss of the stream ends no attempt: the runner keeps each result until
+    """One stream per runner and orchestrator. Every frame may carry many messages of every kind, and stays under
+    256 KiB unless a single message is larger. Losing the stream ends no attempt: the runner keeps each result until
     it is acknowledged, and offers it again.
 
-    Where both ends are on one machine, the frames that follow the welcome may travel by a lane instead: a unix socket
-    beside the stream, on which each stands behind its length in four bytes, the highest first. The stream stays, and is
+    Where both ends are on one machine, the frames after the welcome may travel over a lane instead: a unix socket
+    beside the stream, on which each frame follows its length in four bytes, big-endian. The stream stays open, and is
     the session: when either ends, both do.
     """
     GetValues: _grpc.UnaryStreamMultiCallable[_attach_service_pb2.GetValuesRequest, _attach_service_pb2.GetValuesResponse]
@@ -60,12 +60,12 @@ class AttachServiceAsyncStub(AttachServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Attach: _aio.StreamStreamMultiCallable[_attach_service_pb2.AttachRequest, _attach_service_pb2.AttachResponse]  # type: ignore[assignment]
-    """Holds one stream per runner and orchestrator. Every frame may carry many messages of every kind, and stays under
-    256 KiB unless a single message is larger. Loss of the stream ends no attempt: the runner keeps each result until
+    """One stream per runner and orchestrator. Every frame may carry many messages of every kind, and stays under
+    256 KiB unless a single message is larger. Losing the stream ends no attempt: the runner keeps each result until
     it is acknowledged, and offers it again.
 
-    Where both ends are on one machine, the frames that follow the welcome may travel by a lane instead: a unix socket
-    beside the stream, on which each stands behind its length in four bytes, the highest first. The stream stays, and is
+    Where both ends are on one machine, the frames after the welcome may travel over a lane instead: a unix socket
+    beside the stream, on which each frame follows its length in four bytes, big-endian. The stream stays open, and is
     the session: when either ends, both do.
     """
     GetValues: _aio.UnaryStreamMultiCallable[_attach_service_pb2.GetValuesRequest, _attach_service_pb2.GetValuesResponse]  # type: ignore[assignment]
@@ -86,12 +86,12 @@ class AttachServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_attach_service_pb2.AttachRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_attach_service_pb2.AttachResponse], _abc.AsyncIterator[_attach_service_pb2.AttachResponse]]:
-        """Holds one stream per runner and orchestrator. Every frame may carry many messages of every kind, and stays under
-        256 KiB unless a single message is larger. Loss of the stream ends no attempt: the runner keeps each result until
+        """One stream per runner and orchestrator. Every frame may carry many messages of every kind, and stays under
+        256 KiB unless a single message is larger. Losing the stream ends no attempt: the runner keeps each result until
         it is acknowledged, and offers it again.
 
-        Where both ends are on one machine, the frames that follow the welcome may travel by a lane instead: a unix socket
-        beside the stream, on which each stands behind its length in four bytes, the highest first. The stream stays, and is
+        Where both ends are on one machine, the frames after the welcome may travel over a lane instead: a unix socket
+        beside the stream, on which each frame follows its length in four bytes, big-endian. The stream stays open, and is
         the session: when either ends, both do.
         """
 

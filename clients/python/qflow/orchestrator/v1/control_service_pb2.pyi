@@ -30,9 +30,9 @@ class _WaitKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitKind.Val
     WAIT_KIND_UNSPECIFIED: _WaitKind.ValueType  # 0
     """Not stated."""
     WAIT_KIND_SIGNAL: _WaitKind.ValueType  # 1
-    """A word that SendSignal brings."""
+    """A signal, sent by SendSignal."""
     WAIT_KIND_APPROVAL: _WaitKind.ValueType  # 2
-    """A decision that AnswerApproval brings."""
+    """A decision, given by AnswerApproval."""
 
 class WaitKind(_WaitKind, metaclass=_WaitKindEnumTypeWrapper):
     """What a run waits for."""
@@ -40,9 +40,9 @@ class WaitKind(_WaitKind, metaclass=_WaitKindEnumTypeWrapper):
 WAIT_KIND_UNSPECIFIED: WaitKind.ValueType  # 0
 """Not stated."""
 WAIT_KIND_SIGNAL: WaitKind.ValueType  # 1
-"""A word that SendSignal brings."""
+"""A signal, sent by SendSignal."""
 WAIT_KIND_APPROVAL: WaitKind.ValueType  # 2
-"""A decision that AnswerApproval brings."""
+"""A decision, given by AnswerApproval."""
 Global___WaitKind: _TypeAlias = WaitKind  # noqa: Y015
 
 @_typing.final
@@ -340,7 +340,7 @@ Global___SkipNodeResponse: _TypeAlias = SkipNodeResponse  # noqa: Y015
 
 @_typing.final
 class SendSignalRequest(_message.Message):
-    """A word for a run."""
+    """A signal for a run."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class ControlServiceStub:
-    """Steers runs that are under way, and brings them what they wait for.
+    """Controls runs that are under way, and delivers what they wait for.
 
-    Every call is answered once what it did is committed, by whichever orchestrator is called. A repetition of a call that has
-    been carried out changes nothing.
+    An answer means that the change is committed; any orchestrator can be called. Repeating a call that has already been carried out
+    changes nothing.
     """
 
     def __init__(self, channel):
@@ -81,15 +81,15 @@ class ControlServiceStub:
 
 
 class ControlServiceServicer:
-    """Steers runs that are under way, and brings them what they wait for.
+    """Controls runs that are under way, and delivers what they wait for.
 
-    Every call is answered once what it did is committed, by whichever orchestrator is called. A repetition of a call that has
-    been carried out changes nothing.
+    An answer means that the change is committed; any orchestrator can be called. Repeating a call that has already been carried out
+    changes nothing.
     """
 
     def PauseExecution(self, request, context):
-        """Lets nothing new begin in a run and in its sub-workflows. What runs ends, and clocks go on: deadlines, sleeps and the
-        times of signals. Pausing a paused run changes nothing.
+        """Lets nothing new begin in a run and its sub-workflows. What is running may end, and clocks keep counting: deadlines, sleeps and
+        the timeouts of signals. Pausing a paused run changes nothing.
 
         Fails with FAILED_PRECONDITION (`EXECUTION_FINISHED`) when it is over, (`EXECUTION_STOPPING`) while it is being cancelled.
         """
@@ -98,7 +98,7 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeExecution(self, request, context):
-        """Lets a paused run and its sub-workflows go on. Resuming a run that is not paused changes nothing.
+        """Lets a paused run and its sub-workflows continue. Resuming a run that is not paused changes nothing.
 
         Fails as PauseExecution does.
         """
@@ -107,12 +107,12 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseNode(self, request, context):
-        """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing. A map or a
-        loop is held up as a whole before it begins; its elements and turns are no nodes of the definition, and are not named here.
-        PauseExecution holds up those that have not begun.
+        """Pauses one node that has not begun, or that is waiting for a retry. Pausing a paused node changes nothing. A map or a
+        loop can only be paused as a whole, before it begins: its elements and turns are not nodes of the definition and cannot be
+        named here. PauseExecution holds back those that have not begun.
 
-        Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run lacks, FAILED_PRECONDITION (`NODE_STARTED`) for one that
-        runs, waits or is over, (`NODE_NOT_REACHED`) for a finally node or a compensation of a run that does not close yet, and
+        Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run does not have, FAILED_PRECONDITION (`NODE_STARTED`) for one that
+        runs, waits or is over, (`NODE_NOT_REACHED`) for a finally node or a compensation of a run that is not closing yet, and
         as PauseExecution does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -120,16 +120,16 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeNode(self, request, context):
-        """Lets a node go that PauseNode held up. Letting go of one that is not paused changes nothing.
+        """Resumes a node that PauseNode paused. Resuming a node that is not paused changes nothing.
 
-        Fails as PauseNode does, but for `NODE_STARTED`.
+        Fails as PauseNode does, except for `NODE_STARTED`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SkipNode(self, request, context):
-        """Ends a node by hand that does not run: as completed with an output, or as skipped.
+        """Ends a node that is not running: as completed with a given output, or as skipped.
 
         Fails with INVALID_ARGUMENT for an output that is not the node's (`VALUE_INVALID`, `OUTPUTS_WRONG`, `TYPE_MISMATCH`) or an
         approver who is not the caller (`APPROVER_NOT_CALLER`), FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
@@ -140,12 +140,12 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SendSignal(self, request, context):
-        """Sends a word that a signal node of the run waits for, or will. The node that has waited longest takes it; a word that
-        comes early is kept.
+        """Sends a signal that a signal node of the run waits for, or will wait for. The node that has waited longest takes it; a signal
+        that comes early is kept.
 
         Fails with INVALID_ARGUMENT (`SIGNAL_UNKNOWN`) for a name that no signal node has, or a payload that is not of its type,
-        ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used for another word, RESOURCE_EXHAUSTED when 1,000 words
-        wait to be taken, FAILED_PRECONDITION (`EXECUTION_FINISHED`) when the run is over.
+        ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used for another signal, RESOURCE_EXHAUSTED (`SIGNALS_WAIT`)
+        when 1,000 signals wait to be taken, FAILED_PRECONDITION (`EXECUTION_FINISHED`) when the run is over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -220,10 +220,10 @@ def add_ControlServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ControlService:
-    """Steers runs that are under way, and brings them what they wait for.
+    """Controls runs that are under way, and delivers what they wait for.
 
-    Every call is answered once what it did is committed, by whichever orchestrator is called. A repetition of a call that has
-    been carried out changes nothing.
+    An answer means that the change is committed; any orchestrator can be called. Repeating a call that has already been carried out
+    changes nothing.
     """
 
     @staticmethod

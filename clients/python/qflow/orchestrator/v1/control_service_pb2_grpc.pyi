@@ -27,10 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ControlServiceStub:
-    """Steers runs that are under way, and brings them what they wait for.
+    """Controls runs that are under way, and delivers what they wait for.
 
-    Every call is answered once what it did is committed, by whichever orchestrator is called. A repetition of a call that has
-    been carried out changes nothing.
+    An answer means that the change is committed; any orchestrator can be called. Repeating a call that has already been carried out
+    changes nothing.
     """
 
     @_typing.overload
@@ -38,44 +38,44 @@ class ControlServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ControlServiceAsyncStub: ...
     PauseExecution: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.PauseExecutionRequest, _control_service_pb2.PauseExecutionResponse]
-    """Lets nothing new begin in a run and in its sub-workflows. What runs ends, and clocks go on: deadlines, sleeps and the
-    times of signals. Pausing a paused run changes nothing.
+    """Lets nothing new begin in a run and its sub-workflows. What is running may end, and clocks keep counting: deadlines, sleeps and
+    the timeouts of signals. Pausing a paused run changes nothing.
 
     Fails with FAILED_PRECONDITION (`EXECUTION_FINISHED`) when it is over, (`EXECUTION_STOPPING`) while it is being cancelled.
     """
     ResumeExecution: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.ResumeExecutionRequest, _control_service_pb2.ResumeExecutionResponse]
-    """Lets a paused run and its sub-workflows go on. Resuming a run that is not paused changes nothing.
+    """Lets a paused run and its sub-workflows continue. Resuming a run that is not paused changes nothing.
 
     Fails as PauseExecution does.
     """
     PauseNode: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.PauseNodeRequest, _control_service_pb2.PauseNodeResponse]
-    """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing. A map or a
-    loop is held up as a whole before it begins; its elements and turns are no nodes of the definition, and are not named here.
-    PauseExecution holds up those that have not begun.
+    """Pauses one node that has not begun, or that is waiting for a retry. Pausing a paused node changes nothing. A map or a
+    loop can only be paused as a whole, before it begins: its elements and turns are not nodes of the definition and cannot be
+    named here. PauseExecution holds back those that have not begun.
 
-    Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run lacks, FAILED_PRECONDITION (`NODE_STARTED`) for one that
-    runs, waits or is over, (`NODE_NOT_REACHED`) for a finally node or a compensation of a run that does not close yet, and
+    Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run does not have, FAILED_PRECONDITION (`NODE_STARTED`) for one that
+    runs, waits or is over, (`NODE_NOT_REACHED`) for a finally node or a compensation of a run that is not closing yet, and
     as PauseExecution does.
     """
     ResumeNode: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.ResumeNodeRequest, _control_service_pb2.ResumeNodeResponse]
-    """Lets a node go that PauseNode held up. Letting go of one that is not paused changes nothing.
+    """Resumes a node that PauseNode paused. Resuming a node that is not paused changes nothing.
 
-    Fails as PauseNode does, but for `NODE_STARTED`.
+    Fails as PauseNode does, except for `NODE_STARTED`.
     """
     SkipNode: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.SkipNodeRequest, _control_service_pb2.SkipNodeResponse]
-    """Ends a node by hand that does not run: as completed with an output, or as skipped.
+    """Ends a node that is not running: as completed with a given output, or as skipped.
 
     Fails with INVALID_ARGUMENT for an output that is not the node's (`VALUE_INVALID`, `OUTPUTS_WRONG`, `TYPE_MISMATCH`) or an
     approver who is not the caller (`APPROVER_NOT_CALLER`), FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
     or has parts or a sub-workflow that do, (`NODE_FINISHED`) for one that is over, and as PauseNode does otherwise.
     """
     SendSignal: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.SendSignalRequest, _control_service_pb2.SendSignalResponse]
-    """Sends a word that a signal node of the run waits for, or will. The node that has waited longest takes it; a word that
-    comes early is kept.
+    """Sends a signal that a signal node of the run waits for, or will wait for. The node that has waited longest takes it; a signal
+    that comes early is kept.
 
     Fails with INVALID_ARGUMENT (`SIGNAL_UNKNOWN`) for a name that no signal node has, or a payload that is not of its type,
-    ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used for another word, RESOURCE_EXHAUSTED when 1,000 words
-    wait to be taken, FAILED_PRECONDITION (`EXECUTION_FINISHED`) when the run is over.
+    ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used for another signal, RESOURCE_EXHAUSTED (`SIGNALS_WAIT`)
+    when 1,000 signals wait to be taken, FAILED_PRECONDITION (`EXECUTION_FINISHED`) when the run is over.
     """
     AnswerApproval: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.AnswerApprovalRequest, _control_service_pb2.AnswerApprovalResponse]
     """Answers an approval that waits, in the caller's name.
@@ -88,52 +88,52 @@ class ControlServiceStub:
 
 @_typing.type_check_only
 class ControlServiceAsyncStub(ControlServiceStub):
-    """Steers runs that are under way, and brings them what they wait for.
+    """Controls runs that are under way, and delivers what they wait for.
 
-    Every call is answered once what it did is committed, by whichever orchestrator is called. A repetition of a call that has
-    been carried out changes nothing.
+    An answer means that the change is committed; any orchestrator can be called. Repeating a call that has already been carried out
+    changes nothing.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PauseExecution: _aio.UnaryUnaryMultiCallable[_control_service_pb2.PauseExecutionRequest, _control_service_pb2.PauseExecutionResponse]  # type: ignore[assignment]
-    """Lets nothing new begin in a run and in its sub-workflows. What runs ends, and clocks go on: deadlines, sleeps and the
-    times of signals. Pausing a paused run changes nothing.
+    """Lets nothing new begin in a run and its sub-workflows. What is running may end, and clocks keep counting: deadlines, sleeps and
+    the timeouts of signals. Pausing a paused run changes nothing.
 
     Fails with FAILED_PRECONDITION (`EXECUTION_FINISHED`) when it is over, (`EXECUTION_STOPPING`) while it is being cancelled.
     """
     ResumeExecution: _aio.UnaryUnaryMultiCallable[_control_service_pb2.ResumeExecutionRequest, _control_service_pb2.ResumeExecutionResponse]  # type: ignore[assignment]
-    """Lets a paused run and its sub-workflows go on. Resuming a run that is not paused changes nothing.
+    """Lets a paused run and its sub-workflows continue. Resuming a run that is not paused changes nothing.
 
     Fails as PauseExecution does.
     """
     PauseNode: _aio.UnaryUnaryMultiCallable[_control_service_pb2.PauseNodeRequest, _control_service_pb2.PauseNodeResponse]  # type: ignore[assignment]
-    """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing. A map or a
-    loop is held up as a whole before it begins; its elements and turns are no nodes of the definition, and are not named here.
-    PauseExecution holds up those that have not begun.
+    """Pauses one node that has not begun, or that is waiting for a retry. Pausing a paused node changes nothing. A map or a
+    loop can only be paused as a whole, before it begins: its elements and turns are not nodes of the definition and cannot be
+    named here. PauseExecution holds back those that have not begun.
 
-    Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run lacks, FAILED_PRECONDITION (`NODE_STARTED`) for one that
-    runs, waits or is over, (`NODE_NOT_REACHED`) for a finally node or a compensation of a run that does not close yet, and
+    Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run does not have, FAILED_PRECONDITION (`NODE_STARTED`) for one that
+    runs, waits or is over, (`NODE_NOT_REACHED`) for a finally node or a compensation of a run that is not closing yet, and
     as PauseExecution does.
     """
     ResumeNode: _aio.UnaryUnaryMultiCallable[_control_service_pb2.ResumeNodeRequest, _control_service_pb2.ResumeNodeResponse]  # type: ignore[assignment]
-    """Lets a node go that PauseNode held up. Letting go of one that is not paused changes nothing.
+    """Resumes a node that PauseNode paused. Resuming a node that is not paused changes nothing.
 
-    Fails as PauseNode does, but for `NODE_STARTED`.
+    Fails as PauseNode does, except for `NODE_STARTED`.
     """
     SkipNode: _aio.UnaryUnaryMultiCallable[_control_service_pb2.SkipNodeRequest, _control_service_pb2.SkipNodeResponse]  # type: ignore[assignment]
-    """Ends a node by hand that does not run: as completed with an output, or as skipped.
+    """Ends a node that is not running: as completed with a given output, or as skipped.
 
     Fails with INVALID_ARGUMENT for an output that is not the node's (`VALUE_INVALID`, `OUTPUTS_WRONG`, `TYPE_MISMATCH`) or an
     approver who is not the caller (`APPROVER_NOT_CALLER`), FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
     or has parts or a sub-workflow that do, (`NODE_FINISHED`) for one that is over, and as PauseNode does otherwise.
     """
     SendSignal: _aio.UnaryUnaryMultiCallable[_control_service_pb2.SendSignalRequest, _control_service_pb2.SendSignalResponse]  # type: ignore[assignment]
-    """Sends a word that a signal node of the run waits for, or will. The node that has waited longest takes it; a word that
-    comes early is kept.
+    """Sends a signal that a signal node of the run waits for, or will wait for. The node that has waited longest takes it; a signal
+    that comes early is kept.
 
     Fails with INVALID_ARGUMENT (`SIGNAL_UNKNOWN`) for a name that no signal node has, or a payload that is not of its type,
-    ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used for another word, RESOURCE_EXHAUSTED when 1,000 words
-    wait to be taken, FAILED_PRECONDITION (`EXECUTION_FINISHED`) when the run is over.
+    ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used for another signal, RESOURCE_EXHAUSTED (`SIGNALS_WAIT`)
+    when 1,000 signals wait to be taken, FAILED_PRECONDITION (`EXECUTION_FINISHED`) when the run is over.
     """
     AnswerApproval: _aio.UnaryUnaryMultiCallable[_control_service_pb2.AnswerApprovalRequest, _control_service_pb2.AnswerApprovalResponse]  # type: ignore[assignment]
     """Answers an approval that waits, in the caller's name.
@@ -145,10 +145,10 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Lists the signals and approvals that a run waits for now, in the order in which they began to."""
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Steers runs that are under way, and brings them what they wait for.
+    """Controls runs that are under way, and delivers what they wait for.
 
-    Every call is answered once what it did is committed, by whichever orchestrator is called. A repetition of a call that has
-    been carried out changes nothing.
+    An answer means that the change is committed; any orchestrator can be called. Repeating a call that has already been carried out
+    changes nothing.
     """
 
     @_abc_1.abstractmethod
@@ -157,8 +157,8 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_service_pb2.PauseExecutionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_service_pb2.PauseExecutionResponse, _abc.Awaitable[_control_service_pb2.PauseExecutionResponse]]:
-        """Lets nothing new begin in a run and in its sub-workflows. What runs ends, and clocks go on: deadlines, sleeps and the
-        times of signals. Pausing a paused run changes nothing.
+        """Lets nothing new begin in a run and its sub-workflows. What is running may end, and clocks keep counting: deadlines, sleeps and
+        the timeouts of signals. Pausing a paused run changes nothing.
 
         Fails with FAILED_PRECONDITION (`EXECUTION_FINISHED`) when it is over, (`EXECUTION_STOPPING`) while it is being cancelled.
         """
@@ -169,7 +169,7 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_service_pb2.ResumeExecutionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_service_pb2.ResumeExecutionResponse, _abc.Awaitable[_control_service_pb2.ResumeExecutionResponse]]:
-        """Lets a paused run and its sub-workflows go on. Resuming a run that is not paused changes nothing.
+        """Lets a paused run and its sub-workflows continue. Resuming a run that is not paused changes nothing.
 
         Fails as PauseExecution does.
         """
@@ -180,12 +180,12 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_service_pb2.PauseNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_service_pb2.PauseNodeResponse, _abc.Awaitable[_control_service_pb2.PauseNodeResponse]]:
-        """Holds up one node that has not begun, or that waits to be tried again. Holding up a paused one changes nothing. A map or a
-        loop is held up as a whole before it begins; its elements and turns are no nodes of the definition, and are not named here.
-        PauseExecution holds up those that have not begun.
+        """Pauses one node that has not begun, or that is waiting for a retry. Pausing a paused node changes nothing. A map or a
+        loop can only be paused as a whole, before it begins: its elements and turns are not nodes of the definition and cannot be
+        named here. PauseExecution holds back those that have not begun.
 
-        Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run lacks, FAILED_PRECONDITION (`NODE_STARTED`) for one that
-        runs, waits or is over, (`NODE_NOT_REACHED`) for a finally node or a compensation of a run that does not close yet, and
+        Fails with NOT_FOUND (`NODE_NOT_FOUND`) for a node that the run does not have, FAILED_PRECONDITION (`NODE_STARTED`) for one that
+        runs, waits or is over, (`NODE_NOT_REACHED`) for a finally node or a compensation of a run that is not closing yet, and
         as PauseExecution does.
         """
 
@@ -195,9 +195,9 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_service_pb2.ResumeNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_service_pb2.ResumeNodeResponse, _abc.Awaitable[_control_service_pb2.ResumeNodeResponse]]:
-        """Lets a node go that PauseNode held up. Letting go of one that is not paused changes nothing.
+        """Resumes a node that PauseNode paused. Resuming a node that is not paused changes nothing.
 
-        Fails as PauseNode does, but for `NODE_STARTED`.
+        Fails as PauseNode does, except for `NODE_STARTED`.
         """
 
     @_abc_1.abstractmethod
@@ -206,7 +206,7 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_service_pb2.SkipNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_service_pb2.SkipNodeResponse, _abc.Awaitable[_control_service_pb2.SkipNodeResponse]]:
-        """Ends a node by hand that does not run: as completed with an output, or as skipped.
+        """Ends a node that is not running: as completed with a given output, or as skipped.
 
         Fails with INVALID_ARGUMENT for an output that is not the node's (`VALUE_INVALID`, `OUTPUTS_WRONG`, `TYPE_MISMATCH`) or an
         approver who is not the caller (`APPROVER_NOT_CALLER`), FAILED_PRECONDITION (`NODE_RUNNING`) for a node that runs
@@ -219,12 +219,12 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_service_pb2.SendSignalRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_service_pb2.SendSignalResponse, _abc.Awaitable[_control_service_pb2.SendSignalResponse]]:
-        """Sends a word that a signal node of the run waits for, or will. The node that has waited longest takes it; a word that
-        comes early is kept.
+        """Sends a signal that a signal node of the run waits for, or will wait for. The node that has waited longest takes it; a signal
+        that comes early is kept.
 
         Fails with INVALID_ARGUMENT (`SIGNAL_UNKNOWN`) for a name that no signal node has, or a payload that is not of its type,
-        ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used for another word, RESOURCE_EXHAUSTED when 1,000 words
-        wait to be taken, FAILED_PRECONDITION (`EXECUTION_FINISHED`) when the run is over.
+        ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used for another signal, RESOURCE_EXHAUSTED (`SIGNALS_WAIT`)
+        when 1,000 signals wait to be taken, FAILED_PRECONDITION (`EXECUTION_FINISHED`) when the run is over.
         """
 
     @_abc_1.abstractmethod

@@ -105,7 +105,7 @@ class EventSubscriptionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetEventSubscription(self, request, context):
-        """Gives one subscription.
+        """Returns one subscription.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -69,7 +69,7 @@ class _ExecutionStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Execu
     """A caller stopped it."""
 
 class ExecutionStatus(_ExecutionStatus, metaclass=_ExecutionStatusEnumTypeWrapper):
-    """Where a run stands. COMPLETED, FAILED and CANCELLED are final and never change."""
+    """The state of a run. COMPLETED, FAILED and CANCELLED are final and never change."""
 
 EXECUTION_STATUS_UNSPECIFIED: ExecutionStatus.ValueType  # 0
 """Not stated."""
@@ -242,9 +242,9 @@ class ResourceUsage(_message.Message):
     memory_peak_bytes: _builtins.int
     """The most memory that was resident at once."""
     io_read_bytes: _builtins.int
-    """What was read from disks; what the kernel had in memory is none."""
+    """What was read from disks; reads that the kernel served from memory do not count."""
     io_write_bytes: _builtins.int
-    """What was written to disks; what stays in memory, as the temporary folder does, is none."""
+    """What was written to disks; what stays in memory, such as the temporary folder, does not count."""
     @_builtins.property
     def cpu_time(self) -> _duration_pb2.Duration:
         """Processor time, user and system."""
@@ -289,15 +289,15 @@ class ExecutionError(_message.Message):
     node_id: _builtins.str
     """The workflow node that failed first; empty when the run itself failed."""
     exception_type: _builtins.str
-    """Where code raised: the name of the exception's class. Of a run, what the node raised that failed first."""
+    """If code raised: the name of the exception's class. For a run, that of the node that failed first."""
     @_builtins.property
     def causes(self) -> _containers.RepeatedCompositeFieldContainer[_failure_pb2.Cause]:
-        """What is behind that exception, the nearest first, and of a group its members; at most 16."""
+        """The causes of that exception, the nearest first, and the members of an exception group; at most 16."""
 
     @_builtins.property
     def edge(self) -> _failure_pb2.FailedEdge:
-        """Of a `conversion_error`, and of a `type_error` of an input: the edge that brought the value. Absent for all others,
-        for values that the workflow itself states, and on the run.
+        """For a `conversion_error`, and for a `type_error` of an input: the edge that brought the value. Absent for all other errors,
+        for values that the workflow itself gives, and on the run.
         """
 
     def __init__(
@@ -321,7 +321,7 @@ Global___ExecutionError: _TypeAlias = ExecutionError  # noqa: Y015
 
 @_typing.final
 class NodeCounts(_message.Message):
-    """How many nodes stand where."""
+    """How many nodes are in each state."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -334,7 +334,7 @@ class NodeCounts(_message.Message):
     SKIPPED_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
     total: _builtins.int
-    """All of them: the places of the definition, and what was made of them, the elements of maps and the turns of loops."""
+    """All of them: the places of the definition, and the elements of maps and turns of loops made from them."""
     pending: _builtins.int
     """Those that have not begun."""
     running: _builtins.int
@@ -431,14 +431,14 @@ class Execution(_message.Message):
     workflow_version: _builtins.int
     """The version of it, fixed at start."""
     status: Global___ExecutionStatus.ValueType
-    """Where the run stands."""
+    """The state of the run."""
     revision: _builtins.int
     """Grows with every change that a watcher can see; a watch resumes after it."""
     input_json: _builtins.str
     """The exact JSON text it was started with. Empty in the BASIC view."""
     output_json: _builtins.str
     """JSON text: an object by the names of the workflow's outputs, at most 1 MiB. A value of a node whose outputs exceed
-    64 KiB in sum stands as {"$file": id, "field": name, "size_bytes": n}: FileService.DownloadFile gives that file, a
+    64 KiB in total appears as {"$file": id, "field": name, "size_bytes": n}: FileService.DownloadFile gives that file, a
     JSON object by the names of the node's outputs, and the value is its field of that name.
     """
     request_id: _builtins.str
@@ -448,17 +448,17 @@ class Execution(_message.Message):
     business_key: _builtins.str
     """The business key it was started with; may be empty."""
     priority: _builtins.int
-    """Where runners are short, higher goes first."""
+    """Where runners are scarce, higher goes first."""
     parent_execution_id: _builtins.str
     """The run that it was made from; empty unless it was."""
     relation: _builtins.str
-    """How it came from there: `retry`, `rerun`, `fork`, `sub_workflow`, …; empty unless it did."""
+    """How it was made from that run: `retry`, `rerun`, `fork`, `sub_workflow`, …; empty unless it did."""
     node_version_id: _builtins.str
-    """Of a run of one node without a workflow: the version of that node. `workflow_id` and `workflow_version` are unset then."""
+    """For a run of one node without a workflow: the version of that node. `workflow_id` and `workflow_version` are unset then."""
     python_version: _builtins.str
     """The Python of its first node: `3.11`."""
     container_id: _builtins.str
-    """The sandbox of the node that failed, else of the one that ended last, a container's id; known once a node has ended."""
+    """The sandbox (a container's id) of the node that failed, else of the one that ended last; known once a node has ended."""
     ignore_cache: _builtins.bool
     """Whether nothing of it may be taken from the cache."""
     @_builtins.property
@@ -471,14 +471,14 @@ class Execution(_message.Message):
 
     @_builtins.property
     def node_counts(self) -> Global___NodeCounts:
-        """How many of its nodes stand where."""
+        """How many of its nodes are in each state."""
 
     @_builtins.property
     def resource_usage(self) -> Global___ResourceUsage:
-        """What all its attempts consumed, each once: those that failed or were killed too, and those of its sub-workflows and
-        theirs. Each sub-workflow's run has its own, which is a part of this: over many runs, sum up those that are no
-        `sub_workflow`. Of `memory_peak_bytes` it is the most of any attempt. What a run took over from another, or from the
-        cache, it did not consume. While a run is open this is as of the last change of its status.
+        """What all its attempts consumed, each counted once, including those that failed or were killed and those of its sub-workflows
+        at every level. A sub-workflow's run also has its own figure, which is part of this one: to add up many runs, leave out those whose
+        relation is `sub_workflow`. `memory_peak_bytes` is the maximum over attempts. What a run took over from another run or from the
+        cache does not count. While a run is open, this is as of the last change of its status.
         """
 
     @_builtins.property
@@ -507,11 +507,11 @@ class Execution(_message.Message):
 
     @_builtins.property
     def scheduled_start_time(self) -> _timestamp_pb2.Timestamp:
-        """Not before when it was to start; absent unless a time was given."""
+        """The time before which it was not to start; absent unless one was given."""
 
     @_builtins.property
     def budget(self) -> _quota_pb2.ResourceAmounts:
-        """The budget that it asked for; absent where it asked for none. What a quota says less of a run holds all the same."""
+        """The budget that it asked for; absent if it asked for none. Where a quota allows a run less, that applies."""
 
     def __init__(
         self,
@@ -592,11 +592,11 @@ class NodeExecution(_message.Message):
     node_id: _builtins.str
     """The node's name within the run."""
     definition_node_id: _builtins.str
-    """The name in the definition that it comes from; the same but for mapped and looped nodes."""
+    """The name in the definition that it comes from; different only for elements of maps and turns of loops."""
     node_version_id: _builtins.str
     """The version of the Python node that ran, a UUID."""
     status: Global___NodeExecutionStatus.ValueType
-    """Where it stands."""
+    """Its current state."""
     revision: _builtins.int
     """The run's revision at its last change."""
     execution_order: _builtins.int
@@ -604,26 +604,26 @@ class NodeExecution(_message.Message):
     retry_count: _builtins.int
     """How many attempts have failed in user code."""
     max_retries: _builtins.int
-    """How many may."""
+    """How many may fail."""
     output_json: _builtins.str
     """JSON text: an object by the names of the node's outputs."""
     container_id: _builtins.str
-    """The sandbox of its last attempt, a container's id; known once that attempt has ended."""
+    """The sandbox (a container's id) of its last attempt; known once that attempt has ended."""
     stdout_tail: _builtins.str
     """The end of what its last attempt wrote to standard output; at most 8 KiB."""
     stderr_tail: _builtins.str
     """The end of what its last attempt wrote to standard error; at most 8 KiB."""
     child_execution_id: _builtins.str
-    """Of a sub-workflow: the execution that runs it. Else empty."""
+    """For a sub-workflow: the execution that runs it. Otherwise empty."""
     copied_from: _builtins.str
-    """Of a result that was taken over from the run's parent, or from the cache: the node execution that gave it, which may be
-    gone. So of what was skipped there, or put aside. Else empty.
+    """For a result taken over from the run's parent or from the cache: the node execution that produced it, which may have been
+    deleted. Likewise for what was skipped or quarantined there. Otherwise empty.
     """
     cache_hit: _builtins.bool
     """Whether the result was taken from the cache: the node did not run."""
     @_builtins.property
     def output_file(self) -> Global___FileRef:
-        """The same as a file, when the values are larger than 64 KiB in sum."""
+        """The same as a file, when the values are larger than 64 KiB in total."""
 
     @_builtins.property
     def error(self) -> Global___ExecutionError:
@@ -631,8 +631,8 @@ class NodeExecution(_message.Message):
 
     @_builtins.property
     def resource_usage(self) -> Global___ResourceUsage:
-        """What its last attempt consumed; of a sub-workflow, what its last run did in all. A map or a loop as a whole has none:
-        its elements and turns have.
+        """What its last attempt consumed; for a sub-workflow, what its last run consumed in total. A map or a loop as a whole has
+        none; its elements and turns do.
         """
 
     @_builtins.property

@@ -71,32 +71,32 @@ class StartExecutionRequest(_message.Message):
     input_json: _builtins.str
     """The inputs: JSON text of an object by their names; at most 1 MiB. Kept exactly as sent. Empty means `{}`."""
     request_id: _builtins.str
-    """Makes a repeated call answer with the same run: a UUID, unique per caller for the life of the run. Empty to go
-    without.
+    """A UUID, unique per caller for the life of the run: a repeated call with it is answered with the same run. May be
+    empty.
     """
     workflow_alias: _builtins.str
-    """An alias of the workflow, in place of a version: both are refused. Empty to go without. The run takes the version that the alias stands
-    for when the run is committed, and says which.
+    """An alias of the workflow, instead of a version (giving both is refused). May be empty. The run takes the version that the
+    alias points to when the run is committed, and says which.
     """
     business_key: _builtins.str
-    """What the run is about, in the caller's words: an order's number. At most 128 bytes. Of one workflow in one tenant, one
-    open run has it; the policies below say what a further start does.
+    """What the run is about, in the caller's words, such as an order number. At most 128 bytes. Within one workflow of one tenant,
+    only one open run can have it; the policies below say what another start does.
     """
     business_key_conflict: _execution_pb2.BusinessKeyConflictPolicy.ValueType
     """What to do when a run with the same business key is open and was not asked to stop; FAIL by default."""
     business_key_reuse: _execution_pb2.BusinessKeyReusePolicy.ValueType
-    """What to do when runs with the same business key are over; ALLOW by default. Runs that retention has removed are
-    not known any more.
+    """What to do when runs with the same business key are over; ALLOW by default. Runs that retention has deleted are
+    forgotten.
     """
     validate_only: _builtins.bool
     """Checks everything and stores nothing: the answer is the run as it would be accepted, without an id."""
     priority: _builtins.int
-    """From -100 to 100, 0 by default, among the runs of the tenant: where runners are short, nodes of runs with a higher one are
+    """From -100 to 100, 0 by default, among the runs of the tenant: where runners are scarce, nodes of runs with a higher one are
     given out first; runs of equal priority take turns.
     """
     ignore_cache: _builtins.bool
-    """Whether nothing is taken from the cache: every node of the run, and of its sub-workflows, runs. What they give is
-    kept for others as ever.
+    """Whether nothing is taken from the cache: every node of the run, and of its sub-workflows, runs. Their results are
+    cached for others as usual.
     """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -104,21 +104,21 @@ class StartExecutionRequest(_message.Message):
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """Not before this moment, at most 366 days ahead: the run stays pending until then, over restarts too, and can be
-        cancelled. It takes the versions and variables that stand when it is accepted. A moment that has passed is now.
+        """Not before this moment, at most 366 days ahead: the run stays pending until then, restarts included, and can be
+        cancelled. It takes the versions and variables of the moment it is accepted. A time in the past means now.
         """
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """The longest the run may take from its start; then it fails with `deadline_exceeded`. Where the workflow's own limit is
-        shorter, that holds. At least a millisecond; parts of one are cut off.
+        shorter, that one applies. At least a millisecond; fractions of one are cut off.
         """
 
     @_builtins.property
     def budget(self) -> _quota_pb2.ResourceAmounts:
-        """What the run may consume with its sub-workflows, at most. It is taken out of what the tenant has left of its quota: where
-        that is too little the start fails with RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`). Where the quota says less of a run, that
-        holds. A run that used it up fails with `budget_exceeded`, and gives what outputs it has by then.
+        """The most that the run may consume, including its sub-workflows. It is reserved from what the tenant has left of its quota: if
+        that is too little, the start fails with RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`). Where the quota allows a run less, that
+        applies. A run that has used it up fails with `budget_exceeded`, and gives the outputs it has by then.
         """
 
     def __init__(
@@ -159,10 +159,10 @@ class StartExecutionResponse(_message.Message):
     EXECUTION_FIELD_NUMBER: _builtins.int
     EXISTING_FIELD_NUMBER: _builtins.int
     existing: _builtins.bool
-    """Whether it was there before: started with the same request id, or open with the same business key."""
+    """Whether it already existed: started with the same request id, or open with the same business key."""
     @_builtins.property
     def execution(self) -> _execution_pb2.Execution:
-        """The run in the BASIC view, as it stood when the call was answered."""
+        """The run in the BASIC view, in its state when the call was answered."""
 
     def __init__(
         self,
@@ -246,7 +246,7 @@ class BatchStartItem(_message.Message):
     workflow_version: _builtins.int
     """The version of the workflow that it has."""
     existing: _builtins.bool
-    """Whether it was there before: started with the same request id, or open with the same business key."""
+    """Whether it already existed: started with the same request id, or open with the same business key."""
     @_builtins.property
     def status(self) -> _status_pb2.Status:
         """OK, or what StartExecution would have failed with; in a large batch with as many of the details as fit."""
@@ -303,7 +303,7 @@ class GetExecutionResponse(_message.Message):
     EXECUTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def execution(self) -> _execution_pb2.Execution:
-        """The run as it stands."""
+        """The run in its current state."""
 
     def __init__(
         self,
@@ -332,9 +332,9 @@ class ListExecutionsRequest(_message.Message):
     ORDER_BY_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     workflow_id: _builtins.str
     """Only runs of this workflow; empty for all."""
     filter: _builtins.str
@@ -410,9 +410,9 @@ class ListNodeExecutionsRequest(_message.Message):
     execution_id: _builtins.str
     """The run's id."""
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     view: _execution_pb2.ExecutionView.ValueType
     """FULL adds outputs, traces and the tails of what was printed; BASIC by default."""
     def __init__(
@@ -503,7 +503,7 @@ class WaitExecutionResponse(_message.Message):
     """Whether its status is final; false when the time was up first."""
     @_builtins.property
     def execution(self) -> _execution_pb2.Execution:
-        """The run as it stands."""
+        """The run in its current state."""
 
     def __init__(
         self,

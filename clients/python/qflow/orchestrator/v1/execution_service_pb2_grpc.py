@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ExecutionServiceStub:
-    """Starts, shows and steers runs of workflows.
+    """Starts, shows and cancels runs of workflows.
     """
 
     def __init__(self, channel):
@@ -78,17 +78,18 @@ class ExecutionServiceStub:
 
 
 class ExecutionServiceServicer:
-    """Starts, shows and steers runs of workflows.
+    """Starts, shows and cancels runs of workflows.
     """
 
     def StartExecution(self, request, context):
         """Starts a run of an active workflow. An OK means the run is committed and survives any crash.
 
         Fails with NOT_FOUND for a workflow the caller cannot read or an alias it lacks (`ALIAS_NOT_FOUND`),
-        FAILED_PRECONDITION for a draft (`WORKFLOW_INACTIVE`), where a node that floats or a variable no longer fits
-        (`NODE_INCOMPATIBLE`), a node is gone (`NODE_MISSING`), a variable is not there (`VARIABLE_MISSING`) or all are too
-        large (`VARIABLES_TOO_LARGE`), or for a template with something to fill in (`PARAMETERS_MISSING`), INVALID_ARGUMENT for inputs that do not fit, ALREADY_EXISTS
-        (`REQUEST_ID_REUSED`) when the request id was used with another body, or with the id of the run that has the business
+        FAILED_PRECONDITION for a draft (`WORKFLOW_INACTIVE`), where a node without a fixed version or a variable no longer fits
+        (`NODE_INCOMPATIBLE`), a node is gone (`NODE_MISSING`), a variable does not exist (`VARIABLE_MISSING`) or all together are too
+        large (`VARIABLES_TOO_LARGE`), or for a template with something to fill in (`PARAMETERS_MISSING`), INVALID_ARGUMENT for
+        inputs that do not fit, ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body, or with the id of
+        the run that has the business
         key where its policies refuse another (`BUSINESS_KEY_IN_USE`, `BUSINESS_KEY_USED`), RESOURCE_EXHAUSTED with RetryInfo
         when the journal is full.
         """
@@ -97,18 +98,18 @@ class ExecutionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchStartExecutions(self, request, context):
-        """Starts many runs, each as StartExecution does and with an answer of its own: what one is refused with hinders no other.
-        Answered once all that began are committed; it costs much less than a call for each.
+        """Starts many runs, each as StartExecution does and each with its own answer: a refused start does not hinder the others.
+        Answered once all that began are committed; much cheaper than a call for each.
 
-        When the journal is full, or the call's time is up, some may have begun: with a `request_id` in each a repeated call begins
-        no run twice and answers with those that there are. Fails with INVALID_ARGUMENT for no starts or more than 1,000.
+        When the journal is full, or the call's time is up, some may have begun: if each has a `request_id`, a repeated call starts
+        no run twice and answers with the existing ones. Fails with INVALID_ARGUMENT for no starts or more than 1,000.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetExecution(self, request, context):
-        """Gives one run as it stands.
+        """Returns one run in its current state.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,14 +124,14 @@ class ExecutionServiceServicer:
 
     def ListNodeExecutions(self, request, context):
         """Lists the nodes of a run in the order of its definition, the pending ones included. The elements of a map and the turns of a
-        loop follow it once they have begun, in the order in which they did: before, nothing is kept of them.
+        loop follow it once they have begun, in the order in which they began; before that there is no record of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WaitExecution(self, request, context):
-        """Waits until a run reaches a final status, or for the time asked, and gives it as it then stands. A server that stops
+        """Waits until a run reaches a final status, or for the time asked, and gives it in its state at that time. A server that stops
         answers UNAVAILABLE (`DRAINING`): ask again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -138,7 +139,7 @@ class ExecutionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchExecution(self, request, context):
-        """Streams a run: first what stands (a snapshot in one or more parts), then a bookmark, then every change. Ends after
+        """Streams a run: first its current state (a snapshot in one or more parts), then a bookmark, then every change. Ends after
         the final status. A watcher that was cut off resumes with the last revision it saw and misses no final status;
         states in between may merge.
 
@@ -149,7 +150,7 @@ class ExecutionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelExecution(self, request, context):
-        """Asks a run to stop. From the answer on it can end only as cancelled: its running nodes are killed, nothing new
+        """Asks a run to stop. Once this is answered it can only end as cancelled: its running nodes are killed, and nothing new
         begins. Cancelling a cancelled run changes nothing, so a repeated call needs no request id.
 
         Fails with FAILED_PRECONDITION (`EXECUTION_FINISHED`) when it has completed or failed.
@@ -210,7 +211,7 @@ def add_ExecutionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ExecutionService:
-    """Starts, shows and steers runs of workflows.
+    """Starts, shows and cancels runs of workflows.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ExecutionServiceStub:
-    """Starts, shows and steers runs of workflows."""
+    """Starts, shows and cancels runs of workflows."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -37,41 +37,42 @@ class ExecutionServiceStub:
     """Starts a run of an active workflow. An OK means the run is committed and survives any crash.
 
     Fails with NOT_FOUND for a workflow the caller cannot read or an alias it lacks (`ALIAS_NOT_FOUND`),
-    FAILED_PRECONDITION for a draft (`WORKFLOW_INACTIVE`), where a node that floats or a variable no longer fits
-    (`NODE_INCOMPATIBLE`), a node is gone (`NODE_MISSING`), a variable is not there (`VARIABLE_MISSING`) or all are too
-    large (`VARIABLES_TOO_LARGE`), or for a template with something to fill in (`PARAMETERS_MISSING`), INVALID_ARGUMENT for inputs that do not fit, ALREADY_EXISTS
-    (`REQUEST_ID_REUSED`) when the request id was used with another body, or with the id of the run that has the business
+    FAILED_PRECONDITION for a draft (`WORKFLOW_INACTIVE`), where a node without a fixed version or a variable no longer fits
+    (`NODE_INCOMPATIBLE`), a node is gone (`NODE_MISSING`), a variable does not exist (`VARIABLE_MISSING`) or all together are too
+    large (`VARIABLES_TOO_LARGE`), or for a template with something to fill in (`PARAMETERS_MISSING`), INVALID_ARGUMENT for
+    inputs that do not fit, ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body, or with the id of
+    the run that has the business
     key where its policies refuse another (`BUSINESS_KEY_IN_USE`, `BUSINESS_KEY_USED`), RESOURCE_EXHAUSTED with RetryInfo
     when the journal is full.
     """
     BatchStartExecutions: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.BatchStartExecutionsRequest, _execution_service_pb2.BatchStartExecutionsResponse]
-    """Starts many runs, each as StartExecution does and with an answer of its own: what one is refused with hinders no other.
-    Answered once all that began are committed; it costs much less than a call for each.
+    """Starts many runs, each as StartExecution does and each with its own answer: a refused start does not hinder the others.
+    Answered once all that began are committed; much cheaper than a call for each.
 
-    When the journal is full, or the call's time is up, some may have begun: with a `request_id` in each a repeated call begins
-    no run twice and answers with those that there are. Fails with INVALID_ARGUMENT for no starts or more than 1,000.
+    When the journal is full, or the call's time is up, some may have begun: if each has a `request_id`, a repeated call starts
+    no run twice and answers with the existing ones. Fails with INVALID_ARGUMENT for no starts or more than 1,000.
     """
     GetExecution: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.GetExecutionRequest, _execution_service_pb2.GetExecutionResponse]
-    """Gives one run as it stands."""
+    """Returns one run in its current state."""
     ListExecutions: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.ListExecutionsRequest, _execution_service_pb2.ListExecutionsResponse]
     """Lists the runs the caller may read, by filter and order; newest first by default."""
     ListNodeExecutions: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.ListNodeExecutionsRequest, _execution_service_pb2.ListNodeExecutionsResponse]
     """Lists the nodes of a run in the order of its definition, the pending ones included. The elements of a map and the turns of a
-    loop follow it once they have begun, in the order in which they did: before, nothing is kept of them.
+    loop follow it once they have begun, in the order in which they began; before that there is no record of them.
     """
     WaitExecution: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.WaitExecutionRequest, _execution_service_pb2.WaitExecutionResponse]
-    """Waits until a run reaches a final status, or for the time asked, and gives it as it then stands. A server that stops
+    """Waits until a run reaches a final status, or for the time asked, and gives it in its state at that time. A server that stops
     answers UNAVAILABLE (`DRAINING`): ask again.
     """
     WatchExecution: _grpc.UnaryStreamMultiCallable[_execution_service_pb2.WatchExecutionRequest, _execution_service_pb2.WatchExecutionResponse]
-    """Streams a run: first what stands (a snapshot in one or more parts), then a bookmark, then every change. Ends after
+    """Streams a run: first its current state (a snapshot in one or more parts), then a bookmark, then every change. Ends after
     the final status. A watcher that was cut off resumes with the last revision it saw and misses no final status;
     states in between may merge.
 
     Fails with OUT_OF_RANGE (`REVISION_AHEAD`) for a revision the run has not reached.
     """
     CancelExecution: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.CancelExecutionRequest, _execution_service_pb2.CancelExecutionResponse]
-    """Asks a run to stop. From the answer on it can end only as cancelled: its running nodes are killed, nothing new
+    """Asks a run to stop. Once this is answered it can only end as cancelled: its running nodes are killed, and nothing new
     begins. Cancelling a cancelled run changes nothing, so a repeated call needs no request id.
 
     Fails with FAILED_PRECONDITION (`EXECUTION_FINISHED`) when it has completed or failed.
@@ -79,55 +80,56 @@ class ExecutionServiceStub:
 
 @_typing.type_check_only
 class ExecutionServiceAsyncStub(ExecutionServiceStub):
-    """Starts, shows and steers runs of workflows."""
+    """Starts, shows and cancels runs of workflows."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartExecution: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.StartExecutionRequest, _execution_service_pb2.StartExecutionResponse]  # type: ignore[assignment]
     """Starts a run of an active workflow. An OK means the run is committed and survives any crash.
 
     Fails with NOT_FOUND for a workflow the caller cannot read or an alias it lacks (`ALIAS_NOT_FOUND`),
-    FAILED_PRECONDITION for a draft (`WORKFLOW_INACTIVE`), where a node that floats or a variable no longer fits
-    (`NODE_INCOMPATIBLE`), a node is gone (`NODE_MISSING`), a variable is not there (`VARIABLE_MISSING`) or all are too
-    large (`VARIABLES_TOO_LARGE`), or for a template with something to fill in (`PARAMETERS_MISSING`), INVALID_ARGUMENT for inputs that do not fit, ALREADY_EXISTS
-    (`REQUEST_ID_REUSED`) when the request id was used with another body, or with the id of the run that has the business
+    FAILED_PRECONDITION for a draft (`WORKFLOW_INACTIVE`), where a node without a fixed version or a variable no longer fits
+    (`NODE_INCOMPATIBLE`), a node is gone (`NODE_MISSING`), a variable does not exist (`VARIABLE_MISSING`) or all together are too
+    large (`VARIABLES_TOO_LARGE`), or for a template with something to fill in (`PARAMETERS_MISSING`), INVALID_ARGUMENT for
+    inputs that do not fit, ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body, or with the id of
+    the run that has the business
     key where its policies refuse another (`BUSINESS_KEY_IN_USE`, `BUSINESS_KEY_USED`), RESOURCE_EXHAUSTED with RetryInfo
     when the journal is full.
     """
     BatchStartExecutions: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.BatchStartExecutionsRequest, _execution_service_pb2.BatchStartExecutionsResponse]  # type: ignore[assignment]
-    """Starts many runs, each as StartExecution does and with an answer of its own: what one is refused with hinders no other.
-    Answered once all that began are committed; it costs much less than a call for each.
+    """Starts many runs, each as StartExecution does and each with its own answer: a refused start does not hinder the others.
+    Answered once all that began are committed; much cheaper than a call for each.
 
-    When the journal is full, or the call's time is up, some may have begun: with a `request_id` in each a repeated call begins
-    no run twice and answers with those that there are. Fails with INVALID_ARGUMENT for no starts or more than 1,000.
+    When the journal is full, or the call's time is up, some may have begun: if each has a `request_id`, a repeated call starts
+    no run twice and answers with the existing ones. Fails with INVALID_ARGUMENT for no starts or more than 1,000.
     """
     GetExecution: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.GetExecutionRequest, _execution_service_pb2.GetExecutionResponse]  # type: ignore[assignment]
-    """Gives one run as it stands."""
+    """Returns one run in its current state."""
     ListExecutions: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.ListExecutionsRequest, _execution_service_pb2.ListExecutionsResponse]  # type: ignore[assignment]
     """Lists the runs the caller may read, by filter and order; newest first by default."""
     ListNodeExecutions: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.ListNodeExecutionsRequest, _execution_service_pb2.ListNodeExecutionsResponse]  # type: ignore[assignment]
     """Lists the nodes of a run in the order of its definition, the pending ones included. The elements of a map and the turns of a
-    loop follow it once they have begun, in the order in which they did: before, nothing is kept of them.
+    loop follow it once they have begun, in the order in which they began; before that there is no record of them.
     """
     WaitExecution: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.WaitExecutionRequest, _execution_service_pb2.WaitExecutionResponse]  # type: ignore[assignment]
-    """Waits until a run reaches a final status, or for the time asked, and gives it as it then stands. A server that stops
+    """Waits until a run reaches a final status, or for the time asked, and gives it in its state at that time. A server that stops
     answers UNAVAILABLE (`DRAINING`): ask again.
     """
     WatchExecution: _aio.UnaryStreamMultiCallable[_execution_service_pb2.WatchExecutionRequest, _execution_service_pb2.WatchExecutionResponse]  # type: ignore[assignment]
-    """Streams a run: first what stands (a snapshot in one or more parts), then a bookmark, then every change. Ends after
+    """Streams a run: first its current state (a snapshot in one or more parts), then a bookmark, then every change. Ends after
     the final status. A watcher that was cut off resumes with the last revision it saw and misses no final status;
     states in between may merge.
 
     Fails with OUT_OF_RANGE (`REVISION_AHEAD`) for a revision the run has not reached.
     """
     CancelExecution: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.CancelExecutionRequest, _execution_service_pb2.CancelExecutionResponse]  # type: ignore[assignment]
-    """Asks a run to stop. From the answer on it can end only as cancelled: its running nodes are killed, nothing new
+    """Asks a run to stop. Once this is answered it can only end as cancelled: its running nodes are killed, and nothing new
     begins. Cancelling a cancelled run changes nothing, so a repeated call needs no request id.
 
     Fails with FAILED_PRECONDITION (`EXECUTION_FINISHED`) when it has completed or failed.
     """
 
 class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Starts, shows and steers runs of workflows."""
+    """Starts, shows and cancels runs of workflows."""
 
     @_abc_1.abstractmethod
     def StartExecution(
@@ -138,10 +140,11 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a run of an active workflow. An OK means the run is committed and survives any crash.
 
         Fails with NOT_FOUND for a workflow the caller cannot read or an alias it lacks (`ALIAS_NOT_FOUND`),
-        FAILED_PRECONDITION for a draft (`WORKFLOW_INACTIVE`), where a node that floats or a variable no longer fits
-        (`NODE_INCOMPATIBLE`), a node is gone (`NODE_MISSING`), a variable is not there (`VARIABLE_MISSING`) or all are too
-        large (`VARIABLES_TOO_LARGE`), or for a template with something to fill in (`PARAMETERS_MISSING`), INVALID_ARGUMENT for inputs that do not fit, ALREADY_EXISTS
-        (`REQUEST_ID_REUSED`) when the request id was used with another body, or with the id of the run that has the business
+        FAILED_PRECONDITION for a draft (`WORKFLOW_INACTIVE`), where a node without a fixed version or a variable no longer fits
+        (`NODE_INCOMPATIBLE`), a node is gone (`NODE_MISSING`), a variable does not exist (`VARIABLE_MISSING`) or all together are too
+        large (`VARIABLES_TOO_LARGE`), or for a template with something to fill in (`PARAMETERS_MISSING`), INVALID_ARGUMENT for
+        inputs that do not fit, ALREADY_EXISTS (`REQUEST_ID_REUSED`) when the request id was used with another body, or with the id of
+        the run that has the business
         key where its policies refuse another (`BUSINESS_KEY_IN_USE`, `BUSINESS_KEY_USED`), RESOURCE_EXHAUSTED with RetryInfo
         when the journal is full.
         """
@@ -152,11 +155,11 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_service_pb2.BatchStartExecutionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_execution_service_pb2.BatchStartExecutionsResponse, _abc.Awaitable[_execution_service_pb2.BatchStartExecutionsResponse]]:
-        """Starts many runs, each as StartExecution does and with an answer of its own: what one is refused with hinders no other.
-        Answered once all that began are committed; it costs much less than a call for each.
+        """Starts many runs, each as StartExecution does and each with its own answer: a refused start does not hinder the others.
+        Answered once all that began are committed; much cheaper than a call for each.
 
-        When the journal is full, or the call's time is up, some may have begun: with a `request_id` in each a repeated call begins
-        no run twice and answers with those that there are. Fails with INVALID_ARGUMENT for no starts or more than 1,000.
+        When the journal is full, or the call's time is up, some may have begun: if each has a `request_id`, a repeated call starts
+        no run twice and answers with the existing ones. Fails with INVALID_ARGUMENT for no starts or more than 1,000.
         """
 
     @_abc_1.abstractmethod
@@ -165,7 +168,7 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_service_pb2.GetExecutionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_execution_service_pb2.GetExecutionResponse, _abc.Awaitable[_execution_service_pb2.GetExecutionResponse]]:
-        """Gives one run as it stands."""
+        """Returns one run in its current state."""
 
     @_abc_1.abstractmethod
     def ListExecutions(
@@ -182,7 +185,7 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_execution_service_pb2.ListNodeExecutionsResponse, _abc.Awaitable[_execution_service_pb2.ListNodeExecutionsResponse]]:
         """Lists the nodes of a run in the order of its definition, the pending ones included. The elements of a map and the turns of a
-        loop follow it once they have begun, in the order in which they did: before, nothing is kept of them.
+        loop follow it once they have begun, in the order in which they began; before that there is no record of them.
         """
 
     @_abc_1.abstractmethod
@@ -191,7 +194,7 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_service_pb2.WaitExecutionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_execution_service_pb2.WaitExecutionResponse, _abc.Awaitable[_execution_service_pb2.WaitExecutionResponse]]:
-        """Waits until a run reaches a final status, or for the time asked, and gives it as it then stands. A server that stops
+        """Waits until a run reaches a final status, or for the time asked, and gives it in its state at that time. A server that stops
         answers UNAVAILABLE (`DRAINING`): ask again.
         """
 
@@ -201,7 +204,7 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_service_pb2.WatchExecutionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_execution_service_pb2.WatchExecutionResponse], _abc.AsyncIterator[_execution_service_pb2.WatchExecutionResponse]]:
-        """Streams a run: first what stands (a snapshot in one or more parts), then a bookmark, then every change. Ends after
+        """Streams a run: first its current state (a snapshot in one or more parts), then a bookmark, then every change. Ends after
         the final status. A watcher that was cut off resumes with the last revision it saw and misses no final status;
         states in between may merge.
 
@@ -214,7 +217,7 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_service_pb2.CancelExecutionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_execution_service_pb2.CancelExecutionResponse, _abc.Awaitable[_execution_service_pb2.CancelExecutionResponse]]:
-        """Asks a run to stop. From the answer on it can end only as cancelled: its running nodes are killed, nothing new
+        """Asks a run to stop. Once this is answered it can only end as cancelled: its running nodes are killed, and nothing new
         begins. Cancelling a cancelled run changes nothing, so a repeated call needs no request id.
 
         Fails with FAILED_PRECONDITION (`EXECUTION_FINISHED`) when it has completed or failed.

@@ -32,7 +32,7 @@ class _ExecutionCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Execut
     EXECUTION_CAUSE_SCHEDULED: _ExecutionCause.ValueType  # 1
     """It is to start at a time that has not come: `time`."""
     EXECUTION_CAUSE_CANCELLING: _ExecutionCause.ValueType  # 2
-    """It was asked to stop at `time` and waits for its last nodes to be gone."""
+    """It was asked to stop at `time` and waits for its last nodes to end."""
     EXECUTION_CAUSE_PAUSED: _ExecutionCause.ValueType  # 3
     """It was paused."""
     EXECUTION_CAUSE_NO_RUNNER: _ExecutionCause.ValueType  # 4
@@ -46,9 +46,9 @@ class _ExecutionCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Execut
     EXECUTION_CAUSE_RETRY_DUE: _ExecutionCause.ValueType  # 8
     """An attempt failed or was lost, and the next one is due at `time`."""
     EXECUTION_CAUSE_NODES_RUNNING: _ExecutionCause.ValueType  # 9
-    """Nodes run; the longest has since `time`."""
+    """Nodes are running, the longest of them since `time`."""
     EXECUTION_CAUSE_RUNNER_SILENT: _ExecutionCause.ValueType  # 10
-    """The runner of an attempt is silent since a moment: it is waited for until its lease ends."""
+    """The runner of an attempt went silent a moment ago: it is waited for until its lease expires."""
     EXECUTION_CAUSE_NODES_WAITING: _ExecutionCause.ValueType  # 11
     """Nodes wait for something outside: a time, a signal, an approval."""
     EXECUTION_CAUSE_NOT_HERE: _ExecutionCause.ValueType  # 12
@@ -60,13 +60,13 @@ class _ExecutionCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Execut
     EXECUTION_CAUSE_LIMITED: _ExecutionCause.ValueType  # 15
     """The run, or nodes of it, wait for a limit."""
     EXECUTION_CAUSE_NO_FITTING_RUNNER: _ExecutionCause.ValueType  # 20
-    """Nodes could run, and no runner has what they require of one."""
+    """Nodes could run, and no runner meets their requirements."""
     EXECUTION_CAUSE_RUNNERS_KEPT: _ExecutionCause.ValueType  # 21
-    """Nodes could run, and a runner that could take them takes nothing else: a runner was lost, and what was on it runs again,
-    each attempt alone on a runner.
+    """Nodes could run, but a runner that could take them is reserved: another runner was lost, and the attempts that were on it run
+    again, each alone on a runner.
     """
     EXECUTION_CAUSE_CACHE_ASKED: _ExecutionCause.ValueType  # 30
-    """Nodes wait for what the cache of results has of them: two seconds at most, then they run."""
+    """Nodes wait for the result cache: two seconds at most, then they run."""
 
 class ExecutionCause(_ExecutionCause, metaclass=_ExecutionCauseEnumTypeWrapper):
     """What kind of reason it is."""
@@ -76,7 +76,7 @@ EXECUTION_CAUSE_UNSPECIFIED: ExecutionCause.ValueType  # 0
 EXECUTION_CAUSE_SCHEDULED: ExecutionCause.ValueType  # 1
 """It is to start at a time that has not come: `time`."""
 EXECUTION_CAUSE_CANCELLING: ExecutionCause.ValueType  # 2
-"""It was asked to stop at `time` and waits for its last nodes to be gone."""
+"""It was asked to stop at `time` and waits for its last nodes to end."""
 EXECUTION_CAUSE_PAUSED: ExecutionCause.ValueType  # 3
 """It was paused."""
 EXECUTION_CAUSE_NO_RUNNER: ExecutionCause.ValueType  # 4
@@ -90,9 +90,9 @@ EXECUTION_CAUSE_ENVIRONMENT_PENDING: ExecutionCause.ValueType  # 7
 EXECUTION_CAUSE_RETRY_DUE: ExecutionCause.ValueType  # 8
 """An attempt failed or was lost, and the next one is due at `time`."""
 EXECUTION_CAUSE_NODES_RUNNING: ExecutionCause.ValueType  # 9
-"""Nodes run; the longest has since `time`."""
+"""Nodes are running, the longest of them since `time`."""
 EXECUTION_CAUSE_RUNNER_SILENT: ExecutionCause.ValueType  # 10
-"""The runner of an attempt is silent since a moment: it is waited for until its lease ends."""
+"""The runner of an attempt went silent a moment ago: it is waited for until its lease expires."""
 EXECUTION_CAUSE_NODES_WAITING: ExecutionCause.ValueType  # 11
 """Nodes wait for something outside: a time, a signal, an approval."""
 EXECUTION_CAUSE_NOT_HERE: ExecutionCause.ValueType  # 12
@@ -104,13 +104,13 @@ EXECUTION_CAUSE_CANCELLED: ExecutionCause.ValueType  # 14
 EXECUTION_CAUSE_LIMITED: ExecutionCause.ValueType  # 15
 """The run, or nodes of it, wait for a limit."""
 EXECUTION_CAUSE_NO_FITTING_RUNNER: ExecutionCause.ValueType  # 20
-"""Nodes could run, and no runner has what they require of one."""
+"""Nodes could run, and no runner meets their requirements."""
 EXECUTION_CAUSE_RUNNERS_KEPT: ExecutionCause.ValueType  # 21
-"""Nodes could run, and a runner that could take them takes nothing else: a runner was lost, and what was on it runs again,
-each attempt alone on a runner.
+"""Nodes could run, but a runner that could take them is reserved: another runner was lost, and the attempts that were on it run
+again, each alone on a runner.
 """
 EXECUTION_CAUSE_CACHE_ASKED: ExecutionCause.ValueType  # 30
-"""Nodes wait for what the cache of results has of them: two seconds at most, then they run."""
+"""Nodes wait for the result cache: two seconds at most, then they run."""
 Global___ExecutionCause: _TypeAlias = ExecutionCause  # noqa: Y015
 
 @_typing.final
@@ -137,17 +137,17 @@ Global___ExplainExecutionRequest: _TypeAlias = ExplainExecutionRequest  # noqa: 
 
 @_typing.final
 class ExplainExecutionResponse(_message.Message):
-    """Why it stands as it does."""
+    """Why the run is in its current state."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     STATUS_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
     status: _execution_pb2.ExecutionStatus.ValueType
-    """Where the run stands."""
+    """The state of the run."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExecutionReason]:
-        """The reasons, what holds up most first; none for a run that completed."""
+        """The reasons, the most important first; none for a run that completed."""
 
     def __init__(
         self,
@@ -179,9 +179,9 @@ class ExecutionReason(_message.Message):
     cause: Global___ExecutionCause.ValueType
     """What kind it is."""
     message: _builtins.str
-    """For people: what is so."""
+    """The reason, for people."""
     action: _builtins.str
-    """For people: the shortest thing to do about it; empty where there is nothing to do but wait."""
+    """The shortest action that helps, for people; empty if there is nothing to do but wait."""
     node_count: _builtins.int
     """How many nodes it is about."""
     @_builtins.property
@@ -190,11 +190,11 @@ class ExecutionReason(_message.Message):
 
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """The moment that the cause speaks of."""
+        """The time that the description of the cause refers to."""
 
     @_builtins.property
     def limit(self) -> Global___LimitedBy:
-        """Of EXECUTION_CAUSE_LIMITED: the limit, and who has its places."""
+        """For EXECUTION_CAUSE_LIMITED: the limit, and who has its slots."""
 
     def __init__(
         self,
@@ -217,7 +217,7 @@ Global___ExecutionReason: _TypeAlias = ExecutionReason  # noqa: Y015
 
 @_typing.final
 class LimitedBy(_message.Message):
-    """A limit that holds something up. Of one with a key, or with a count for each user, it is about the count that this run is in."""
+    """A limit that holds something up. Where it has a count for each key or user, this is about the count that this run belongs to."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -230,16 +230,16 @@ class LimitedBy(_message.Message):
     name: _builtins.str
     """The limit's name."""
     max_running: _builtins.int
-    """How many places it has; 0 where it bounds a rate alone. `time` of the reason says when a rate lets the next begin."""
+    """How many slots it has; 0 if it only bounds a rate. For a rate, `time` of the reason says when the next may begin."""
     taken_count: _builtins.int
     """How many of them are taken; some may be for what is about to begin."""
     execution_count: _builtins.int
     """How many executions have some."""
     ahead_count: _builtins.int
-    """How many runs or attempts come before the first of these, as turns stand now at this orchestrator: it is next at 0."""
+    """How many runs or attempts come before the first of these in the current queue of this orchestrator; 0: it is next."""
     @_builtins.property
     def execution_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Some of the executions that have them: those that are paused, then those that have had one for longest. At most 10."""
+        """Some of the executions that have them: first those that are paused, then those that have had one for longest. At most 10."""
 
     def __init__(
         self,

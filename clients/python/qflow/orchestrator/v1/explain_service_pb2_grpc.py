@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ExplainServiceStub:
-    """Says why runs stand as they stand.
+    """Explains why a run is not moving, or why it ended as it did.
     """
 
     def __init__(self, channel):
@@ -43,12 +43,12 @@ class ExplainServiceStub:
 
 
 class ExplainServiceServicer:
-    """Says why runs stand as they stand.
+    """Explains why a run is not moving, or why it ended as it did.
     """
 
     def ExplainExecution(self, request, context):
-        """Says why a run is not moving, or why it ended as it did, and the shortest action that helps. What runners and queues
-        look like is told as it is in this moment, and changes with the next.
+        """Says why a run is not moving, or why it ended as it did, and the shortest action that helps. What it says about runners and
+        queues is true at this moment only.
 
         Fails with NOT_FOUND for a run the caller cannot read.
         """
@@ -73,7 +73,7 @@ def add_ExplainServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ExplainService:
-    """Says why runs stand as they stand.
+    """Explains why a run is not moving, or why it ended as it did.
     """
 
     @staticmethod

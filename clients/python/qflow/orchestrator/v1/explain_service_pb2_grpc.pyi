@@ -27,33 +27,33 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ExplainServiceStub:
-    """Says why runs stand as they stand."""
+    """Explains why a run is not moving, or why it ended as it did."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ExplainServiceAsyncStub: ...
     ExplainExecution: _grpc.UnaryUnaryMultiCallable[_explain_service_pb2.ExplainExecutionRequest, _explain_service_pb2.ExplainExecutionResponse]
-    """Says why a run is not moving, or why it ended as it did, and the shortest action that helps. What runners and queues
-    look like is told as it is in this moment, and changes with the next.
+    """Says why a run is not moving, or why it ended as it did, and the shortest action that helps. What it says about runners and
+    queues is true at this moment only.
 
     Fails with NOT_FOUND for a run the caller cannot read.
     """
 
 @_typing.type_check_only
 class ExplainServiceAsyncStub(ExplainServiceStub):
-    """Says why runs stand as they stand."""
+    """Explains why a run is not moving, or why it ended as it did."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ExplainExecution: _aio.UnaryUnaryMultiCallable[_explain_service_pb2.ExplainExecutionRequest, _explain_service_pb2.ExplainExecutionResponse]  # type: ignore[assignment]
-    """Says why a run is not moving, or why it ended as it did, and the shortest action that helps. What runners and queues
-    look like is told as it is in this moment, and changes with the next.
+    """Says why a run is not moving, or why it ended as it did, and the shortest action that helps. What it says about runners and
+    queues is true at this moment only.
 
     Fails with NOT_FOUND for a run the caller cannot read.
     """
 
 class ExplainServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Says why runs stand as they stand."""
+    """Explains why a run is not moving, or why it ended as it did."""
 
     @_abc_1.abstractmethod
     def ExplainExecution(
@@ -61,8 +61,8 @@ class ExplainServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _explain_service_pb2.ExplainExecutionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_explain_service_pb2.ExplainExecutionResponse, _abc.Awaitable[_explain_service_pb2.ExplainExecutionResponse]]:
-        """Says why a run is not moving, or why it ended as it did, and the shortest action that helps. What runners and queues
-        look like is told as it is in this moment, and changes with the next.
+        """Says why a run is not moving, or why it ended as it did, and the shortest action that helps. What it says about runners and
+        queues is true at this moment only.
 
         Fails with NOT_FOUND for a run the caller cannot read.
         """

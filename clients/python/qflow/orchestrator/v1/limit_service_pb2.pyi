@@ -284,9 +284,9 @@ class ListLimitsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     def __init__(
         self,
         *,
@@ -351,7 +351,7 @@ class UpdateLimitRequest(_message.Message):
     key_expression: _builtins.str
     """What the count is kept by, as in CreateLimit; empty: there is one count."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     request_id: _builtins.str
     """Makes a repeated call answer as the first did, until the limit changes again: a UUID. Empty to go without."""
     @_builtins.property

@@ -115,7 +115,7 @@ Global___PlacementMachine: _TypeAlias = PlacementMachine  # noqa: Y015
 
 @_typing.final
 class WatchDemandResponse(_message.Message):
-    """All that waits here now, which replaces what was told before."""
+    """Everything that waits here now; replaces the previous message."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

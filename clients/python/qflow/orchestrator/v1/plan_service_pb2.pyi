@@ -39,7 +39,7 @@ class _PlannedNodeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Plann
     PLANNED_NODE_KIND_SIGNAL: _PlannedNodeKind.ValueType  # 4
     """It waits for a signal."""
     PLANNED_NODE_KIND_APPROVAL: _PlannedNodeKind.ValueType  # 5
-    """It waits for somebody to approve."""
+    """It waits for an approval."""
     PLANNED_NODE_KIND_WORKFLOW: _PlannedNodeKind.ValueType  # 6
     """It runs another workflow."""
 
@@ -57,7 +57,7 @@ PLANNED_NODE_KIND_SLEEP: PlannedNodeKind.ValueType  # 3
 PLANNED_NODE_KIND_SIGNAL: PlannedNodeKind.ValueType  # 4
 """It waits for a signal."""
 PLANNED_NODE_KIND_APPROVAL: PlannedNodeKind.ValueType  # 5
-"""It waits for somebody to approve."""
+"""It waits for an approval."""
 PLANNED_NODE_KIND_WORKFLOW: PlannedNodeKind.ValueType  # 6
 """It runs another workflow."""
 Global___PlannedNodeKind: _TypeAlias = PlannedNodeKind  # noqa: Y015
@@ -188,7 +188,7 @@ Global___PlanWarningCause: _TypeAlias = PlanWarningCause  # noqa: Y015
 
 @_typing.final
 class PlanExecutionRequest(_message.Message):
-    """The start that is thought of."""
+    """The start to be planned."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -229,20 +229,20 @@ class PlanExecutionResponse(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     existing: _builtins.bool
-    """Whether nothing would begin: a run with the business key is open and would be the answer."""
+    """Whether nothing would begin, because a run with the business key is open and would be the answer."""
     unknown_node_count: _builtins.int
-    """How many nodes, those of sub-workflows too, are not in `time`: they did not run lately, so nothing is known of them."""
+    """How many nodes, including those of sub-workflows, are left out of `time` because they have not run lately."""
     queued_node_count: _builtins.int
     """How many nodes of all runs wait for a runner in this orchestrator now."""
     truncated: _builtins.bool
-    """Whether nodes, versions or edges are left out of the answer, because it would be too long. Times count all of them."""
+    """Whether nodes, versions or edges are left out to keep the answer short. Times include all of them."""
     @_builtins.property
     def execution(self) -> _execution_pb2.Execution:
-        """The run in the BASIC view, as it would be accepted, without an id. With `existing`, the run that would be answered."""
+        """The run in the BASIC view, as it would be accepted, without an id. With `existing`, the run that the start would answer with."""
 
     @_builtins.property
     def workflows(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedWorkflow]:
-        """The workflow first, then each sub-workflow that it would start, once, however often it stands in it."""
+        """The workflow first, then each sub-workflow that it would start, once, however often it is used."""
 
     @_builtins.property
     def node_versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedNodeVersion]:
@@ -250,8 +250,8 @@ class PlanExecutionResponse(_message.Message):
 
     @_builtins.property
     def time(self) -> Global___PlannedTime:
-        """How long the run may take once it has runners. Waits for people and signals are not in it, nor are nodes that nothing is
-        known of: see `unknown_node_count`. Unset where nothing is known of any node.
+        """How long the run may take once it has runners. Waits for people and signals are left out, and so are nodes without a recent
+        run (see `unknown_node_count`). Unset if there is no recent run of any node.
         """
 
     @_builtins.property
@@ -260,7 +260,7 @@ class PlanExecutionResponse(_message.Message):
 
     @_builtins.property
     def work(self) -> _duration_pb2.Duration:
-        """What all nodes take one after the other, by their medians: what is to be done, however much of it at a time."""
+        """The total work: the sum of the median times of all nodes, whatever runs in parallel."""
 
     @_builtins.property
     def pythons(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedPython]:
@@ -268,7 +268,7 @@ class PlanExecutionResponse(_message.Message):
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanWarning]:
-        """What speaks against it, what weighs most first; none where nothing does."""
+        """What speaks against it, the most serious first."""
 
     def __init__(
         self,
@@ -304,16 +304,16 @@ class PlannedTime(_message.Message):
     P90_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
     samples: _builtins.int
-    """How many times it is made of, at most 50; unset of a run."""
+    """How many past times it is computed from, at most 50; unset for a run."""
     @_builtins.property
     def median(self) -> _duration_pb2.Duration:
-        """Half of the times were shorter. Of a run: the longest path, each node taking its median, or what its work takes on all the
-        slots there are, where that is longer.
+        """The median. For a run: the longest path, with each node taking its median, or the total work divided by all slots if that is
+        longer.
         """
 
     @_builtins.property
     def p90(self) -> _duration_pb2.Duration:
-        """Nine in ten were shorter. Of a run: the same with those times, which is more than nine in ten runs would take."""
+        """The 90th percentile. For a run: the same computation with these times, which is longer than nine in ten runs would take."""
 
     def __init__(
         self,
@@ -354,11 +354,11 @@ class PlannedWorkflow(_message.Message):
 
     @_builtins.property
     def longest_path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The nodes of the path that takes longest by what is known, first to last. None where nothing is known."""
+        """The nodes of the longest path, first to last, as far as times are known."""
 
     @_builtins.property
     def conversions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedConversion]:
-        """Connections on which a conversion stands."""
+        """Connections that have a conversion."""
 
     def __init__(
         self,
@@ -456,12 +456,12 @@ class PlannedNodeVersion(_message.Message):
     environment_error: _builtins.str
     """For people: why there is none, shortened to 200 characters."""
     recent_count: _builtins.int
-    """How many of its last runs there are to tell from, at most 50."""
+    """How many of its last runs were looked at, at most 50."""
     recent_failed_count: _builtins.int
     """How many of those failed for good."""
     @_builtins.property
     def attempt(self) -> Global___PlannedTime:
-        """How long its last attempts took that completed. Unset where there are none."""
+        """How long its last completed attempts took. Unset if there are none."""
 
     def __init__(
         self,

@@ -48,8 +48,8 @@ class PlanServiceServicer:
 
     def PlanExecution(self, request, context):
         """Checks everything that StartExecution checks, stores nothing, and says what the run would be made of: which versions it
-        would pin, which environments are ready, how long its nodes took lately and how long it may take, and what speaks
-        against it. What runners and queues look like is told as this orchestrator sees it in this moment.
+        would pin, which environments are ready, how long its nodes took lately, how long the run may take, and what speaks
+        against it. What it says about runners and queues is what this orchestrator sees at this moment.
 
         Fails as StartExecution does: what would be refused there is refused here.
         """

@@ -35,8 +35,8 @@ class PlanServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PlanServiceAsyncStub: ...
     PlanExecution: _grpc.UnaryUnaryMultiCallable[_plan_service_pb2.PlanExecutionRequest, _plan_service_pb2.PlanExecutionResponse]
     """Checks everything that StartExecution checks, stores nothing, and says what the run would be made of: which versions it
-    would pin, which environments are ready, how long its nodes took lately and how long it may take, and what speaks
-    against it. What runners and queues look like is told as this orchestrator sees it in this moment.
+    would pin, which environments are ready, how long its nodes took lately, how long the run may take, and what speaks
+    against it. What it says about runners and queues is what this orchestrator sees at this moment.
 
     Fails as StartExecution does: what would be refused there is refused here.
     """
@@ -48,8 +48,8 @@ class PlanServiceAsyncStub(PlanServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     PlanExecution: _aio.UnaryUnaryMultiCallable[_plan_service_pb2.PlanExecutionRequest, _plan_service_pb2.PlanExecutionResponse]  # type: ignore[assignment]
     """Checks everything that StartExecution checks, stores nothing, and says what the run would be made of: which versions it
-    would pin, which environments are ready, how long its nodes took lately and how long it may take, and what speaks
-    against it. What runners and queues look like is told as this orchestrator sees it in this moment.
+    would pin, which environments are ready, how long its nodes took lately, how long the run may take, and what speaks
+    against it. What it says about runners and queues is what this orchestrator sees at this moment.
 
     Fails as StartExecution does: what would be refused there is refused here.
     """
@@ -64,8 +64,8 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_plan_service_pb2.PlanExecutionResponse, _abc.Awaitable[_plan_service_pb2.PlanExecutionResponse]]:
         """Checks everything that StartExecution checks, stores nothing, and says what the run would be made of: which versions it
-        would pin, which environments are ready, how long its nodes took lately and how long it may take, and what speaks
-        against it. What runners and queues look like is told as this orchestrator sees it in this moment.
+        would pin, which environments are ready, how long its nodes took lately, how long the run may take, and what speaks
+        against it. What it says about runners and queues is what this orchestrator sees at this moment.
 
         Fails as StartExecution does: what would be refused there is refused here.
         """

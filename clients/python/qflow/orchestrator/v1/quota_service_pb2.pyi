@@ -117,12 +117,12 @@ class SetTenantQuotaRequest(_message.Message):
     tenant_id: _builtins.str
     """The tenant's id."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to set whatever stands there."""
+    """The etag that the change is based on. Empty to set it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID. Empty to go without."""
+    """A UUID: a repeated call with it gets the answer of the first. May be empty."""
     @_builtins.property
     def quota(self) -> _quota_pb2.Quota:
-        """What it may consume; without a word of anything it is not limited any more."""
+        """What it may consume; if empty, it is no longer limited."""
 
     def __init__(
         self,

@@ -171,7 +171,7 @@ class RerunExecutionResponse(_message.Message):
     EXECUTION_FIELD_NUMBER: _builtins.int
     KEPT_RESULTS_FIELD_NUMBER: _builtins.int
     kept_results: _builtins.int
-    """How many results it keeps, each element by itself where it has a row. What was skipped is none."""
+    """How many results it keeps; an element counts by itself where it has a row. Skipped nodes do not count."""
     @_builtins.property
     def execution(self) -> _execution_pb2.Execution:
         """The new run in the BASIC view."""
@@ -237,7 +237,7 @@ class RetryQuarantinedResponse(_message.Message):
     EXECUTION_FIELD_NUMBER: _builtins.int
     KEPT_RESULTS_FIELD_NUMBER: _builtins.int
     kept_results: _builtins.int
-    """How many results it keeps, each element by itself where it has a row. What was skipped is none."""
+    """How many results it keeps; an element counts by itself where it has a row. Skipped nodes do not count."""
     @_builtins.property
     def execution(self) -> _execution_pb2.Execution:
         """The new run in the BASIC view."""
@@ -315,7 +315,7 @@ class ForkExecutionResponse(_message.Message):
     EXECUTION_FIELD_NUMBER: _builtins.int
     KEPT_RESULTS_FIELD_NUMBER: _builtins.int
     kept_results: _builtins.int
-    """How many results it keeps, each element by itself where it has a row. What was skipped is none."""
+    """How many results it keeps; an element counts by itself where it has a row. Skipped nodes do not count."""
     @_builtins.property
     def execution(self) -> _execution_pb2.Execution:
         """The new run in the BASIC view."""

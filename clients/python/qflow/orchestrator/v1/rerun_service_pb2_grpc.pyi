@@ -27,13 +27,13 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RerunServiceStub:
-    """Makes new runs of runs that were, one or many. A run that is over never changes: each call makes another that names its
-    parent and says how it came from it.
+    """Makes new runs from earlier ones, one or many. A run that is over never changes: each call makes a new run that names its
+    parent and how it was made from it.
 
-    The new run has of its parent the labels, priority, `ignore_cache`, how long it may take (`timeout`, from its own start)
-    and the budget, all of it anew, taken out of what the tenant has left: where that is too little the call fails with
-    RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`) as a start does. The business key too, but for a fork. Its policies, `start_time`
-    and the request id were of that start alone; the new run begins at once and is its caller's.
+    The new run takes over from its parent the labels, priority, `ignore_cache`, the time limit (`timeout`, counted from its own start)
+    and the whole budget, reserved again from what the tenant has left: if that is too little, the call fails with
+    RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`), as a start does. Except for a fork, it also takes over the business key. The policies of
+    that key, `start_time` and the request id belong to the parent's start alone; the new run begins at once and belongs to its caller.
     """
 
     @_typing.overload
@@ -50,13 +50,13 @@ class RerunServiceStub:
     `BUSINESS_KEY_IN_USE` where an open run has its business key.
     """
     RerunExecution: _grpc.UnaryUnaryMultiCallable[_rerun_service_pb2.RerunExecutionRequest, _rerun_service_pb2.RerunExecutionResponse]
-    """Runs a part again and keeps the results of the rest: what did not complete, and what is named with all that hangs on
-    it. A named node may get other inputs, or another version of its node, which is checked against the results that feed
-    it. The kept results are copied: removing the parent takes nothing from the new run. A result that was undone
-    is not kept: where a compensation completed, its node runs again, and what hangs on it. What a completed run did is
-    not undone where the new run fails: the compensations of kept results are skipped from its beginning. What a failed run
-    left to undo goes to the first run that keeps it: others made of the same one run it again, unless that one completed.
-    What was skipped stays so where all that it waits for is kept: behind a branch that was not taken nothing runs again.
+    """Runs again what did not complete, the nodes that are named, and everything that depends on either; keeps the other
+    results. A named node may get other inputs, or another version of its node, which is checked against the results that feed
+    it. Kept results are copied: deleting the parent takes nothing from the new run. A result that was undone
+    is not kept: where a compensation completed, its node runs again, and so does what depends on it. What a completed run did is
+    not undone if the new run fails: the compensations of kept results are skipped from the start. What a failed run
+    left to undo passes to the first run that keeps it: others made from the same run do it again, unless that one completed.
+    A skipped node stays skipped if everything it waits for is kept: behind a branch that was not taken, nothing runs again.
 
     Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
     where its workflow is gone (`WORKFLOW_GONE`) or not active (`WORKFLOW_INACTIVE`), or a node may not be read any more
@@ -68,25 +68,26 @@ class RerunServiceStub:
     (`VERSION_NOT_FOUND`) for a version that a node lacks.
     """
     ForkExecution: _grpc.UnaryUnaryMultiCallable[_rerun_service_pb2.ForkExecutionRequest, _rerun_service_pb2.ForkExecutionResponse]
-    """Makes a run that takes another way from a run that may still be open: it keeps the results that are there, but for the
-    nodes named, those that read an input which is changed, and all that hangs on them. While the parent is open, results
-    that have a compensation are not kept either: it may yet undo them. It has no business key.
+    """Makes a run that branches off from another one, which may still be open: it keeps the existing results, except those of the
+    nodes named, of nodes that read a changed input, and of everything that depends on either. While the parent is open, results
+    that have a compensation are not kept either, since the parent may yet undo them. A fork has no business key.
 
     Fails as RerunExecution does, but not while the parent is open.
     """
     RetryQuarantined: _grpc.UnaryUnaryMultiCallable[_rerun_service_pb2.RetryQuarantinedRequest, _rerun_service_pb2.RetryQuarantinedResponse]
-    """Runs the elements again that maps put aside (QUARANTINED), and what hangs on those maps. All other results are kept,
-    those of the maps' other elements too, but for what was compensated. Of a map within a map, an outer element is kept
-    or run again as a whole. A map may have failed of what it put aside: then the element that was too much and those
-    that had not begun run too, and so does all else that did not complete.
+    """Runs again the elements that maps quarantined (QUARANTINED), and what depends on those maps. All other results are kept,
+    including the maps' other elements, except what was compensated. In a map within a map, an outer element is kept
+    or run again as a whole. If a map failed because too much was quarantined, the element that was one too many and those
+    that had not begun run too, and so does everything else that did not complete.
 
-    An element that is a sub-workflow runs again as a whole. What a sub-workflow put aside within itself is not looked
-    for: it completed.
+    An element that is a sub-workflow runs again as a whole. What a sub-workflow quarantined inside itself does not
+    count: that sub-workflow completed.
 
     Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined
     (`NOTHING_QUARANTINED`, with `node_id` and `sub_workflow_execution_id` where one of a sub-workflow was: rerun from that
-    node, or call this for that execution, which makes a run by itself), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
-    with a map that has a compensation, and would undo its elements where it fails (`TAKEN_OVER`: make a new run of that).
+    node, or call this for that execution, which makes a run by itself), where more than 100,000 elements would be kept
+    (`TOO_MANY_ELEMENTS`), or where another run already continues a map that has a compensation, and would undo its elements
+    if it fails (`TAKEN_OVER`: make a new run from that one).
     """
     BatchCancelExecutions: _grpc.UnaryUnaryMultiCallable[_rerun_service_pb2.BatchCancelExecutionsRequest, _rerun_service_pb2.BatchCancelExecutionsResponse]
     """Asks many runs to stop, as CancelExecution does. With a filter, those that are open and were not asked before."""
@@ -99,13 +100,13 @@ class RerunServiceStub:
 
 @_typing.type_check_only
 class RerunServiceAsyncStub(RerunServiceStub):
-    """Makes new runs of runs that were, one or many. A run that is over never changes: each call makes another that names its
-    parent and says how it came from it.
+    """Makes new runs from earlier ones, one or many. A run that is over never changes: each call makes a new run that names its
+    parent and how it was made from it.
 
-    The new run has of its parent the labels, priority, `ignore_cache`, how long it may take (`timeout`, from its own start)
-    and the budget, all of it anew, taken out of what the tenant has left: where that is too little the call fails with
-    RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`) as a start does. The business key too, but for a fork. Its policies, `start_time`
-    and the request id were of that start alone; the new run begins at once and is its caller's.
+    The new run takes over from its parent the labels, priority, `ignore_cache`, the time limit (`timeout`, counted from its own start)
+    and the whole budget, reserved again from what the tenant has left: if that is too little, the call fails with
+    RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`), as a start does. Except for a fork, it also takes over the business key. The policies of
+    that key, `start_time` and the request id belong to the parent's start alone; the new run begins at once and belongs to its caller.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -119,13 +120,13 @@ class RerunServiceAsyncStub(RerunServiceStub):
     `BUSINESS_KEY_IN_USE` where an open run has its business key.
     """
     RerunExecution: _aio.UnaryUnaryMultiCallable[_rerun_service_pb2.RerunExecutionRequest, _rerun_service_pb2.RerunExecutionResponse]  # type: ignore[assignment]
-    """Runs a part again and keeps the results of the rest: what did not complete, and what is named with all that hangs on
-    it. A named node may get other inputs, or another version of its node, which is checked against the results that feed
-    it. The kept results are copied: removing the parent takes nothing from the new run. A result that was undone
-    is not kept: where a compensation completed, its node runs again, and what hangs on it. What a completed run did is
-    not undone where the new run fails: the compensations of kept results are skipped from its beginning. What a failed run
-    left to undo goes to the first run that keeps it: others made of the same one run it again, unless that one completed.
-    What was skipped stays so where all that it waits for is kept: behind a branch that was not taken nothing runs again.
+    """Runs again what did not complete, the nodes that are named, and everything that depends on either; keeps the other
+    results. A named node may get other inputs, or another version of its node, which is checked against the results that feed
+    it. Kept results are copied: deleting the parent takes nothing from the new run. A result that was undone
+    is not kept: where a compensation completed, its node runs again, and so does what depends on it. What a completed run did is
+    not undone if the new run fails: the compensations of kept results are skipped from the start. What a failed run
+    left to undo passes to the first run that keeps it: others made from the same run do it again, unless that one completed.
+    A skipped node stays skipped if everything it waits for is kept: behind a branch that was not taken, nothing runs again.
 
     Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
     where its workflow is gone (`WORKFLOW_GONE`) or not active (`WORKFLOW_INACTIVE`), or a node may not be read any more
@@ -137,25 +138,26 @@ class RerunServiceAsyncStub(RerunServiceStub):
     (`VERSION_NOT_FOUND`) for a version that a node lacks.
     """
     ForkExecution: _aio.UnaryUnaryMultiCallable[_rerun_service_pb2.ForkExecutionRequest, _rerun_service_pb2.ForkExecutionResponse]  # type: ignore[assignment]
-    """Makes a run that takes another way from a run that may still be open: it keeps the results that are there, but for the
-    nodes named, those that read an input which is changed, and all that hangs on them. While the parent is open, results
-    that have a compensation are not kept either: it may yet undo them. It has no business key.
+    """Makes a run that branches off from another one, which may still be open: it keeps the existing results, except those of the
+    nodes named, of nodes that read a changed input, and of everything that depends on either. While the parent is open, results
+    that have a compensation are not kept either, since the parent may yet undo them. A fork has no business key.
 
     Fails as RerunExecution does, but not while the parent is open.
     """
     RetryQuarantined: _aio.UnaryUnaryMultiCallable[_rerun_service_pb2.RetryQuarantinedRequest, _rerun_service_pb2.RetryQuarantinedResponse]  # type: ignore[assignment]
-    """Runs the elements again that maps put aside (QUARANTINED), and what hangs on those maps. All other results are kept,
-    those of the maps' other elements too, but for what was compensated. Of a map within a map, an outer element is kept
-    or run again as a whole. A map may have failed of what it put aside: then the element that was too much and those
-    that had not begun run too, and so does all else that did not complete.
+    """Runs again the elements that maps quarantined (QUARANTINED), and what depends on those maps. All other results are kept,
+    including the maps' other elements, except what was compensated. In a map within a map, an outer element is kept
+    or run again as a whole. If a map failed because too much was quarantined, the element that was one too many and those
+    that had not begun run too, and so does everything else that did not complete.
 
-    An element that is a sub-workflow runs again as a whole. What a sub-workflow put aside within itself is not looked
-    for: it completed.
+    An element that is a sub-workflow runs again as a whole. What a sub-workflow quarantined inside itself does not
+    count: that sub-workflow completed.
 
     Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined
     (`NOTHING_QUARANTINED`, with `node_id` and `sub_workflow_execution_id` where one of a sub-workflow was: rerun from that
-    node, or call this for that execution, which makes a run by itself), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
-    with a map that has a compensation, and would undo its elements where it fails (`TAKEN_OVER`: make a new run of that).
+    node, or call this for that execution, which makes a run by itself), where more than 100,000 elements would be kept
+    (`TOO_MANY_ELEMENTS`), or where another run already continues a map that has a compensation, and would undo its elements
+    if it fails (`TAKEN_OVER`: make a new run from that one).
     """
     BatchCancelExecutions: _aio.UnaryUnaryMultiCallable[_rerun_service_pb2.BatchCancelExecutionsRequest, _rerun_service_pb2.BatchCancelExecutionsResponse]  # type: ignore[assignment]
     """Asks many runs to stop, as CancelExecution does. With a filter, those that are open and were not asked before."""
@@ -167,13 +169,13 @@ class RerunServiceAsyncStub(RerunServiceStub):
     """
 
 class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Makes new runs of runs that were, one or many. A run that is over never changes: each call makes another that names its
-    parent and says how it came from it.
+    """Makes new runs from earlier ones, one or many. A run that is over never changes: each call makes a new run that names its
+    parent and how it was made from it.
 
-    The new run has of its parent the labels, priority, `ignore_cache`, how long it may take (`timeout`, from its own start)
-    and the budget, all of it anew, taken out of what the tenant has left: where that is too little the call fails with
-    RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`) as a start does. The business key too, but for a fork. Its policies, `start_time`
-    and the request id were of that start alone; the new run begins at once and is its caller's.
+    The new run takes over from its parent the labels, priority, `ignore_cache`, the time limit (`timeout`, counted from its own start)
+    and the whole budget, reserved again from what the tenant has left: if that is too little, the call fails with
+    RESOURCE_EXHAUSTED (`QUOTA_EXCEEDED`), as a start does. Except for a fork, it also takes over the business key. The policies of
+    that key, `start_time` and the request id belong to the parent's start alone; the new run begins at once and belongs to its caller.
     """
 
     @_abc_1.abstractmethod
@@ -197,13 +199,13 @@ class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rerun_service_pb2.RerunExecutionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rerun_service_pb2.RerunExecutionResponse, _abc.Awaitable[_rerun_service_pb2.RerunExecutionResponse]]:
-        """Runs a part again and keeps the results of the rest: what did not complete, and what is named with all that hangs on
-        it. A named node may get other inputs, or another version of its node, which is checked against the results that feed
-        it. The kept results are copied: removing the parent takes nothing from the new run. A result that was undone
-        is not kept: where a compensation completed, its node runs again, and what hangs on it. What a completed run did is
-        not undone where the new run fails: the compensations of kept results are skipped from its beginning. What a failed run
-        left to undo goes to the first run that keeps it: others made of the same one run it again, unless that one completed.
-        What was skipped stays so where all that it waits for is kept: behind a branch that was not taken nothing runs again.
+        """Runs again what did not complete, the nodes that are named, and everything that depends on either; keeps the other
+        results. A named node may get other inputs, or another version of its node, which is checked against the results that feed
+        it. Kept results are copied: deleting the parent takes nothing from the new run. A result that was undone
+        is not kept: where a compensation completed, its node runs again, and so does what depends on it. What a completed run did is
+        not undone if the new run fails: the compensations of kept results are skipped from the start. What a failed run
+        left to undo passes to the first run that keeps it: others made from the same run do it again, unless that one completed.
+        A skipped node stays skipped if everything it waits for is kept: behind a branch that was not taken, nothing runs again.
 
         Fails with NOT_FOUND for a run the caller cannot read, FAILED_PRECONDITION (`EXECUTION_NOT_FINISHED`) while it is open,
         where its workflow is gone (`WORKFLOW_GONE`) or not active (`WORKFLOW_INACTIVE`), or a node may not be read any more
@@ -221,9 +223,9 @@ class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rerun_service_pb2.ForkExecutionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rerun_service_pb2.ForkExecutionResponse, _abc.Awaitable[_rerun_service_pb2.ForkExecutionResponse]]:
-        """Makes a run that takes another way from a run that may still be open: it keeps the results that are there, but for the
-        nodes named, those that read an input which is changed, and all that hangs on them. While the parent is open, results
-        that have a compensation are not kept either: it may yet undo them. It has no business key.
+        """Makes a run that branches off from another one, which may still be open: it keeps the existing results, except those of the
+        nodes named, of nodes that read a changed input, and of everything that depends on either. While the parent is open, results
+        that have a compensation are not kept either, since the parent may yet undo them. A fork has no business key.
 
         Fails as RerunExecution does, but not while the parent is open.
         """
@@ -234,18 +236,19 @@ class RerunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rerun_service_pb2.RetryQuarantinedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rerun_service_pb2.RetryQuarantinedResponse, _abc.Awaitable[_rerun_service_pb2.RetryQuarantinedResponse]]:
-        """Runs the elements again that maps put aside (QUARANTINED), and what hangs on those maps. All other results are kept,
-        those of the maps' other elements too, but for what was compensated. Of a map within a map, an outer element is kept
-        or run again as a whole. A map may have failed of what it put aside: then the element that was too much and those
-        that had not begun run too, and so does all else that did not complete.
+        """Runs again the elements that maps quarantined (QUARANTINED), and what depends on those maps. All other results are kept,
+        including the maps' other elements, except what was compensated. In a map within a map, an outer element is kept
+        or run again as a whole. If a map failed because too much was quarantined, the element that was one too many and those
+        that had not begun run too, and so does everything else that did not complete.
 
-        An element that is a sub-workflow runs again as a whole. What a sub-workflow put aside within itself is not looked
-        for: it completed.
+        An element that is a sub-workflow runs again as a whole. What a sub-workflow quarantined inside itself does not
+        count: that sub-workflow completed.
 
         Fails as RerunExecution does. Also with FAILED_PRECONDITION where no element was quarantined
         (`NOTHING_QUARANTINED`, with `node_id` and `sub_workflow_execution_id` where one of a sub-workflow was: rerun from that
-        node, or call this for that execution, which makes a run by itself), or more than 100,000 elements would be kept (`TOO_MANY_ELEMENTS`); or where another run goes on
-        with a map that has a compensation, and would undo its elements where it fails (`TAKEN_OVER`: make a new run of that).
+        node, or call this for that execution, which makes a run by itself), where more than 100,000 elements would be kept
+        (`TOO_MANY_ELEMENTS`), or where another run already continues a map that has a compensation, and would undo its elements
+        if it fails (`TAKEN_OVER`: make a new run from that one).
         """
 
     @_abc_1.abstractmethod

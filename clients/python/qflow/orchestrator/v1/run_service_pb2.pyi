@@ -70,7 +70,7 @@ class ExecuteWorkflowResponse(_message.Message):
     """Whether it was there before: started with the same request id, or open with the same business key."""
     @_builtins.property
     def execution(self) -> _execution_pb2.Execution:
-        """The run as it stands."""
+        """The run in its current state."""
 
     def __init__(
         self,

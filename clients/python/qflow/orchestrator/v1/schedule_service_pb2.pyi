@@ -37,7 +37,7 @@ class CreateScheduleRequest(_message.Message):
     paused: _builtins.bool
     """Make it paused."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     validate_only: _builtins.bool
     """Check and answer as if it were made, and store nothing."""
     @_builtins.property
@@ -142,9 +142,9 @@ class ListSchedulesRequest(_message.Message):
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     workflow_id: _builtins.str
     """Only those of this workflow; empty for all."""
     label: _builtins.str
@@ -208,9 +208,9 @@ class UpdateScheduleRequest(_message.Message):
     schedule_id: _builtins.str
     """The schedule's id."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     validate_only: _builtins.bool
     """Check and answer as if it were changed, and store nothing."""
     @_builtins.property
@@ -276,11 +276,11 @@ class PauseScheduleRequest(_message.Message):
     schedule_id: _builtins.str
     """The schedule's id."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     reason: _builtins.str
     """Why, for people; at most 1,000 characters."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -333,9 +333,9 @@ class ResumeScheduleRequest(_message.Message):
     schedule_id: _builtins.str
     """The schedule's id."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -387,9 +387,9 @@ class DeleteScheduleRequest(_message.Message):
     schedule_id: _builtins.str
     """The schedule's id."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -495,7 +495,7 @@ class TriggerScheduleRequest(_message.Message):
     schedule_id: _builtins.str
     """The schedule's id."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -546,16 +546,16 @@ class ListScheduleTicksRequest(_message.Message):
     EXECUTION_ID_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     schedule_id: _builtins.str
     """The schedule; empty to go by `execution_id`. One of the two is needed."""
     execution_id: _builtins.str
     """Only the tick that started this run; empty for all."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_schedule_pb2.ScheduleTickState.ValueType]:
-        """Only ticks that stand so; empty for all."""
+        """Only ticks in this state; empty for all."""
 
     def __init__(
         self,
@@ -619,7 +619,7 @@ class BackfillScheduleRequest(_message.Message):
     max_running: _builtins.int
     """How many of its runs may be under way at once: 1 by default, at most 100."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     validate_only: _builtins.bool
     """Check and answer as if it were made, and store nothing."""
     @_builtins.property
@@ -684,9 +684,9 @@ class ListScheduleBackfillsRequest(_message.Message):
     schedule_id: _builtins.str
     """The schedule's id."""
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     def __init__(
         self,
         *,

@@ -44,7 +44,7 @@ class ScheduleServiceStub:
     RESOURCE_EXHAUSTED (`SCHEDULES_TOO_MANY`) beyond 1,000 of a tenant.
     """
     GetSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.GetScheduleRequest, _schedule_service_pb2.GetScheduleResponse]
-    """Gives one schedule."""
+    """Returns one schedule."""
     ListSchedules: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.ListSchedulesRequest, _schedule_service_pb2.ListSchedulesResponse]
     """Lists the tenant's schedules, newest first."""
     UpdateSchedule: _grpc.UnaryUnaryMultiCallable[_schedule_service_pb2.UpdateScheduleRequest, _schedule_service_pb2.UpdateScheduleResponse]
@@ -103,7 +103,7 @@ class ScheduleServiceAsyncStub(ScheduleServiceStub):
     RESOURCE_EXHAUSTED (`SCHEDULES_TOO_MANY`) beyond 1,000 of a tenant.
     """
     GetSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.GetScheduleRequest, _schedule_service_pb2.GetScheduleResponse]  # type: ignore[assignment]
-    """Gives one schedule."""
+    """Returns one schedule."""
     ListSchedules: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.ListSchedulesRequest, _schedule_service_pb2.ListSchedulesResponse]  # type: ignore[assignment]
     """Lists the tenant's schedules, newest first."""
     UpdateSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.UpdateScheduleRequest, _schedule_service_pb2.UpdateScheduleResponse]  # type: ignore[assignment]
@@ -171,7 +171,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_service_pb2.GetScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_schedule_service_pb2.GetScheduleResponse, _abc.Awaitable[_schedule_service_pb2.GetScheduleResponse]]:
-        """Gives one schedule."""
+        """Returns one schedule."""
 
     @_abc_1.abstractmethod
     def ListSchedules(

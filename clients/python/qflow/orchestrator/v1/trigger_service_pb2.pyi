@@ -42,7 +42,7 @@ class CreateTriggerRequest(_message.Message):
     workflow_version: _builtins.int
     """The version of the workflow, from 1; 0 for the current one of each moment."""
     workflow_alias: _builtins.str
-    """An alias of the workflow, in place of a version: both are refused. Empty to go without."""
+    """An alias of the workflow, instead of a version (giving both is refused). May be empty."""
     input_json: _builtins.str
     """Inputs of every run: JSON text of an object by their names; at most 64 KiB. Empty means `{}`. They stand before what a
     payload says.
@@ -50,7 +50,7 @@ class CreateTriggerRequest(_message.Message):
     payload_input: _builtins.str
     """The input that takes the payload. Empty: the payload is an object, and its fields are inputs."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     filter: _builtins.str
     """Which calls start a run: CEL over `payload`, the payload as it is sent, that gives true or false; such as
     `payload.event == "paid"`. Compiled now, and refused where it cannot be bounded. Empty: all.
@@ -159,9 +159,9 @@ class ListTriggersRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     workflow_id: _builtins.str
     """Only those of this workflow; empty for all."""
     def __init__(
@@ -227,13 +227,13 @@ class UpdateTriggerRequest(_message.Message):
     trigger_id: _builtins.str
     """The trigger's id."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     name: _builtins.str
     """For people: 1 to 255 characters."""
     workflow_version: _builtins.int
     """The version of the workflow, from 1; 0 for the current one of each moment."""
     workflow_alias: _builtins.str
-    """An alias of the workflow, in place of a version: both are refused. Empty to go without."""
+    """An alias of the workflow, instead of a version (giving both is refused). May be empty."""
     input_json: _builtins.str
     """Inputs of every run: JSON text of an object by their names; at most 64 KiB. Empty means `{}`. They stand before what a
     payload says.
@@ -243,7 +243,7 @@ class UpdateTriggerRequest(_message.Message):
     paused: _builtins.bool
     """Whether it is paused."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     filter: _builtins.str
     """Which calls start a run: CEL over `payload`, the payload as it is sent, that gives true or false; such as
     `payload.event == "paid"`. Compiled now, and refused where it cannot be bounded. Empty: all.
@@ -313,9 +313,9 @@ class RotateTriggerSecretRequest(_message.Message):
     trigger_id: _builtins.str
     """The trigger's id."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -371,9 +371,9 @@ class DeleteTriggerRequest(_message.Message):
     trigger_id: _builtins.str
     """The trigger's id."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,

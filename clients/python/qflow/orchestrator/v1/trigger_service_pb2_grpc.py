@@ -88,7 +88,7 @@ class TriggerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTrigger(self, request, context):
-        """Gives one trigger.
+        """Returns one trigger.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,7 @@ class TriggerServiceStub:
     (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
     """
     GetTrigger: _grpc.UnaryUnaryMultiCallable[_trigger_service_pb2.GetTriggerRequest, _trigger_service_pb2.GetTriggerResponse]
-    """Gives one trigger."""
+    """Returns one trigger."""
     ListTriggers: _grpc.UnaryUnaryMultiCallable[_trigger_service_pb2.ListTriggersRequest, _trigger_service_pb2.ListTriggersResponse]
     """Lists the tenant's triggers, newest first."""
     UpdateTrigger: _grpc.UnaryUnaryMultiCallable[_trigger_service_pb2.UpdateTriggerRequest, _trigger_service_pb2.UpdateTriggerResponse]
@@ -75,7 +75,7 @@ class TriggerServiceAsyncStub(TriggerServiceStub):
     (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
     """
     GetTrigger: _aio.UnaryUnaryMultiCallable[_trigger_service_pb2.GetTriggerRequest, _trigger_service_pb2.GetTriggerResponse]  # type: ignore[assignment]
-    """Gives one trigger."""
+    """Returns one trigger."""
     ListTriggers: _aio.UnaryUnaryMultiCallable[_trigger_service_pb2.ListTriggersRequest, _trigger_service_pb2.ListTriggersResponse]  # type: ignore[assignment]
     """Lists the tenant's triggers, newest first."""
     UpdateTrigger: _aio.UnaryUnaryMultiCallable[_trigger_service_pb2.UpdateTriggerRequest, _trigger_service_pb2.UpdateTriggerResponse]  # type: ignore[assignment]
@@ -118,7 +118,7 @@ class TriggerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trigger_service_pb2.GetTriggerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trigger_service_pb2.GetTriggerResponse, _abc.Awaitable[_trigger_service_pb2.GetTriggerResponse]]:
-        """Gives one trigger."""
+        """Returns one trigger."""
 
     @_abc_1.abstractmethod
     def ListTriggers(

@@ -71,9 +71,9 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyHistory(self, request, context):
-        """Computes the digests of a page of seals anew and tells where records or seals are not as they were written.
+        """Recomputes the digests of a page of seals and reports where records or seals were altered.
 
-        Whoever owns the database could write a whole history anew: give seals that were noted elsewhere as `known_seals`.
+        Whoever owns the database could rewrite the whole history. To detect that, give seals that you recorded elsewhere as `known_seals`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ExchangeServiceStub:
-    """Gives workflows as texts that can be kept under version control, takes such texts, and draws workflows.
+    """Exports workflows as text that can be kept under version control, imports such text, and draws workflows.
     """
 
     def __init__(self, channel):
@@ -53,14 +53,14 @@ class ExchangeServiceStub:
 
 
 class ExchangeServiceServicer:
-    """Gives workflows as texts that can be kept under version control, takes such texts, and draws workflows.
+    """Exports workflows as text that can be kept under version control, imports such text, and draws workflows.
     """
 
     def ExportWorkflow(self, request, context):
-        """Gives a workflow as a text without ids of this deployment: nodes are told by name and content.
+        """Exports a workflow as text without ids of this deployment: nodes are identified by name and content.
 
-        The text is stable: the same workflow gives the same bytes, and so does the workflow that is made of it by
-        ImportWorkflow. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer and where a node of
+        The text is stable: the same workflow gives the same bytes, and so does the workflow that ImportWorkflow makes
+        from it. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer and where a node of
         it is not there any more (`NODE_MISSING`), and with PERMISSION_DENIED where `include_nodes` is asked for by a token
         without the scope `nodes:read`.
         """
@@ -69,12 +69,12 @@ class ExchangeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ImportWorkflow(self, request, context):
-        """Makes a workflow of a text that ExportWorkflow gave or that was written by hand, with the nodes that it needs.
+        """Makes a workflow from text that ExportWorkflow gave or that was written by hand, with the nodes that it needs.
 
         A node of the caller's own with the same name, description, source, main function and Python is reused; otherwise
         it is created where the text holds its source. All is stored or nothing. Fails with INVALID_ARGUMENT and all
-        faults at once, each with its line and column: text that is no YAML or JSON, keys that stand twice or that nobody
-        knows, YAML's tags, anchors and aliases, values out of bounds, sources that cannot be read, nodes that are not
+        faults at once, each with its line and column: text that is no YAML or JSON, duplicate or unknown
+        keys, YAML's tags, anchors and aliases, values out of bounds, sources that cannot be read, nodes that are not
         there, and what CreateWorkflow refuses. Fails with PERMISSION_DENIED where nodes are to be created by a token
         without the scope `nodes:write`.
         """
@@ -119,7 +119,7 @@ def add_ExchangeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ExchangeService:
-    """Gives workflows as texts that can be kept under version control, takes such texts, and draws workflows.
+    """Exports workflows as text that can be kept under version control, imports such text, and draws workflows.
     """
 
     @staticmethod

@@ -27,27 +27,27 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ExchangeServiceStub:
-    """Gives workflows as texts that can be kept under version control, takes such texts, and draws workflows."""
+    """Exports workflows as text that can be kept under version control, imports such text, and draws workflows."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ExchangeServiceAsyncStub: ...
     ExportWorkflow: _grpc.UnaryUnaryMultiCallable[_exchange_service_pb2.ExportWorkflowRequest, _exchange_service_pb2.ExportWorkflowResponse]
-    """Gives a workflow as a text without ids of this deployment: nodes are told by name and content.
+    """Exports a workflow as text without ids of this deployment: nodes are identified by name and content.
 
-    The text is stable: the same workflow gives the same bytes, and so does the workflow that is made of it by
-    ImportWorkflow. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer and where a node of
+    The text is stable: the same workflow gives the same bytes, and so does the workflow that ImportWorkflow makes
+    from it. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer and where a node of
     it is not there any more (`NODE_MISSING`), and with PERMISSION_DENIED where `include_nodes` is asked for by a token
     without the scope `nodes:read`.
     """
     ImportWorkflow: _grpc.UnaryUnaryMultiCallable[_exchange_service_pb2.ImportWorkflowRequest, _exchange_service_pb2.ImportWorkflowResponse]
-    """Makes a workflow of a text that ExportWorkflow gave or that was written by hand, with the nodes that it needs.
+    """Makes a workflow from text that ExportWorkflow gave or that was written by hand, with the nodes that it needs.
 
     A node of the caller's own with the same name, description, source, main function and Python is reused; otherwise
     it is created where the text holds its source. All is stored or nothing. Fails with INVALID_ARGUMENT and all
-    faults at once, each with its line and column: text that is no YAML or JSON, keys that stand twice or that nobody
-    knows, YAML's tags, anchors and aliases, values out of bounds, sources that cannot be read, nodes that are not
+    faults at once, each with its line and column: text that is no YAML or JSON, duplicate or unknown
+    keys, YAML's tags, anchors and aliases, values out of bounds, sources that cannot be read, nodes that are not
     there, and what CreateWorkflow refuses. Fails with PERMISSION_DENIED where nodes are to be created by a token
     without the scope `nodes:write`.
     """
@@ -60,24 +60,24 @@ class ExchangeServiceStub:
 
 @_typing.type_check_only
 class ExchangeServiceAsyncStub(ExchangeServiceStub):
-    """Gives workflows as texts that can be kept under version control, takes such texts, and draws workflows."""
+    """Exports workflows as text that can be kept under version control, imports such text, and draws workflows."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ExportWorkflow: _aio.UnaryUnaryMultiCallable[_exchange_service_pb2.ExportWorkflowRequest, _exchange_service_pb2.ExportWorkflowResponse]  # type: ignore[assignment]
-    """Gives a workflow as a text without ids of this deployment: nodes are told by name and content.
+    """Exports a workflow as text without ids of this deployment: nodes are identified by name and content.
 
-    The text is stable: the same workflow gives the same bytes, and so does the workflow that is made of it by
-    ImportWorkflow. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer and where a node of
+    The text is stable: the same workflow gives the same bytes, and so does the workflow that ImportWorkflow makes
+    from it. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer and where a node of
     it is not there any more (`NODE_MISSING`), and with PERMISSION_DENIED where `include_nodes` is asked for by a token
     without the scope `nodes:read`.
     """
     ImportWorkflow: _aio.UnaryUnaryMultiCallable[_exchange_service_pb2.ImportWorkflowRequest, _exchange_service_pb2.ImportWorkflowResponse]  # type: ignore[assignment]
-    """Makes a workflow of a text that ExportWorkflow gave or that was written by hand, with the nodes that it needs.
+    """Makes a workflow from text that ExportWorkflow gave or that was written by hand, with the nodes that it needs.
 
     A node of the caller's own with the same name, description, source, main function and Python is reused; otherwise
     it is created where the text holds its source. All is stored or nothing. Fails with INVALID_ARGUMENT and all
-    faults at once, each with its line and column: text that is no YAML or JSON, keys that stand twice or that nobody
-    knows, YAML's tags, anchors and aliases, values out of bounds, sources that cannot be read, nodes that are not
+    faults at once, each with its line and column: text that is no YAML or JSON, duplicate or unknown
+    keys, YAML's tags, anchors and aliases, values out of bounds, sources that cannot be read, nodes that are not
     there, and what CreateWorkflow refuses. Fails with PERMISSION_DENIED where nodes are to be created by a token
     without the scope `nodes:write`.
     """
@@ -89,7 +89,7 @@ class ExchangeServiceAsyncStub(ExchangeServiceStub):
     """
 
 class ExchangeServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Gives workflows as texts that can be kept under version control, takes such texts, and draws workflows."""
+    """Exports workflows as text that can be kept under version control, imports such text, and draws workflows."""
 
     @_abc_1.abstractmethod
     def ExportWorkflow(
@@ -97,10 +97,10 @@ class ExchangeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _exchange_service_pb2.ExportWorkflowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_exchange_service_pb2.ExportWorkflowResponse, _abc.Awaitable[_exchange_service_pb2.ExportWorkflowResponse]]:
-        """Gives a workflow as a text without ids of this deployment: nodes are told by name and content.
+        """Exports a workflow as text without ids of this deployment: nodes are identified by name and content.
 
-        The text is stable: the same workflow gives the same bytes, and so does the workflow that is made of it by
-        ImportWorkflow. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer and where a node of
+        The text is stable: the same workflow gives the same bytes, and so does the workflow that ImportWorkflow makes
+        from it. Fails with FAILED_PRECONDITION (`EXPORT_TOO_LARGE`) where it does not fit one answer and where a node of
         it is not there any more (`NODE_MISSING`), and with PERMISSION_DENIED where `include_nodes` is asked for by a token
         without the scope `nodes:read`.
         """
@@ -111,12 +111,12 @@ class ExchangeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _exchange_service_pb2.ImportWorkflowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_exchange_service_pb2.ImportWorkflowResponse, _abc.Awaitable[_exchange_service_pb2.ImportWorkflowResponse]]:
-        """Makes a workflow of a text that ExportWorkflow gave or that was written by hand, with the nodes that it needs.
+        """Makes a workflow from text that ExportWorkflow gave or that was written by hand, with the nodes that it needs.
 
         A node of the caller's own with the same name, description, source, main function and Python is reused; otherwise
         it is created where the text holds its source. All is stored or nothing. Fails with INVALID_ARGUMENT and all
-        faults at once, each with its line and column: text that is no YAML or JSON, keys that stand twice or that nobody
-        knows, YAML's tags, anchors and aliases, values out of bounds, sources that cannot be read, nodes that are not
+        faults at once, each with its line and column: text that is no YAML or JSON, duplicate or unknown
+        keys, YAML's tags, anchors and aliases, values out of bounds, sources that cannot be read, nodes that are not
         there, and what CreateWorkflow refuses. Fails with PERMISSION_DENIED where nodes are to be created by a token
         without the scope `nodes:write`.
         """

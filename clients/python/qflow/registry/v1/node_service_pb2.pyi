@@ -45,7 +45,7 @@ class CreateNodeRequest(_message.Message):
     python_version: _builtins.str
     """The Python to run it, `major.minor`. The deployment's default when empty."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     validate_only: _builtins.bool
     """Check and answer as if it were created, and store nothing."""
     def __init__(
@@ -158,9 +158,9 @@ class ListNodesRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     view: _node_pb2.NodeView.ValueType
     """How much of each; BASIC by default."""
     show_deleted: _builtins.bool
@@ -243,7 +243,7 @@ class UpdateNodeRequest(_message.Message):
     node_id: _builtins.str
     """The node's id."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     name: _builtins.str
     """See CreateNodeRequest."""
     description: _builtins.str
@@ -255,7 +255,7 @@ class UpdateNodeRequest(_message.Message):
     python_version: _builtins.str
     """See CreateNodeRequest. Makes a new version."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     validate_only: _builtins.bool
     """Check and answer as if it were changed, and store nothing."""
     is_public: _builtins.bool
@@ -331,9 +331,9 @@ class ListNodeVersionsRequest(_message.Message):
     node_id: _builtins.str
     """The node's id."""
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     view: _node_pb2.NodeView.ValueType
     """How much of each; BASIC by default."""
     def __init__(
@@ -396,9 +396,9 @@ class RollbackNodeRequest(_message.Message):
     version: _builtins.int
     """The version whose content is to be the current one again, from 1."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     validate_only: _builtins.bool
     """Check and answer as if it were rolled back, and store nothing."""
     def __init__(
@@ -460,7 +460,7 @@ class CloneNodeRequest(_message.Message):
     name: _builtins.str
     """The copy's name: at most 255 characters. The model's when empty."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     validate_only: _builtins.bool
     """Check and answer as if it were cloned, and store nothing."""
     def __init__(
@@ -518,7 +518,7 @@ class DeleteNodeRequest(_message.Message):
     etag: _builtins.str
     """The etag that the deletion is based on. Empty to delete whatever is there."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -572,7 +572,7 @@ class UndeleteNodeRequest(_message.Message):
     etag: _builtins.str
     """The etag that this is based on. Empty to undelete whatever is there."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -642,7 +642,7 @@ class AnalyzeNodeChangeRequest(_message.Message):
     may have fewer, and is the last one only where it has no token.
     """
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     def __init__(
         self,
         *,
@@ -682,7 +682,7 @@ class AnalyzeNodeChangeResponse(_message.Message):
 
     @_builtins.property
     def workflows(self) -> _containers.RepeatedCompositeFieldContainer[_node_impact_pb2.WorkflowImpact]:
-        """The workflows in which it stands, newest first."""
+        """The workflows that use it, newest first."""
 
     def __init__(
         self,

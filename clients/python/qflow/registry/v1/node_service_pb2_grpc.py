@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class NodeServiceStub:
-    """Stores Python functions with what their source says: signature, types and dependencies.
+    """Stores Python functions with what is read from their source: signature, types and dependencies.
     """
 
     def __init__(self, channel):
@@ -88,11 +88,11 @@ class NodeServiceStub:
 
 
 class NodeServiceServicer:
-    """Stores Python functions with what their source says: signature, types and dependencies.
+    """Stores Python functions with what is read from their source: signature, types and dependencies.
     """
 
     def CreateNode(self, request, context):
-        """Makes a node of a source: reads its main function, types and dependencies without running any of it.
+        """Makes a node from source: reads its main function, types and dependencies without running any of it.
 
         Fails with INVALID_ARGUMENT where the source does not parse, has no usable main function or names impossible
         dependencies; each violation carries line and column.
@@ -102,7 +102,7 @@ class NodeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetNode(self, request, context):
-        """Gives one node, at its current or a named version; its tenant's also where it is deleted.
+        """Returns one node, at its current or a named version; its tenant's also where it is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,8 +133,8 @@ class NodeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackNode(self, request, context):
-        """Makes a new version whose source, and all that was read from it, are those of an older version. Name and description
-        stay as they are, and what was locked for the same requirements is taken over. Rolling back to the current version
+        """Makes a new version with the source of an older one, and everything that was read from it. Name and description
+        stay as they are, and the lock of the same requirements is taken over. Rolling back to the current version
         changes nothing.
 
         Fails with ABORTED (`ETAG_MISMATCH`) when the node changed since the etag was read.
@@ -144,7 +144,7 @@ class NodeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CloneNode(self, request, context):
-        """Makes a node of the caller's own that is a copy of one that the caller may read, at version 1. What was locked for the
+        """Makes a node of the caller's own that is a copy of one that the caller may read, at version 1. The lock of the
         same requirements is taken over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -152,9 +152,9 @@ class NodeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteNode(self, request, context):
-        """Deletes a node, until it is undeleted. It is listed no more and no new workflow version may hold it; workflow
-        versions that do, and runs that are under way, keep working. Deleting a deleted node changes nothing.
-        When it has been deleted for long and nothing that is kept refers to it any more, it goes for good.
+        """Deletes a node, until it is undeleted. It is no longer listed, and no new workflow version may use it; existing workflow
+        versions and runs that are under way keep working. Deleting a deleted node changes nothing.
+        Once it has been deleted for long enough and nothing refers to it any more, it is removed for good.
 
         Fails with FAILED_PRECONDITION (`NODE_IN_USE`), naming workflows of the caller's tenant whose current version uses it.
         """
@@ -163,7 +163,7 @@ class NodeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UndeleteNode(self, request, context):
-        """Takes a deletion back. Undeleting a node that is not deleted changes nothing.
+        """Reverts a deletion. Undeleting a node that is not deleted changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,10 +171,10 @@ class NodeServiceServicer:
 
     def AnalyzeNodeChange(self, request, context):
         """Says what a change of a node would do to the caller's workflows, before it is made: which of them would break, which
-        edges would be judged otherwise, and which conversions would mend them. Changes nothing.
+        edges would get another verdict, and which conversions would fix them. Changes nothing.
 
-        Looked at are the current versions of workflows in which the node floats; on request also those that pin its current
-        version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
+        It looks at the current versions of workflows that use the node without a fixed version; on request also at those that
+        pin its current version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -242,7 +242,7 @@ def add_NodeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class NodeService:
-    """Stores Python functions with what their source says: signature, types and dependencies.
+    """Stores Python functions with what is read from their source: signature, types and dependencies.
     """
 
     @staticmethod

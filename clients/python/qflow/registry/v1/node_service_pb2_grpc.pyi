@@ -27,20 +27,20 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class NodeServiceStub:
-    """Stores Python functions with what their source says: signature, types and dependencies."""
+    """Stores Python functions with what is read from their source: signature, types and dependencies."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> NodeServiceAsyncStub: ...
     CreateNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.CreateNodeRequest, _node_service_pb2.CreateNodeResponse]
-    """Makes a node of a source: reads its main function, types and dependencies without running any of it.
+    """Makes a node from source: reads its main function, types and dependencies without running any of it.
 
     Fails with INVALID_ARGUMENT where the source does not parse, has no usable main function or names impossible
     dependencies; each violation carries line and column.
     """
     GetNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.GetNodeRequest, _node_service_pb2.GetNodeResponse]
-    """Gives one node, at its current or a named version; its tenant's also where it is deleted."""
+    """Returns one node, at its current or a named version; its tenant's also where it is deleted."""
     ListNodes: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ListNodesRequest, _node_service_pb2.ListNodesResponse]
     """Lists the nodes the caller may read and the filter lets through, newest first unless another order is asked for."""
     UpdateNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.UpdateNodeRequest, _node_service_pb2.UpdateNodeResponse]
@@ -52,46 +52,46 @@ class NodeServiceStub:
     ListNodeVersions: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ListNodeVersionsRequest, _node_service_pb2.ListNodeVersionsResponse]
     """Lists the versions of a node, newest first."""
     RollbackNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.RollbackNodeRequest, _node_service_pb2.RollbackNodeResponse]
-    """Makes a new version whose source, and all that was read from it, are those of an older version. Name and description
-    stay as they are, and what was locked for the same requirements is taken over. Rolling back to the current version
+    """Makes a new version with the source of an older one, and everything that was read from it. Name and description
+    stay as they are, and the lock of the same requirements is taken over. Rolling back to the current version
     changes nothing.
 
     Fails with ABORTED (`ETAG_MISMATCH`) when the node changed since the etag was read.
     """
     CloneNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.CloneNodeRequest, _node_service_pb2.CloneNodeResponse]
-    """Makes a node of the caller's own that is a copy of one that the caller may read, at version 1. What was locked for the
+    """Makes a node of the caller's own that is a copy of one that the caller may read, at version 1. The lock of the
     same requirements is taken over.
     """
     DeleteNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.DeleteNodeRequest, _node_service_pb2.DeleteNodeResponse]
-    """Deletes a node, until it is undeleted. It is listed no more and no new workflow version may hold it; workflow
-    versions that do, and runs that are under way, keep working. Deleting a deleted node changes nothing.
-    When it has been deleted for long and nothing that is kept refers to it any more, it goes for good.
+    """Deletes a node, until it is undeleted. It is no longer listed, and no new workflow version may use it; existing workflow
+    versions and runs that are under way keep working. Deleting a deleted node changes nothing.
+    Once it has been deleted for long enough and nothing refers to it any more, it is removed for good.
 
     Fails with FAILED_PRECONDITION (`NODE_IN_USE`), naming workflows of the caller's tenant whose current version uses it.
     """
     UndeleteNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.UndeleteNodeRequest, _node_service_pb2.UndeleteNodeResponse]
-    """Takes a deletion back. Undeleting a node that is not deleted changes nothing."""
+    """Reverts a deletion. Undeleting a node that is not deleted changes nothing."""
     AnalyzeNodeChange: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.AnalyzeNodeChangeRequest, _node_service_pb2.AnalyzeNodeChangeResponse]
     """Says what a change of a node would do to the caller's workflows, before it is made: which of them would break, which
-    edges would be judged otherwise, and which conversions would mend them. Changes nothing.
+    edges would get another verdict, and which conversions would fix them. Changes nothing.
 
-    Looked at are the current versions of workflows in which the node floats; on request also those that pin its current
-    version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
+    It looks at the current versions of workflows that use the node without a fixed version; on request also at those that
+    pin its current version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
     """
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
-    """Stores Python functions with what their source says: signature, types and dependencies."""
+    """Stores Python functions with what is read from their source: signature, types and dependencies."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.CreateNodeRequest, _node_service_pb2.CreateNodeResponse]  # type: ignore[assignment]
-    """Makes a node of a source: reads its main function, types and dependencies without running any of it.
+    """Makes a node from source: reads its main function, types and dependencies without running any of it.
 
     Fails with INVALID_ARGUMENT where the source does not parse, has no usable main function or names impossible
     dependencies; each violation carries line and column.
     """
     GetNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.GetNodeRequest, _node_service_pb2.GetNodeResponse]  # type: ignore[assignment]
-    """Gives one node, at its current or a named version; its tenant's also where it is deleted."""
+    """Returns one node, at its current or a named version; its tenant's also where it is deleted."""
     ListNodes: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ListNodesRequest, _node_service_pb2.ListNodesResponse]  # type: ignore[assignment]
     """Lists the nodes the caller may read and the filter lets through, newest first unless another order is asked for."""
     UpdateNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.UpdateNodeRequest, _node_service_pb2.UpdateNodeResponse]  # type: ignore[assignment]
@@ -103,35 +103,35 @@ class NodeServiceAsyncStub(NodeServiceStub):
     ListNodeVersions: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ListNodeVersionsRequest, _node_service_pb2.ListNodeVersionsResponse]  # type: ignore[assignment]
     """Lists the versions of a node, newest first."""
     RollbackNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.RollbackNodeRequest, _node_service_pb2.RollbackNodeResponse]  # type: ignore[assignment]
-    """Makes a new version whose source, and all that was read from it, are those of an older version. Name and description
-    stay as they are, and what was locked for the same requirements is taken over. Rolling back to the current version
+    """Makes a new version with the source of an older one, and everything that was read from it. Name and description
+    stay as they are, and the lock of the same requirements is taken over. Rolling back to the current version
     changes nothing.
 
     Fails with ABORTED (`ETAG_MISMATCH`) when the node changed since the etag was read.
     """
     CloneNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.CloneNodeRequest, _node_service_pb2.CloneNodeResponse]  # type: ignore[assignment]
-    """Makes a node of the caller's own that is a copy of one that the caller may read, at version 1. What was locked for the
+    """Makes a node of the caller's own that is a copy of one that the caller may read, at version 1. The lock of the
     same requirements is taken over.
     """
     DeleteNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.DeleteNodeRequest, _node_service_pb2.DeleteNodeResponse]  # type: ignore[assignment]
-    """Deletes a node, until it is undeleted. It is listed no more and no new workflow version may hold it; workflow
-    versions that do, and runs that are under way, keep working. Deleting a deleted node changes nothing.
-    When it has been deleted for long and nothing that is kept refers to it any more, it goes for good.
+    """Deletes a node, until it is undeleted. It is no longer listed, and no new workflow version may use it; existing workflow
+    versions and runs that are under way keep working. Deleting a deleted node changes nothing.
+    Once it has been deleted for long enough and nothing refers to it any more, it is removed for good.
 
     Fails with FAILED_PRECONDITION (`NODE_IN_USE`), naming workflows of the caller's tenant whose current version uses it.
     """
     UndeleteNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.UndeleteNodeRequest, _node_service_pb2.UndeleteNodeResponse]  # type: ignore[assignment]
-    """Takes a deletion back. Undeleting a node that is not deleted changes nothing."""
+    """Reverts a deletion. Undeleting a node that is not deleted changes nothing."""
     AnalyzeNodeChange: _aio.UnaryUnaryMultiCallable[_node_service_pb2.AnalyzeNodeChangeRequest, _node_service_pb2.AnalyzeNodeChangeResponse]  # type: ignore[assignment]
     """Says what a change of a node would do to the caller's workflows, before it is made: which of them would break, which
-    edges would be judged otherwise, and which conversions would mend them. Changes nothing.
+    edges would get another verdict, and which conversions would fix them. Changes nothing.
 
-    Looked at are the current versions of workflows in which the node floats; on request also those that pin its current
-    version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
+    It looks at the current versions of workflows that use the node without a fixed version; on request also at those that
+    pin its current version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
     """
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Stores Python functions with what their source says: signature, types and dependencies."""
+    """Stores Python functions with what is read from their source: signature, types and dependencies."""
 
     @_abc_1.abstractmethod
     def CreateNode(
@@ -139,7 +139,7 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.CreateNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.CreateNodeResponse, _abc.Awaitable[_node_service_pb2.CreateNodeResponse]]:
-        """Makes a node of a source: reads its main function, types and dependencies without running any of it.
+        """Makes a node from source: reads its main function, types and dependencies without running any of it.
 
         Fails with INVALID_ARGUMENT where the source does not parse, has no usable main function or names impossible
         dependencies; each violation carries line and column.
@@ -151,7 +151,7 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.GetNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.GetNodeResponse, _abc.Awaitable[_node_service_pb2.GetNodeResponse]]:
-        """Gives one node, at its current or a named version; its tenant's also where it is deleted."""
+        """Returns one node, at its current or a named version; its tenant's also where it is deleted."""
 
     @_abc_1.abstractmethod
     def ListNodes(
@@ -187,8 +187,8 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.RollbackNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.RollbackNodeResponse, _abc.Awaitable[_node_service_pb2.RollbackNodeResponse]]:
-        """Makes a new version whose source, and all that was read from it, are those of an older version. Name and description
-        stay as they are, and what was locked for the same requirements is taken over. Rolling back to the current version
+        """Makes a new version with the source of an older one, and everything that was read from it. Name and description
+        stay as they are, and the lock of the same requirements is taken over. Rolling back to the current version
         changes nothing.
 
         Fails with ABORTED (`ETAG_MISMATCH`) when the node changed since the etag was read.
@@ -200,7 +200,7 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.CloneNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.CloneNodeResponse, _abc.Awaitable[_node_service_pb2.CloneNodeResponse]]:
-        """Makes a node of the caller's own that is a copy of one that the caller may read, at version 1. What was locked for the
+        """Makes a node of the caller's own that is a copy of one that the caller may read, at version 1. The lock of the
         same requirements is taken over.
         """
 
@@ -210,9 +210,9 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.DeleteNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.DeleteNodeResponse, _abc.Awaitable[_node_service_pb2.DeleteNodeResponse]]:
-        """Deletes a node, until it is undeleted. It is listed no more and no new workflow version may hold it; workflow
-        versions that do, and runs that are under way, keep working. Deleting a deleted node changes nothing.
-        When it has been deleted for long and nothing that is kept refers to it any more, it goes for good.
+        """Deletes a node, until it is undeleted. It is no longer listed, and no new workflow version may use it; existing workflow
+        versions and runs that are under way keep working. Deleting a deleted node changes nothing.
+        Once it has been deleted for long enough and nothing refers to it any more, it is removed for good.
 
         Fails with FAILED_PRECONDITION (`NODE_IN_USE`), naming workflows of the caller's tenant whose current version uses it.
         """
@@ -223,7 +223,7 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _node_service_pb2.UndeleteNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.UndeleteNodeResponse, _abc.Awaitable[_node_service_pb2.UndeleteNodeResponse]]:
-        """Takes a deletion back. Undeleting a node that is not deleted changes nothing."""
+        """Reverts a deletion. Undeleting a node that is not deleted changes nothing."""
 
     @_abc_1.abstractmethod
     def AnalyzeNodeChange(
@@ -232,10 +232,10 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.AnalyzeNodeChangeResponse, _abc.Awaitable[_node_service_pb2.AnalyzeNodeChangeResponse]]:
         """Says what a change of a node would do to the caller's workflows, before it is made: which of them would break, which
-        edges would be judged otherwise, and which conversions would mend them. Changes nothing.
+        edges would get another verdict, and which conversions would fix them. Changes nothing.
 
-        Looked at are the current versions of workflows in which the node floats; on request also those that pin its current
-        version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
+        It looks at the current versions of workflows that use the node without a fixed version; on request also at those that
+        pin its current version, as if they took the new one. Fails as UpdateNode does where the new source cannot be a node.
         """
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -203,7 +203,7 @@ class RevokeServiceTokenRequest(_message.Message):
     service_token_id: _builtins.str
     """The token's id."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,

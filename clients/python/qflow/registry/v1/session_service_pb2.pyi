@@ -261,9 +261,9 @@ class ListSessionsRequest(_message.Message):
     user_id: _builtins.str
     """The user's id; the caller when empty."""
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     def __init__(
         self,
         *,
@@ -318,7 +318,7 @@ class RevokeSessionRequest(_message.Message):
     session_id: _builtins.str
     """The session's id."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -361,7 +361,7 @@ class RevokeAllSessionsRequest(_message.Message):
     user_id: _builtins.str
     """The user's id; the caller when empty."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,

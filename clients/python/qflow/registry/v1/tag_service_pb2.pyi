@@ -41,7 +41,7 @@ class CreateTagRequest(_message.Message):
     color: _builtins.str
     """`#` and six hexadecimal digits; empty for none."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     validate_only: _builtins.bool
     """Check and answer as if it were created, and store nothing."""
     def __init__(
@@ -148,9 +148,9 @@ class ListTagsRequest(_message.Message):
     kind: _tag_pb2.TagKind.ValueType
     """Which tags."""
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     def __init__(
         self,
         *,
@@ -219,7 +219,7 @@ class UpdateTagRequest(_message.Message):
     color: _builtins.str
     """`#` and six hexadecimal digits; empty for none."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     validate_only: _builtins.bool
     """Check and answer as if it were changed, and store nothing."""
     @_builtins.property
@@ -284,7 +284,7 @@ class DeleteTagRequest(_message.Message):
     tag_id: _builtins.str
     """The tag's id."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -337,7 +337,7 @@ class ChangeNodeTagsRequest(_message.Message):
     node_id: _builtins.str
     """The node's id."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     @_builtins.property
     def add_tag_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Tags to tie to it; those that it has are left. A node has at most 100."""
@@ -399,7 +399,7 @@ class ChangeWorkflowTagsRequest(_message.Message):
     workflow_id: _builtins.str
     """The workflow's id."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     @_builtins.property
     def add_tag_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Tags to tie to it; those that it has are left. A workflow has at most 100."""

@@ -84,7 +84,7 @@ class TagServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTag(self, request, context):
-        """Gives one tag.
+        """Returns one tag.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

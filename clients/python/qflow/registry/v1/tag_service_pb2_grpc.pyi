@@ -36,7 +36,7 @@ class TagServiceStub:
     CreateTag: _grpc.UnaryUnaryMultiCallable[_tag_service_pb2.CreateTagRequest, _tag_service_pb2.CreateTagResponse]
     """Makes a tag. Fails with ALREADY_EXISTS (`TAG_EXISTS`) where the tenant has one of that kind and name."""
     GetTag: _grpc.UnaryUnaryMultiCallable[_tag_service_pb2.GetTagRequest, _tag_service_pb2.GetTagResponse]
-    """Gives one tag."""
+    """Returns one tag."""
     ListTags: _grpc.UnaryUnaryMultiCallable[_tag_service_pb2.ListTagsRequest, _tag_service_pb2.ListTagsResponse]
     """Lists the tenant's tags of one kind, by name."""
     UpdateTag: _grpc.UnaryUnaryMultiCallable[_tag_service_pb2.UpdateTagRequest, _tag_service_pb2.UpdateTagResponse]
@@ -60,7 +60,7 @@ class TagServiceAsyncStub(TagServiceStub):
     CreateTag: _aio.UnaryUnaryMultiCallable[_tag_service_pb2.CreateTagRequest, _tag_service_pb2.CreateTagResponse]  # type: ignore[assignment]
     """Makes a tag. Fails with ALREADY_EXISTS (`TAG_EXISTS`) where the tenant has one of that kind and name."""
     GetTag: _aio.UnaryUnaryMultiCallable[_tag_service_pb2.GetTagRequest, _tag_service_pb2.GetTagResponse]  # type: ignore[assignment]
-    """Gives one tag."""
+    """Returns one tag."""
     ListTags: _aio.UnaryUnaryMultiCallable[_tag_service_pb2.ListTagsRequest, _tag_service_pb2.ListTagsResponse]  # type: ignore[assignment]
     """Lists the tenant's tags of one kind, by name."""
     UpdateTag: _aio.UnaryUnaryMultiCallable[_tag_service_pb2.UpdateTagRequest, _tag_service_pb2.UpdateTagResponse]  # type: ignore[assignment]
@@ -93,7 +93,7 @@ class TagServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tag_service_pb2.GetTagRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tag_service_pb2.GetTagResponse, _abc.Awaitable[_tag_service_pb2.GetTagResponse]]:
-        """Gives one tag."""
+        """Returns one tag."""
 
     @_abc_1.abstractmethod
     def ListTags(

@@ -37,7 +37,7 @@ class Team(_message.Message):
     name: _builtins.str
     """Its name."""
     role: _auth_pb2.Role.ValueType
-    """What the caller is in it."""
+    """The caller's role in it."""
     etag: _builtins.str
     """Changes with every change of the team's name."""
     @_builtins.property
@@ -80,7 +80,7 @@ class TeamMember(_message.Message):
     display_name: _builtins.str
     """The first and last name, as far as the account has them."""
     role: _auth_pb2.Role.ValueType
-    """What they are in the team."""
+    """Their role in the team."""
     etag: _builtins.str
     """Changes with every change of the role."""
     @_builtins.property
@@ -128,7 +128,7 @@ class TeamInvitation(_message.Message):
     email: _builtins.str
     """The address that is invited."""
     role: _auth_pb2.Role.ValueType
-    """What they will be in the team."""
+    """Their role in the team, once they accept."""
     created_by: _builtins.str
     """Who invited them."""
     @_builtins.property
@@ -137,7 +137,7 @@ class TeamInvitation(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when it holds."""
+        """When it expires."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class CreateTeamRequest(_message.Message):
     name: _builtins.str
     """The name: 1 to 255 characters, some of them visible; two teams may have the same."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -264,9 +264,9 @@ class ListTeamsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     def __init__(
         self,
         *,
@@ -324,9 +324,9 @@ class UpdateTeamRequest(_message.Message):
     name: _builtins.str
     """The name: 1 to 255 characters, some of them visible; two teams may have the same."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -381,7 +381,7 @@ class DeleteTeamRequest(_message.Message):
     etag: _builtins.str
     """The etag that the deletion is based on. Empty to delete whatever is there."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -430,9 +430,9 @@ class InviteTeamMemberRequest(_message.Message):
     email: _builtins.str
     """The email address."""
     role: _auth_pb2.Role.ValueType
-    """What they will be in the team."""
+    """Their role in the team, once they accept."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     @_builtins.property
     def lifetime(self) -> _duration_pb2.Duration:
         """How long the invitation holds: 1 minute to 30 days; 7 days when left out."""
@@ -490,9 +490,9 @@ class ListTeamInvitationsRequest(_message.Message):
     team_id: _builtins.str
     """The team's id."""
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     def __init__(
         self,
         *,
@@ -545,9 +545,9 @@ class ListReceivedTeamInvitationsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     def __init__(
         self,
         *,
@@ -601,7 +601,7 @@ class DeleteTeamInvitationRequest(_message.Message):
     invitation_id: _builtins.str
     """The invitation's id."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -644,7 +644,7 @@ class AcceptTeamInvitationRequest(_message.Message):
     invitation_id: _builtins.str
     """The invitation's id."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -695,9 +695,9 @@ class ListTeamMembersRequest(_message.Message):
     team_id: _builtins.str
     """The team's id."""
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     def __init__(
         self,
         *,
@@ -759,9 +759,9 @@ class UpdateTeamMemberRequest(_message.Message):
     role: _auth_pb2.Role.ValueType
     """What they are to be."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -817,7 +817,7 @@ class RemoveTeamMemberRequest(_message.Message):
     user_id: _builtins.str
     """Who."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -861,7 +861,7 @@ class LeaveTeamRequest(_message.Message):
     team_id: _builtins.str
     """The team's id."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -908,9 +908,9 @@ class TransferNodeRequest(_message.Message):
     target_tenant_id: _builtins.str
     """The tenant that it goes to: a team's id, or the caller's own."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -959,9 +959,9 @@ class TransferWorkflowRequest(_message.Message):
     target_tenant_id: _builtins.str
     """The tenant that it goes to: a team's id, or the caller's own."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,

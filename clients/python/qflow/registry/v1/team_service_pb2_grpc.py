@@ -28,10 +28,10 @@ if _version_not_supported:
 class TeamServiceStub:
     """Teams, their members, invitations, and what moves between tenants.
 
-    A call acts for the tenant that its metadata names as `qflow-tenant`, a team's id; without it for the caller's own.
-    What is asked here of a team does not depend on that. In a team a caller is a viewer, a user, or an administrator of
-    the team, who does what a user does and decides about members; nobody administers the deployment from within a team,
-    and nobody whose account is a viewer's is more than that anywhere.
+    A call acts for the tenant that its metadata names as `qflow-tenant`, a team's id; without it, for the caller's own tenant.
+    The calls below name their team themselves. In a team a caller is a viewer, a user, or an administrator of the
+    team, who may do what a user may and decides about members. Being in a team never makes anybody an administrator of the
+    deployment, and a viewer's account is a viewer in every team.
     """
 
     def __init__(self, channel):
@@ -125,23 +125,23 @@ class TeamServiceStub:
 class TeamServiceServicer:
     """Teams, their members, invitations, and what moves between tenants.
 
-    A call acts for the tenant that its metadata names as `qflow-tenant`, a team's id; without it for the caller's own.
-    What is asked here of a team does not depend on that. In a team a caller is a viewer, a user, or an administrator of
-    the team, who does what a user does and decides about members; nobody administers the deployment from within a team,
-    and nobody whose account is a viewer's is more than that anywhere.
+    A call acts for the tenant that its metadata names as `qflow-tenant`, a team's id; without it, for the caller's own tenant.
+    The calls below name their team themselves. In a team a caller is a viewer, a user, or an administrator of the
+    team, who may do what a user may and decides about members. Being in a team never makes anybody an administrator of the
+    deployment, and a viewer's account is a viewer in every team.
     """
 
     def CreateTeam(self, request, context):
         """Makes a team, with the caller as its first member, who leads it.
 
-        Fails with RESOURCE_EXHAUSTED (`TOO_MANY_TEAMS`) for who is in 100 already.
+        Fails with RESOURCE_EXHAUSTED (`TOO_MANY_TEAMS`) if the caller is already in 100.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTeam(self, request, context):
-        """Gives a team that the caller is in.
+        """Returns a team that the caller is in.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,7 +157,7 @@ class TeamServiceServicer:
     def UpdateTeam(self, request, context):
         """Renames a team.
 
-        Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, and with ABORTED (`ETAG_MISMATCH`) when it
+        Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) if the caller does not lead it, and with ABORTED (`ETAG_MISMATCH`) when it
         changed since the etag was read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -165,11 +165,10 @@ class TeamServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTeam(self, request, context):
-        """Deletes a team: nobody is in it any more, its invitations and the tokens that members have for it end, and it is out
-        everywhere within five seconds. Schedules and triggers of it start nothing more; what it had otherwise goes as retention
-        says.
+        """Deletes a team: its memberships, invitations and the members' tokens for it end, everywhere within five seconds. Its
+        schedules and triggers start nothing more; everything else of the team is deleted by retention.
 
-        Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, with FAILED_PRECONDITION (`TEAM_NOT_EMPTY`) while
+        Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) if the caller does not lead it, with FAILED_PRECONDITION (`TEAM_NOT_EMPTY`) while
         it has nodes or workflows that are not deleted, and with ABORTED (`ETAG_MISMATCH`) when it changed since the etag was read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -177,9 +176,9 @@ class TeamServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def InviteTeamMember(self, request, context):
-        """Invites whoever has an address, or will have, to a team. Inviting again replaces the invitation before.
+        """Invites whoever has an email address, now or later, to a team. Inviting again replaces the previous invitation.
 
-        It is answered alike whether anybody has the address. Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`), and with
+        The answer is the same whether or not anybody has the address. Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`), and with
         RESOURCE_EXHAUSTED (`TOO_MANY_INVITATIONS`) beyond 1,000 that are open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -203,16 +202,16 @@ class TeamServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTeamInvitation(self, request, context):
-        """Takes an invitation back, by who leads the team, or turns it down, by who is invited.
+        """Withdraws an invitation, called by who leads the team, or declines it, called by who is invited.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AcceptTeamInvitation(self, request, context):
-        """Joins a team that the caller is invited to. Who is in it already becomes what the invitation says.
+        """Joins a team that the caller is invited to. Whoever is already a member gets the role of the invitation.
 
-        Fails with RESOURCE_EXHAUSTED (`TOO_MANY_MEMBERS`) beyond 1,000 of a team, and (`TOO_MANY_TEAMS`) for who is in 100.
+        Fails with RESOURCE_EXHAUSTED (`TOO_MANY_MEMBERS`) beyond 1,000 of a team, and (`TOO_MANY_TEAMS`) if the caller is in 100.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -226,7 +225,7 @@ class TeamServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateTeamMember(self, request, context):
-        """Changes what a member is in a team. It holds for every call within 5 seconds, and for open streams.
+        """Changes the role of a member in a team. It applies to every call within 5 seconds, and to open streams.
 
         Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`), NOT_FOUND (`MEMBER_NOT_FOUND`), and FAILED_PRECONDITION
         (`LAST_TEAM_ADMIN`) where nobody would lead the team any more.
@@ -236,8 +235,8 @@ class TeamServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveTeamMember(self, request, context):
-        """Takes a member out of a team: out of every call within 5 seconds, and of open streams. Service tokens that the member
-        made for the team end; what the member made stays the team's, and schedules and triggers of theirs start nothing more.
+        """Removes a member from a team. It applies to every call within 5 seconds, and to open streams. Service tokens that the member
+        made for the team end; what the member made still belongs to the team, but their schedules and triggers start nothing more.
 
         Fails as UpdateTeamMember does.
         """
@@ -255,10 +254,10 @@ class TeamServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def TransferNode(self, request, context):
-        """Gives a node from the tenant that the call acts for to another that the caller may create in: a team, or the caller's
-        own. Versions, locks and history go with it; tags stay behind.
+        """Moves a node from the tenant that the call acts for to another one in which the caller may create: a team, or the caller's
+        own. Versions, locks and history move with it; tags stay behind.
 
-        Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead the tenant that it leaves, (`NOT_A_WRITER`) for
+        Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) if the caller does not lead the tenant that it leaves, (`NOT_A_WRITER`) for
         who may only read in the one that it goes to, FAILED_PRECONDITION (`NODE_IN_USE`) while workflows of its tenant use it,
         and (`NODE_USES_CUSTOM_TYPES`) where its types are its tenant's.
         """
@@ -267,8 +266,8 @@ class TeamServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def TransferWorkflow(self, request, context):
-        """Gives a workflow, and the nodes of its tenant that it uses, to another tenant. Versions, aliases and variables of its
-        own go with it; tags stay behind, and runs that were started stay where they are.
+        """Moves a workflow, and the nodes of its tenant that it uses, to another tenant. Its versions, aliases and own variables
+        move with it; tags stay behind, and runs that were started stay where they are.
 
         Fails as TransferNode does, and with FAILED_PRECONDITION (`WORKFLOW_ACTIVE`) until it is deactivated, (`WORKFLOW_IN_USE`)
         while another workflow runs it, (`NODE_IN_USE`) while another uses one of its nodes or it runs another workflow.
@@ -371,10 +370,10 @@ def add_TeamServiceServicer_to_server(servicer, server):
 class TeamService:
     """Teams, their members, invitations, and what moves between tenants.
 
-    A call acts for the tenant that its metadata names as `qflow-tenant`, a team's id; without it for the caller's own.
-    What is asked here of a team does not depend on that. In a team a caller is a viewer, a user, or an administrator of
-    the team, who does what a user does and decides about members; nobody administers the deployment from within a team,
-    and nobody whose account is a viewer's is more than that anywhere.
+    A call acts for the tenant that its metadata names as `qflow-tenant`, a team's id; without it, for the caller's own tenant.
+    The calls below name their team themselves. In a team a caller is a viewer, a user, or an administrator of the
+    team, who may do what a user may and decides about members. Being in a team never makes anybody an administrator of the
+    deployment, and a viewer's account is a viewer in every team.
     """
 
     @staticmethod

@@ -29,10 +29,10 @@ GRPC_VERSION: str
 class TeamServiceStub:
     """Teams, their members, invitations, and what moves between tenants.
 
-    A call acts for the tenant that its metadata names as `qflow-tenant`, a team's id; without it for the caller's own.
-    What is asked here of a team does not depend on that. In a team a caller is a viewer, a user, or an administrator of
-    the team, who does what a user does and decides about members; nobody administers the deployment from within a team,
-    and nobody whose account is a viewer's is more than that anywhere.
+    A call acts for the tenant that its metadata names as `qflow-tenant`, a team's id; without it, for the caller's own tenant.
+    The calls below name their team themselves. In a team a caller is a viewer, a user, or an administrator of the
+    team, who may do what a user may and decides about members. Being in a team never makes anybody an administrator of the
+    deployment, and a viewer's account is a viewer in every team.
     """
 
     @_typing.overload
@@ -42,30 +42,29 @@ class TeamServiceStub:
     CreateTeam: _grpc.UnaryUnaryMultiCallable[_team_service_pb2.CreateTeamRequest, _team_service_pb2.CreateTeamResponse]
     """Makes a team, with the caller as its first member, who leads it.
 
-    Fails with RESOURCE_EXHAUSTED (`TOO_MANY_TEAMS`) for who is in 100 already.
+    Fails with RESOURCE_EXHAUSTED (`TOO_MANY_TEAMS`) if the caller is already in 100.
     """
     GetTeam: _grpc.UnaryUnaryMultiCallable[_team_service_pb2.GetTeamRequest, _team_service_pb2.GetTeamResponse]
-    """Gives a team that the caller is in."""
+    """Returns a team that the caller is in."""
     ListTeams: _grpc.UnaryUnaryMultiCallable[_team_service_pb2.ListTeamsRequest, _team_service_pb2.ListTeamsResponse]
     """Lists the teams that the caller is in, newest first."""
     UpdateTeam: _grpc.UnaryUnaryMultiCallable[_team_service_pb2.UpdateTeamRequest, _team_service_pb2.UpdateTeamResponse]
     """Renames a team.
 
-    Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, and with ABORTED (`ETAG_MISMATCH`) when it
+    Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) if the caller does not lead it, and with ABORTED (`ETAG_MISMATCH`) when it
     changed since the etag was read.
     """
     DeleteTeam: _grpc.UnaryUnaryMultiCallable[_team_service_pb2.DeleteTeamRequest, _team_service_pb2.DeleteTeamResponse]
-    """Deletes a team: nobody is in it any more, its invitations and the tokens that members have for it end, and it is out
-    everywhere within five seconds. Schedules and triggers of it start nothing more; what it had otherwise goes as retention
-    says.
+    """Deletes a team: its memberships, invitations and the members' tokens for it end, everywhere within five seconds. Its
+    schedules and triggers start nothing more; everything else of the team is deleted by retention.
 
-    Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, with FAILED_PRECONDITION (`TEAM_NOT_EMPTY`) while
+    Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) if the caller does not lead it, with FAILED_PRECONDITION (`TEAM_NOT_EMPTY`) while
     it has nodes or workflows that are not deleted, and with ABORTED (`ETAG_MISMATCH`) when it changed since the etag was read.
     """
     InviteTeamMember: _grpc.UnaryUnaryMultiCallable[_team_service_pb2.InviteTeamMemberRequest, _team_service_pb2.InviteTeamMemberResponse]
-    """Invites whoever has an address, or will have, to a team. Inviting again replaces the invitation before.
+    """Invites whoever has an email address, now or later, to a team. Inviting again replaces the previous invitation.
 
-    It is answered alike whether anybody has the address. Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`), and with
+    The answer is the same whether or not anybody has the address. Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`), and with
     RESOURCE_EXHAUSTED (`TOO_MANY_INVITATIONS`) beyond 1,000 that are open.
     """
     ListTeamInvitations: _grpc.UnaryUnaryMultiCallable[_team_service_pb2.ListTeamInvitationsRequest, _team_service_pb2.ListTeamInvitationsResponse]
@@ -76,23 +75,23 @@ class TeamServiceStub:
     ListReceivedTeamInvitations: _grpc.UnaryUnaryMultiCallable[_team_service_pb2.ListReceivedTeamInvitationsRequest, _team_service_pb2.ListReceivedTeamInvitationsResponse]
     """Lists the open invitations to the caller, newest first."""
     DeleteTeamInvitation: _grpc.UnaryUnaryMultiCallable[_team_service_pb2.DeleteTeamInvitationRequest, _team_service_pb2.DeleteTeamInvitationResponse]
-    """Takes an invitation back, by who leads the team, or turns it down, by who is invited."""
+    """Withdraws an invitation, called by who leads the team, or declines it, called by who is invited."""
     AcceptTeamInvitation: _grpc.UnaryUnaryMultiCallable[_team_service_pb2.AcceptTeamInvitationRequest, _team_service_pb2.AcceptTeamInvitationResponse]
-    """Joins a team that the caller is invited to. Who is in it already becomes what the invitation says.
+    """Joins a team that the caller is invited to. Whoever is already a member gets the role of the invitation.
 
-    Fails with RESOURCE_EXHAUSTED (`TOO_MANY_MEMBERS`) beyond 1,000 of a team, and (`TOO_MANY_TEAMS`) for who is in 100.
+    Fails with RESOURCE_EXHAUSTED (`TOO_MANY_MEMBERS`) beyond 1,000 of a team, and (`TOO_MANY_TEAMS`) if the caller is in 100.
     """
     ListTeamMembers: _grpc.UnaryUnaryMultiCallable[_team_service_pb2.ListTeamMembersRequest, _team_service_pb2.ListTeamMembersResponse]
     """Lists the members of a team to its members, by when they joined, newest first."""
     UpdateTeamMember: _grpc.UnaryUnaryMultiCallable[_team_service_pb2.UpdateTeamMemberRequest, _team_service_pb2.UpdateTeamMemberResponse]
-    """Changes what a member is in a team. It holds for every call within 5 seconds, and for open streams.
+    """Changes the role of a member in a team. It applies to every call within 5 seconds, and to open streams.
 
     Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`), NOT_FOUND (`MEMBER_NOT_FOUND`), and FAILED_PRECONDITION
     (`LAST_TEAM_ADMIN`) where nobody would lead the team any more.
     """
     RemoveTeamMember: _grpc.UnaryUnaryMultiCallable[_team_service_pb2.RemoveTeamMemberRequest, _team_service_pb2.RemoveTeamMemberResponse]
-    """Takes a member out of a team: out of every call within 5 seconds, and of open streams. Service tokens that the member
-    made for the team end; what the member made stays the team's, and schedules and triggers of theirs start nothing more.
+    """Removes a member from a team. It applies to every call within 5 seconds, and to open streams. Service tokens that the member
+    made for the team end; what the member made still belongs to the team, but their schedules and triggers start nothing more.
 
     Fails as UpdateTeamMember does.
     """
@@ -102,16 +101,16 @@ class TeamServiceStub:
     Fails with FAILED_PRECONDITION (`LAST_TEAM_ADMIN`) for the only one who leads it.
     """
     TransferNode: _grpc.UnaryUnaryMultiCallable[_team_service_pb2.TransferNodeRequest, _team_service_pb2.TransferNodeResponse]
-    """Gives a node from the tenant that the call acts for to another that the caller may create in: a team, or the caller's
-    own. Versions, locks and history go with it; tags stay behind.
+    """Moves a node from the tenant that the call acts for to another one in which the caller may create: a team, or the caller's
+    own. Versions, locks and history move with it; tags stay behind.
 
-    Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead the tenant that it leaves, (`NOT_A_WRITER`) for
+    Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) if the caller does not lead the tenant that it leaves, (`NOT_A_WRITER`) for
     who may only read in the one that it goes to, FAILED_PRECONDITION (`NODE_IN_USE`) while workflows of its tenant use it,
     and (`NODE_USES_CUSTOM_TYPES`) where its types are its tenant's.
     """
     TransferWorkflow: _grpc.UnaryUnaryMultiCallable[_team_service_pb2.TransferWorkflowRequest, _team_service_pb2.TransferWorkflowResponse]
-    """Gives a workflow, and the nodes of its tenant that it uses, to another tenant. Versions, aliases and variables of its
-    own go with it; tags stay behind, and runs that were started stay where they are.
+    """Moves a workflow, and the nodes of its tenant that it uses, to another tenant. Its versions, aliases and own variables
+    move with it; tags stay behind, and runs that were started stay where they are.
 
     Fails as TransferNode does, and with FAILED_PRECONDITION (`WORKFLOW_ACTIVE`) until it is deactivated, (`WORKFLOW_IN_USE`)
     while another workflow runs it, (`NODE_IN_USE`) while another uses one of its nodes or it runs another workflow.
@@ -121,40 +120,39 @@ class TeamServiceStub:
 class TeamServiceAsyncStub(TeamServiceStub):
     """Teams, their members, invitations, and what moves between tenants.
 
-    A call acts for the tenant that its metadata names as `qflow-tenant`, a team's id; without it for the caller's own.
-    What is asked here of a team does not depend on that. In a team a caller is a viewer, a user, or an administrator of
-    the team, who does what a user does and decides about members; nobody administers the deployment from within a team,
-    and nobody whose account is a viewer's is more than that anywhere.
+    A call acts for the tenant that its metadata names as `qflow-tenant`, a team's id; without it, for the caller's own tenant.
+    The calls below name their team themselves. In a team a caller is a viewer, a user, or an administrator of the
+    team, who may do what a user may and decides about members. Being in a team never makes anybody an administrator of the
+    deployment, and a viewer's account is a viewer in every team.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTeam: _aio.UnaryUnaryMultiCallable[_team_service_pb2.CreateTeamRequest, _team_service_pb2.CreateTeamResponse]  # type: ignore[assignment]
     """Makes a team, with the caller as its first member, who leads it.
 
-    Fails with RESOURCE_EXHAUSTED (`TOO_MANY_TEAMS`) for who is in 100 already.
+    Fails with RESOURCE_EXHAUSTED (`TOO_MANY_TEAMS`) if the caller is already in 100.
     """
     GetTeam: _aio.UnaryUnaryMultiCallable[_team_service_pb2.GetTeamRequest, _team_service_pb2.GetTeamResponse]  # type: ignore[assignment]
-    """Gives a team that the caller is in."""
+    """Returns a team that the caller is in."""
     ListTeams: _aio.UnaryUnaryMultiCallable[_team_service_pb2.ListTeamsRequest, _team_service_pb2.ListTeamsResponse]  # type: ignore[assignment]
     """Lists the teams that the caller is in, newest first."""
     UpdateTeam: _aio.UnaryUnaryMultiCallable[_team_service_pb2.UpdateTeamRequest, _team_service_pb2.UpdateTeamResponse]  # type: ignore[assignment]
     """Renames a team.
 
-    Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, and with ABORTED (`ETAG_MISMATCH`) when it
+    Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) if the caller does not lead it, and with ABORTED (`ETAG_MISMATCH`) when it
     changed since the etag was read.
     """
     DeleteTeam: _aio.UnaryUnaryMultiCallable[_team_service_pb2.DeleteTeamRequest, _team_service_pb2.DeleteTeamResponse]  # type: ignore[assignment]
-    """Deletes a team: nobody is in it any more, its invitations and the tokens that members have for it end, and it is out
-    everywhere within five seconds. Schedules and triggers of it start nothing more; what it had otherwise goes as retention
-    says.
+    """Deletes a team: its memberships, invitations and the members' tokens for it end, everywhere within five seconds. Its
+    schedules and triggers start nothing more; everything else of the team is deleted by retention.
 
-    Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, with FAILED_PRECONDITION (`TEAM_NOT_EMPTY`) while
+    Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) if the caller does not lead it, with FAILED_PRECONDITION (`TEAM_NOT_EMPTY`) while
     it has nodes or workflows that are not deleted, and with ABORTED (`ETAG_MISMATCH`) when it changed since the etag was read.
     """
     InviteTeamMember: _aio.UnaryUnaryMultiCallable[_team_service_pb2.InviteTeamMemberRequest, _team_service_pb2.InviteTeamMemberResponse]  # type: ignore[assignment]
-    """Invites whoever has an address, or will have, to a team. Inviting again replaces the invitation before.
+    """Invites whoever has an email address, now or later, to a team. Inviting again replaces the previous invitation.
 
-    It is answered alike whether anybody has the address. Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`), and with
+    The answer is the same whether or not anybody has the address. Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`), and with
     RESOURCE_EXHAUSTED (`TOO_MANY_INVITATIONS`) beyond 1,000 that are open.
     """
     ListTeamInvitations: _aio.UnaryUnaryMultiCallable[_team_service_pb2.ListTeamInvitationsRequest, _team_service_pb2.ListTeamInvitationsResponse]  # type: ignore[assignment]
@@ -165,23 +163,23 @@ class TeamServiceAsyncStub(TeamServiceStub):
     ListReceivedTeamInvitations: _aio.UnaryUnaryMultiCallable[_team_service_pb2.ListReceivedTeamInvitationsRequest, _team_service_pb2.ListReceivedTeamInvitationsResponse]  # type: ignore[assignment]
     """Lists the open invitations to the caller, newest first."""
     DeleteTeamInvitation: _aio.UnaryUnaryMultiCallable[_team_service_pb2.DeleteTeamInvitationRequest, _team_service_pb2.DeleteTeamInvitationResponse]  # type: ignore[assignment]
-    """Takes an invitation back, by who leads the team, or turns it down, by who is invited."""
+    """Withdraws an invitation, called by who leads the team, or declines it, called by who is invited."""
     AcceptTeamInvitation: _aio.UnaryUnaryMultiCallable[_team_service_pb2.AcceptTeamInvitationRequest, _team_service_pb2.AcceptTeamInvitationResponse]  # type: ignore[assignment]
-    """Joins a team that the caller is invited to. Who is in it already becomes what the invitation says.
+    """Joins a team that the caller is invited to. Whoever is already a member gets the role of the invitation.
 
-    Fails with RESOURCE_EXHAUSTED (`TOO_MANY_MEMBERS`) beyond 1,000 of a team, and (`TOO_MANY_TEAMS`) for who is in 100.
+    Fails with RESOURCE_EXHAUSTED (`TOO_MANY_MEMBERS`) beyond 1,000 of a team, and (`TOO_MANY_TEAMS`) if the caller is in 100.
     """
     ListTeamMembers: _aio.UnaryUnaryMultiCallable[_team_service_pb2.ListTeamMembersRequest, _team_service_pb2.ListTeamMembersResponse]  # type: ignore[assignment]
     """Lists the members of a team to its members, by when they joined, newest first."""
     UpdateTeamMember: _aio.UnaryUnaryMultiCallable[_team_service_pb2.UpdateTeamMemberRequest, _team_service_pb2.UpdateTeamMemberResponse]  # type: ignore[assignment]
-    """Changes what a member is in a team. It holds for every call within 5 seconds, and for open streams.
+    """Changes the role of a member in a team. It applies to every call within 5 seconds, and to open streams.
 
     Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`), NOT_FOUND (`MEMBER_NOT_FOUND`), and FAILED_PRECONDITION
     (`LAST_TEAM_ADMIN`) where nobody would lead the team any more.
     """
     RemoveTeamMember: _aio.UnaryUnaryMultiCallable[_team_service_pb2.RemoveTeamMemberRequest, _team_service_pb2.RemoveTeamMemberResponse]  # type: ignore[assignment]
-    """Takes a member out of a team: out of every call within 5 seconds, and of open streams. Service tokens that the member
-    made for the team end; what the member made stays the team's, and schedules and triggers of theirs start nothing more.
+    """Removes a member from a team. It applies to every call within 5 seconds, and to open streams. Service tokens that the member
+    made for the team end; what the member made still belongs to the team, but their schedules and triggers start nothing more.
 
     Fails as UpdateTeamMember does.
     """
@@ -191,16 +189,16 @@ class TeamServiceAsyncStub(TeamServiceStub):
     Fails with FAILED_PRECONDITION (`LAST_TEAM_ADMIN`) for the only one who leads it.
     """
     TransferNode: _aio.UnaryUnaryMultiCallable[_team_service_pb2.TransferNodeRequest, _team_service_pb2.TransferNodeResponse]  # type: ignore[assignment]
-    """Gives a node from the tenant that the call acts for to another that the caller may create in: a team, or the caller's
-    own. Versions, locks and history go with it; tags stay behind.
+    """Moves a node from the tenant that the call acts for to another one in which the caller may create: a team, or the caller's
+    own. Versions, locks and history move with it; tags stay behind.
 
-    Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead the tenant that it leaves, (`NOT_A_WRITER`) for
+    Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) if the caller does not lead the tenant that it leaves, (`NOT_A_WRITER`) for
     who may only read in the one that it goes to, FAILED_PRECONDITION (`NODE_IN_USE`) while workflows of its tenant use it,
     and (`NODE_USES_CUSTOM_TYPES`) where its types are its tenant's.
     """
     TransferWorkflow: _aio.UnaryUnaryMultiCallable[_team_service_pb2.TransferWorkflowRequest, _team_service_pb2.TransferWorkflowResponse]  # type: ignore[assignment]
-    """Gives a workflow, and the nodes of its tenant that it uses, to another tenant. Versions, aliases and variables of its
-    own go with it; tags stay behind, and runs that were started stay where they are.
+    """Moves a workflow, and the nodes of its tenant that it uses, to another tenant. Its versions, aliases and own variables
+    move with it; tags stay behind, and runs that were started stay where they are.
 
     Fails as TransferNode does, and with FAILED_PRECONDITION (`WORKFLOW_ACTIVE`) until it is deactivated, (`WORKFLOW_IN_USE`)
     while another workflow runs it, (`NODE_IN_USE`) while another uses one of its nodes or it runs another workflow.
@@ -209,10 +207,10 @@ class TeamServiceAsyncStub(TeamServiceStub):
 class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
     """Teams, their members, invitations, and what moves between tenants.
 
-    A call acts for the tenant that its metadata names as `qflow-tenant`, a team's id; without it for the caller's own.
-    What is asked here of a team does not depend on that. In a team a caller is a viewer, a user, or an administrator of
-    the team, who does what a user does and decides about members; nobody administers the deployment from within a team,
-    and nobody whose account is a viewer's is more than that anywhere.
+    A call acts for the tenant that its metadata names as `qflow-tenant`, a team's id; without it, for the caller's own tenant.
+    The calls below name their team themselves. In a team a caller is a viewer, a user, or an administrator of the
+    team, who may do what a user may and decides about members. Being in a team never makes anybody an administrator of the
+    deployment, and a viewer's account is a viewer in every team.
     """
 
     @_abc_1.abstractmethod
@@ -223,7 +221,7 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_team_service_pb2.CreateTeamResponse, _abc.Awaitable[_team_service_pb2.CreateTeamResponse]]:
         """Makes a team, with the caller as its first member, who leads it.
 
-        Fails with RESOURCE_EXHAUSTED (`TOO_MANY_TEAMS`) for who is in 100 already.
+        Fails with RESOURCE_EXHAUSTED (`TOO_MANY_TEAMS`) if the caller is already in 100.
         """
 
     @_abc_1.abstractmethod
@@ -232,7 +230,7 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _team_service_pb2.GetTeamRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_team_service_pb2.GetTeamResponse, _abc.Awaitable[_team_service_pb2.GetTeamResponse]]:
-        """Gives a team that the caller is in."""
+        """Returns a team that the caller is in."""
 
     @_abc_1.abstractmethod
     def ListTeams(
@@ -250,7 +248,7 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_team_service_pb2.UpdateTeamResponse, _abc.Awaitable[_team_service_pb2.UpdateTeamResponse]]:
         """Renames a team.
 
-        Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, and with ABORTED (`ETAG_MISMATCH`) when it
+        Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) if the caller does not lead it, and with ABORTED (`ETAG_MISMATCH`) when it
         changed since the etag was read.
         """
 
@@ -260,11 +258,10 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _team_service_pb2.DeleteTeamRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_team_service_pb2.DeleteTeamResponse, _abc.Awaitable[_team_service_pb2.DeleteTeamResponse]]:
-        """Deletes a team: nobody is in it any more, its invitations and the tokens that members have for it end, and it is out
-        everywhere within five seconds. Schedules and triggers of it start nothing more; what it had otherwise goes as retention
-        says.
+        """Deletes a team: its memberships, invitations and the members' tokens for it end, everywhere within five seconds. Its
+        schedules and triggers start nothing more; everything else of the team is deleted by retention.
 
-        Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead it, with FAILED_PRECONDITION (`TEAM_NOT_EMPTY`) while
+        Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) if the caller does not lead it, with FAILED_PRECONDITION (`TEAM_NOT_EMPTY`) while
         it has nodes or workflows that are not deleted, and with ABORTED (`ETAG_MISMATCH`) when it changed since the etag was read.
         """
 
@@ -274,9 +271,9 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _team_service_pb2.InviteTeamMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_team_service_pb2.InviteTeamMemberResponse, _abc.Awaitable[_team_service_pb2.InviteTeamMemberResponse]]:
-        """Invites whoever has an address, or will have, to a team. Inviting again replaces the invitation before.
+        """Invites whoever has an email address, now or later, to a team. Inviting again replaces the previous invitation.
 
-        It is answered alike whether anybody has the address. Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`), and with
+        The answer is the same whether or not anybody has the address. Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`), and with
         RESOURCE_EXHAUSTED (`TOO_MANY_INVITATIONS`) beyond 1,000 that are open.
         """
 
@@ -305,7 +302,7 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _team_service_pb2.DeleteTeamInvitationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_team_service_pb2.DeleteTeamInvitationResponse, _abc.Awaitable[_team_service_pb2.DeleteTeamInvitationResponse]]:
-        """Takes an invitation back, by who leads the team, or turns it down, by who is invited."""
+        """Withdraws an invitation, called by who leads the team, or declines it, called by who is invited."""
 
     @_abc_1.abstractmethod
     def AcceptTeamInvitation(
@@ -313,9 +310,9 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _team_service_pb2.AcceptTeamInvitationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_team_service_pb2.AcceptTeamInvitationResponse, _abc.Awaitable[_team_service_pb2.AcceptTeamInvitationResponse]]:
-        """Joins a team that the caller is invited to. Who is in it already becomes what the invitation says.
+        """Joins a team that the caller is invited to. Whoever is already a member gets the role of the invitation.
 
-        Fails with RESOURCE_EXHAUSTED (`TOO_MANY_MEMBERS`) beyond 1,000 of a team, and (`TOO_MANY_TEAMS`) for who is in 100.
+        Fails with RESOURCE_EXHAUSTED (`TOO_MANY_MEMBERS`) beyond 1,000 of a team, and (`TOO_MANY_TEAMS`) if the caller is in 100.
         """
 
     @_abc_1.abstractmethod
@@ -332,7 +329,7 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _team_service_pb2.UpdateTeamMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_team_service_pb2.UpdateTeamMemberResponse, _abc.Awaitable[_team_service_pb2.UpdateTeamMemberResponse]]:
-        """Changes what a member is in a team. It holds for every call within 5 seconds, and for open streams.
+        """Changes the role of a member in a team. It applies to every call within 5 seconds, and to open streams.
 
         Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`), NOT_FOUND (`MEMBER_NOT_FOUND`), and FAILED_PRECONDITION
         (`LAST_TEAM_ADMIN`) where nobody would lead the team any more.
@@ -344,8 +341,8 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _team_service_pb2.RemoveTeamMemberRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_team_service_pb2.RemoveTeamMemberResponse, _abc.Awaitable[_team_service_pb2.RemoveTeamMemberResponse]]:
-        """Takes a member out of a team: out of every call within 5 seconds, and of open streams. Service tokens that the member
-        made for the team end; what the member made stays the team's, and schedules and triggers of theirs start nothing more.
+        """Removes a member from a team. It applies to every call within 5 seconds, and to open streams. Service tokens that the member
+        made for the team end; what the member made still belongs to the team, but their schedules and triggers start nothing more.
 
         Fails as UpdateTeamMember does.
         """
@@ -367,10 +364,10 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _team_service_pb2.TransferNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_team_service_pb2.TransferNodeResponse, _abc.Awaitable[_team_service_pb2.TransferNodeResponse]]:
-        """Gives a node from the tenant that the call acts for to another that the caller may create in: a team, or the caller's
-        own. Versions, locks and history go with it; tags stay behind.
+        """Moves a node from the tenant that the call acts for to another one in which the caller may create: a team, or the caller's
+        own. Versions, locks and history move with it; tags stay behind.
 
-        Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) for who does not lead the tenant that it leaves, (`NOT_A_WRITER`) for
+        Fails with PERMISSION_DENIED (`NOT_TEAM_ADMIN`) if the caller does not lead the tenant that it leaves, (`NOT_A_WRITER`) for
         who may only read in the one that it goes to, FAILED_PRECONDITION (`NODE_IN_USE`) while workflows of its tenant use it,
         and (`NODE_USES_CUSTOM_TYPES`) where its types are its tenant's.
         """
@@ -381,8 +378,8 @@ class TeamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _team_service_pb2.TransferWorkflowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_team_service_pb2.TransferWorkflowResponse, _abc.Awaitable[_team_service_pb2.TransferWorkflowResponse]]:
-        """Gives a workflow, and the nodes of its tenant that it uses, to another tenant. Versions, aliases and variables of its
-        own go with it; tags stay behind, and runs that were started stay where they are.
+        """Moves a workflow, and the nodes of its tenant that it uses, to another tenant. Its versions, aliases and own variables
+        move with it; tags stay behind, and runs that were started stay where they are.
 
         Fails as TransferNode does, and with FAILED_PRECONDITION (`WORKFLOW_ACTIVE`) until it is deactivated, (`WORKFLOW_IN_USE`)
         while another workflow runs it, (`NODE_IN_USE`) while another uses one of its nodes or it runs another workflow.

@@ -44,7 +44,7 @@ class CreateWorkflowFromTemplateRequest(_message.Message):
     activate: _builtins.bool
     """Whether it may be started at once."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     validate_only: _builtins.bool
     """Check and answer as if it were created, and store nothing."""
     def __init__(

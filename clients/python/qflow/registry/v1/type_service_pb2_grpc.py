@@ -102,7 +102,7 @@ class TypeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCustomType(self, request, context):
-        """Gives one custom type.
+        """Returns one custom type.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

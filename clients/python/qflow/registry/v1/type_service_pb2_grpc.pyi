@@ -46,7 +46,7 @@ class TypeServiceStub:
     64 levels or 1,000 parts; and with ALREADY_EXISTS where the tenant has one of this name.
     """
     GetCustomType: _grpc.UnaryUnaryMultiCallable[_type_service_pb2.GetCustomTypeRequest, _type_service_pb2.GetCustomTypeResponse]
-    """Gives one custom type."""
+    """Returns one custom type."""
     ListCustomTypes: _grpc.UnaryUnaryMultiCallable[_type_service_pb2.ListCustomTypesRequest, _type_service_pb2.ListCustomTypesResponse]
     """Lists the tenant's custom types, newest first."""
     UpdateCustomType: _grpc.UnaryUnaryMultiCallable[_type_service_pb2.UpdateCustomTypeRequest, _type_service_pb2.UpdateCustomTypeResponse]
@@ -79,7 +79,7 @@ class TypeServiceAsyncStub(TypeServiceStub):
     64 levels or 1,000 parts; and with ALREADY_EXISTS where the tenant has one of this name.
     """
     GetCustomType: _aio.UnaryUnaryMultiCallable[_type_service_pb2.GetCustomTypeRequest, _type_service_pb2.GetCustomTypeResponse]  # type: ignore[assignment]
-    """Gives one custom type."""
+    """Returns one custom type."""
     ListCustomTypes: _aio.UnaryUnaryMultiCallable[_type_service_pb2.ListCustomTypesRequest, _type_service_pb2.ListCustomTypesResponse]  # type: ignore[assignment]
     """Lists the tenant's custom types, newest first."""
     UpdateCustomType: _aio.UnaryUnaryMultiCallable[_type_service_pb2.UpdateCustomTypeRequest, _type_service_pb2.UpdateCustomTypeResponse]  # type: ignore[assignment]
@@ -133,7 +133,7 @@ class TypeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _type_service_pb2.GetCustomTypeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_type_service_pb2.GetCustomTypeResponse, _abc.Awaitable[_type_service_pb2.GetCustomTypeResponse]]:
-        """Gives one custom type."""
+        """Returns one custom type."""
 
     @_abc_1.abstractmethod
     def ListCustomTypes(

@@ -260,9 +260,9 @@ class ListUsersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     def __init__(
         self,
         *,
@@ -368,9 +368,9 @@ class UpdateProfileRequest(_message.Message):
     last_name: _builtins.str
     """The last name: at most 255 characters; may be empty."""
     etag: _builtins.str
-    """The etag that was read; the change is refused when it is no longer that. Empty to change whatever is there."""
+    """The etag that was read; the change is refused when it is no longer that. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     validate_only: _builtins.bool
     """Check and answer as if it were changed, and store nothing."""
     @_builtins.property
@@ -442,9 +442,9 @@ class UpdateUserRequest(_message.Message):
     role: _auth_pb2.Role.ValueType
     """The role."""
     etag: _builtins.str
-    """The etag that was read; the change is refused when it is no longer that. Empty to change whatever is there."""
+    """The etag that was read; the change is refused when it is no longer that. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     validate_only: _builtins.bool
     """Check and answer as if it were changed, and store nothing."""
     @_builtins.property
@@ -506,7 +506,7 @@ class TransferOwnershipRequest(_message.Message):
     user_id: _builtins.str
     """The user's id."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -557,9 +557,9 @@ class DeactivateUserRequest(_message.Message):
     user_id: _builtins.str
     """The user's id."""
     etag: _builtins.str
-    """The etag that was read; the change is refused when it is no longer that. Empty to change whatever is there."""
+    """The etag that was read; the change is refused when it is no longer that. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -611,9 +611,9 @@ class ReactivateUserRequest(_message.Message):
     user_id: _builtins.str
     """The user's id."""
     etag: _builtins.str
-    """The etag that was read; the change is refused when it is no longer that. Empty to change whatever is there."""
+    """The etag that was read; the change is refused when it is no longer that. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -665,9 +665,9 @@ class AnonymizeUserRequest(_message.Message):
     user_id: _builtins.str
     """The user's id."""
     etag: _builtins.str
-    """The etag that was read; the change is refused when it is no longer that. Empty to change whatever is there."""
+    """The etag that was read; the change is refused when it is no longer that. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,

@@ -136,7 +136,7 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUser(self, request, context):
-        """Gives one user: the caller, or anybody when the caller is an administrator.
+        """Returns one user: the caller, or anybody when the caller is an administrator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -110,9 +110,9 @@ class SetVariableRequest(_message.Message):
     description: _builtins.str
     """For people; at most 10,000 characters."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     validate_only: _builtins.bool
     """Check and answer as if it were set, and change nothing."""
     def __init__(
@@ -221,9 +221,9 @@ class ListVariablesRequest(_message.Message):
     workflow_id: _builtins.str
     """The workflow they belong to; empty for the tenant's."""
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     def __init__(
         self,
         *,
@@ -284,7 +284,7 @@ class DeleteVariableRequest(_message.Message):
     etag: _builtins.str
     """The etag that the change is based on. Empty to remove whatever is there."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,

@@ -76,7 +76,7 @@ class VariableServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetVariable(self, request, context):
-        """Gives one variable.
+        """Returns one variable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,7 +43,7 @@ class VariableServiceStub:
     what the etag says, RESOURCE_EXHAUSTED (`VARIABLES_TOO_MANY`) beyond 1,000 of a tenant.
     """
     GetVariable: _grpc.UnaryUnaryMultiCallable[_variable_service_pb2.GetVariableRequest, _variable_service_pb2.GetVariableResponse]
-    """Gives one variable."""
+    """Returns one variable."""
     ListVariables: _grpc.UnaryUnaryMultiCallable[_variable_service_pb2.ListVariablesRequest, _variable_service_pb2.ListVariablesResponse]
     """Lists the tenant's variables, or those of one workflow, newest first."""
     DeleteVariable: _grpc.UnaryUnaryMultiCallable[_variable_service_pb2.DeleteVariableRequest, _variable_service_pb2.DeleteVariableResponse]
@@ -68,7 +68,7 @@ class VariableServiceAsyncStub(VariableServiceStub):
     what the etag says, RESOURCE_EXHAUSTED (`VARIABLES_TOO_MANY`) beyond 1,000 of a tenant.
     """
     GetVariable: _aio.UnaryUnaryMultiCallable[_variable_service_pb2.GetVariableRequest, _variable_service_pb2.GetVariableResponse]  # type: ignore[assignment]
-    """Gives one variable."""
+    """Returns one variable."""
     ListVariables: _aio.UnaryUnaryMultiCallable[_variable_service_pb2.ListVariablesRequest, _variable_service_pb2.ListVariablesResponse]  # type: ignore[assignment]
     """Lists the tenant's variables, or those of one workflow, newest first."""
     DeleteVariable: _aio.UnaryUnaryMultiCallable[_variable_service_pb2.DeleteVariableRequest, _variable_service_pb2.DeleteVariableResponse]  # type: ignore[assignment]
@@ -102,7 +102,7 @@ class VariableServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _variable_service_pb2.GetVariableRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_variable_service_pb2.GetVariableResponse, _abc.Awaitable[_variable_service_pb2.GetVariableResponse]]:
-        """Gives one variable."""
+        """Returns one variable."""
 
     @_abc_1.abstractmethod
     def ListVariables(

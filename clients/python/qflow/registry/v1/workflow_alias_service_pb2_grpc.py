@@ -72,10 +72,10 @@ class WorkflowAliasServiceServicer:
     """
 
     def SetWorkflowAlias(self, request, context):
-        """Points an alias at a version: makes it, or promotes it. Pointing it where it points already changes nothing.
+        """Points an alias at a version, creating the alias if needed. If it points there already, nothing changes.
 
-        Fails with FAILED_PRECONDITION (`WORKFLOW_INCOMPLETE`) and all that hinders when the version cannot run as its nodes
-        are now, NOT_FOUND (`VERSION_NOT_FOUND`) when there is no such version, ABORTED (`ETAG_MISMATCH`, `ALIAS_MOVED`) when
+        Fails with FAILED_PRECONDITION (`WORKFLOW_INCOMPLETE`) and every obstacle when the version cannot run with its nodes
+        as they are now, NOT_FOUND (`VERSION_NOT_FOUND`) when there is no such version, ABORTED (`ETAG_MISMATCH`, `ALIAS_MOVED`) when
         the alias is not what the call expects.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -83,10 +83,10 @@ class WorkflowAliasServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackWorkflowAlias(self, request, context):
-        """Points an alias at what it pointed at before the version it points at now was put there. Repeated with new request
-        ids it goes back step by step, never to what was rolled back from. The older version is not checked anew: it ran.
+        """Points an alias back at the version before the current one. Repeated with new request ids it goes back step by step, never
+        to a version that was rolled back from. The older version is not checked again: it has run.
 
-        Fails with FAILED_PRECONDITION (`ALIAS_NOTHING_BEFORE`) when there is no step back.
+        Fails with FAILED_PRECONDITION (`ALIAS_NOTHING_BEFORE`) when there is nothing to go back to.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,7 +100,7 @@ class WorkflowAliasServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetWorkflowAlias(self, request, context):
-        """Gives one alias.
+        """Returns one alias.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,7 @@ class CreateWorkflowRequest(_message.Message):
     activate: _builtins.bool
     """Whether it may be started at once."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     validate_only: _builtins.bool
     """Check and answer as if it were created, and store nothing."""
     @_builtins.property
@@ -155,9 +155,9 @@ class ListWorkflowsRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     view: _workflow_pb2.WorkflowView.ValueType
     """How much of each; BASIC by default."""
     show_deleted: _builtins.bool
@@ -237,13 +237,13 @@ class UpdateWorkflowRequest(_message.Message):
     workflow_id: _builtins.str
     """The workflow's id."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     name: _builtins.str
     """See CreateWorkflowRequest."""
     description: _builtins.str
     """See CreateWorkflowRequest."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     validate_only: _builtins.bool
     """Check and answer as if it were changed, and store nothing."""
     is_template: _builtins.bool
@@ -315,9 +315,9 @@ class ActivateWorkflowRequest(_message.Message):
     workflow_id: _builtins.str
     """The workflow's id."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -369,9 +369,9 @@ class DeactivateWorkflowRequest(_message.Message):
     workflow_id: _builtins.str
     """The workflow's id."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -490,9 +490,9 @@ class ListWorkflowVersionsRequest(_message.Message):
     workflow_id: _builtins.str
     """The workflow's id."""
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     view: _workflow_pb2.WorkflowView.ValueType
     """How much of each; BASIC by default."""
     def __init__(
@@ -555,9 +555,9 @@ class RollbackWorkflowRequest(_message.Message):
     version: _builtins.int
     """The version whose content is to be the current one again, from 1."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     validate_only: _builtins.bool
     """Check and answer as if it were rolled back, and store nothing."""
     def __init__(
@@ -619,7 +619,7 @@ class CloneWorkflowRequest(_message.Message):
     name: _builtins.str
     """The copy's name: at most 255 characters. The model's when empty."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     validate_only: _builtins.bool
     """Check and answer as if it were cloned, and store nothing."""
     def __init__(
@@ -677,7 +677,7 @@ class DeleteWorkflowRequest(_message.Message):
     etag: _builtins.str
     """The etag that the deletion is based on. Empty to delete whatever is there."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -731,7 +731,7 @@ class UndeleteWorkflowRequest(_message.Message):
     etag: _builtins.str
     """The etag that this is based on. Empty to undelete whatever is there."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,

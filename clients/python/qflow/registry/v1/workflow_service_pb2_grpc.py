@@ -113,7 +113,7 @@ class WorkflowServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetWorkflow(self, request, context):
-        """Gives one workflow, at its current or a named version; its tenant's also where it is deleted.
+        """Returns one workflow, at its current or a named version; its tenant's also where it is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,7 @@ class WorkflowServiceStub:
     and has warnings.
     """
     GetWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.GetWorkflowRequest, _workflow_service_pb2.GetWorkflowResponse]
-    """Gives one workflow, at its current or a named version; its tenant's also where it is deleted."""
+    """Returns one workflow, at its current or a named version; its tenant's also where it is deleted."""
     ListWorkflows: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.ListWorkflowsRequest, _workflow_service_pb2.ListWorkflowsResponse]
     """Lists the workflows the caller may read and the filter lets through, newest first unless another order is asked for."""
     UpdateWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.UpdateWorkflowRequest, _workflow_service_pb2.UpdateWorkflowResponse]
@@ -103,7 +103,7 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     and has warnings.
     """
     GetWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.GetWorkflowRequest, _workflow_service_pb2.GetWorkflowResponse]  # type: ignore[assignment]
-    """Gives one workflow, at its current or a named version; its tenant's also where it is deleted."""
+    """Returns one workflow, at its current or a named version; its tenant's also where it is deleted."""
     ListWorkflows: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.ListWorkflowsRequest, _workflow_service_pb2.ListWorkflowsResponse]  # type: ignore[assignment]
     """Lists the workflows the caller may read and the filter lets through, newest first unless another order is asked for."""
     UpdateWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.UpdateWorkflowRequest, _workflow_service_pb2.UpdateWorkflowResponse]  # type: ignore[assignment]
@@ -174,7 +174,7 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workflow_service_pb2.GetWorkflowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workflow_service_pb2.GetWorkflowResponse, _abc.Awaitable[_workflow_service_pb2.GetWorkflowResponse]]:
-        """Gives one workflow, at its current or a named version; its tenant's also where it is deleted."""
+        """Returns one workflow, at its current or a named version; its tenant's also where it is deleted."""
 
     @_abc_1.abstractmethod
     def ListWorkflows(

@@ -39,7 +39,7 @@ class _EnvironmentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Envi
     """It was removed to make room; it is built again when it is needed."""
 
 class EnvironmentState(_EnvironmentState, metaclass=_EnvironmentStateEnumTypeWrapper):
-    """Where an environment stands."""
+    """The state of an environment."""
 
 ENVIRONMENT_STATE_UNSPECIFIED: EnvironmentState.ValueType  # 0
 """Not stated."""
@@ -142,11 +142,11 @@ class Environment(_message.Message):
     lock_digest: _builtins.str
     """Lower-case hexadecimal SHA-256 of its lock."""
     state: Global___EnvironmentState.ValueType
-    """Where it stands."""
+    """Its current state."""
     package_count: _builtins.int
     """How many packages are in it."""
     size_bytes: _builtins.int
-    """What it takes up; 0 until that is known. Environments of one tenant share files, so the sum may be less."""
+    """Its size; 0 until that is known. Environments of one tenant share files, so the sum may be less."""
     error: _builtins.str
     """Why it could not be built, for people; empty otherwise."""
     has_bom: _builtins.bool
@@ -241,7 +241,7 @@ class PrepareEnvironmentResponse(_message.Message):
     """Whether nothing is being built any more."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreparedNode]:
-        """One for each node version, in no order that means anything."""
+        """One for each node version, in no particular order."""
 
     def __init__(
         self,
@@ -272,7 +272,7 @@ class PreparedNode(_message.Message):
     """Why there is none, for people: `the dependencies are not resolved yet`. Empty otherwise."""
     @_builtins.property
     def environment(self) -> Global___Environment:
-        """Its environment as it stands; absent where it needs no packages, or where `problem` says why there is none."""
+        """Its environment in its current state; absent where it needs no packages, or where `problem` says why there is none."""
 
     def __init__(
         self,
@@ -344,9 +344,9 @@ class ListEnvironmentsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     def __init__(
         self,
         *,

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class EnvironmentServiceStub:
-    """Resolves what nodes need, and shows and prepares the environments that they run in. One is built when a run first needs
-    it, or ahead of that; it never changes, and goes when room is short and nobody has used it for long.
+    """Resolves what nodes need, and shows and prepares the environments that they run in. An environment is built when a run first needs
+    it, or ahead of that. It never changes, and is removed when space is short and it has not been used for long.
     """
 
     def __init__(self, channel):
@@ -69,8 +69,8 @@ class EnvironmentServiceStub:
 
 
 class EnvironmentServiceServicer:
-    """Resolves what nodes need, and shows and prepares the environments that they run in. One is built when a run first needs
-    it, or ahead of that; it never changes, and goes when room is short and nobody has used it for long.
+    """Resolves what nodes need, and shows and prepares the environments that they run in. An environment is built when a run first needs
+    it, or ahead of that. It never changes, and is removed when space is short and it has not been used for long.
     """
 
     def ResolveEnvironment(self, request, context):
@@ -85,9 +85,9 @@ class EnvironmentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PrepareEnvironment(self, request, context):
-        """Builds what a node, or each node of a workflow's version, runs in, on the runner that is called, and waits for it.
+        """Builds the environment of a node, or of each node of a workflow version, on the runner that is called, and waits for it.
 
-        Repeating the call goes on waiting: what is there or under way is not built again. A failure is in the answer.
+        Repeating the call continues to wait: what is built or being built is not built again. A failed build is in the answer.
         Fails with NOT_FOUND for a node or a workflow that the caller cannot read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -95,7 +95,7 @@ class EnvironmentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetEnvironment(self, request, context):
-        """Gives one environment of the tenant.
+        """Returns one environment of the tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,7 +109,7 @@ class EnvironmentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetEnvironmentBom(self, request, context):
-        """Gives what an environment consists of, as a CycloneDX 1.6 document: packages, hashes, licences, what needs what.
+        """Returns what an environment consists of, as a CycloneDX 1.6 document: packages, hashes, licences, dependencies.
 
         Fails with FAILED_PRECONDITION (`BOM_MISSING`) for an environment that was never built.
         """
@@ -166,8 +166,8 @@ def add_EnvironmentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EnvironmentService:
-    """Resolves what nodes need, and shows and prepares the environments that they run in. One is built when a run first needs
-    it, or ahead of that; it never changes, and goes when room is short and nobody has used it for long.
+    """Resolves what nodes need, and shows and prepares the environments that they run in. An environment is built when a run first needs
+    it, or ahead of that. It never changes, and is removed when space is short and it has not been used for long.
     """
 
     @staticmethod

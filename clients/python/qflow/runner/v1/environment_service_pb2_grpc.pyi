@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EnvironmentServiceStub:
-    """Resolves what nodes need, and shows and prepares the environments that they run in. One is built when a run first needs
-    it, or ahead of that; it never changes, and goes when room is short and nobody has used it for long.
+    """Resolves what nodes need, and shows and prepares the environments that they run in. An environment is built when a run first needs
+    it, or ahead of that. It never changes, and is removed when space is short and it has not been used for long.
     """
 
     @_typing.overload
@@ -43,17 +43,17 @@ class EnvironmentServiceStub:
     RESOURCE_EXHAUSTED (`RUNNER_DISK_FULL`) when the disk is full.
     """
     PrepareEnvironment: _grpc.UnaryUnaryMultiCallable[_environment_service_pb2.PrepareEnvironmentRequest, _environment_service_pb2.PrepareEnvironmentResponse]
-    """Builds what a node, or each node of a workflow's version, runs in, on the runner that is called, and waits for it.
+    """Builds the environment of a node, or of each node of a workflow version, on the runner that is called, and waits for it.
 
-    Repeating the call goes on waiting: what is there or under way is not built again. A failure is in the answer.
+    Repeating the call continues to wait: what is built or being built is not built again. A failed build is in the answer.
     Fails with NOT_FOUND for a node or a workflow that the caller cannot read.
     """
     GetEnvironment: _grpc.UnaryUnaryMultiCallable[_environment_service_pb2.GetEnvironmentRequest, _environment_service_pb2.GetEnvironmentResponse]
-    """Gives one environment of the tenant."""
+    """Returns one environment of the tenant."""
     ListEnvironments: _grpc.UnaryUnaryMultiCallable[_environment_service_pb2.ListEnvironmentsRequest, _environment_service_pb2.ListEnvironmentsResponse]
     """Lists the tenant's environments, newest first."""
     GetEnvironmentBom: _grpc.UnaryUnaryMultiCallable[_environment_service_pb2.GetEnvironmentBomRequest, _environment_service_pb2.GetEnvironmentBomResponse]
-    """Gives what an environment consists of, as a CycloneDX 1.6 document: packages, hashes, licences, what needs what.
+    """Returns what an environment consists of, as a CycloneDX 1.6 document: packages, hashes, licences, dependencies.
 
     Fails with FAILED_PRECONDITION (`BOM_MISSING`) for an environment that was never built.
     """
@@ -62,8 +62,8 @@ class EnvironmentServiceStub:
 
 @_typing.type_check_only
 class EnvironmentServiceAsyncStub(EnvironmentServiceStub):
-    """Resolves what nodes need, and shows and prepares the environments that they run in. One is built when a run first needs
-    it, or ahead of that; it never changes, and goes when room is short and nobody has used it for long.
+    """Resolves what nodes need, and shows and prepares the environments that they run in. An environment is built when a run first needs
+    it, or ahead of that. It never changes, and is removed when space is short and it has not been used for long.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -75,17 +75,17 @@ class EnvironmentServiceAsyncStub(EnvironmentServiceStub):
     RESOURCE_EXHAUSTED (`RUNNER_DISK_FULL`) when the disk is full.
     """
     PrepareEnvironment: _aio.UnaryUnaryMultiCallable[_environment_service_pb2.PrepareEnvironmentRequest, _environment_service_pb2.PrepareEnvironmentResponse]  # type: ignore[assignment]
-    """Builds what a node, or each node of a workflow's version, runs in, on the runner that is called, and waits for it.
+    """Builds the environment of a node, or of each node of a workflow version, on the runner that is called, and waits for it.
 
-    Repeating the call goes on waiting: what is there or under way is not built again. A failure is in the answer.
+    Repeating the call continues to wait: what is built or being built is not built again. A failed build is in the answer.
     Fails with NOT_FOUND for a node or a workflow that the caller cannot read.
     """
     GetEnvironment: _aio.UnaryUnaryMultiCallable[_environment_service_pb2.GetEnvironmentRequest, _environment_service_pb2.GetEnvironmentResponse]  # type: ignore[assignment]
-    """Gives one environment of the tenant."""
+    """Returns one environment of the tenant."""
     ListEnvironments: _aio.UnaryUnaryMultiCallable[_environment_service_pb2.ListEnvironmentsRequest, _environment_service_pb2.ListEnvironmentsResponse]  # type: ignore[assignment]
     """Lists the tenant's environments, newest first."""
     GetEnvironmentBom: _aio.UnaryUnaryMultiCallable[_environment_service_pb2.GetEnvironmentBomRequest, _environment_service_pb2.GetEnvironmentBomResponse]  # type: ignore[assignment]
-    """Gives what an environment consists of, as a CycloneDX 1.6 document: packages, hashes, licences, what needs what.
+    """Returns what an environment consists of, as a CycloneDX 1.6 document: packages, hashes, licences, dependencies.
 
     Fails with FAILED_PRECONDITION (`BOM_MISSING`) for an environment that was never built.
     """
@@ -93,8 +93,8 @@ class EnvironmentServiceAsyncStub(EnvironmentServiceStub):
     """Lists the Python versions that runners have now, oldest first."""
 
 class EnvironmentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Resolves what nodes need, and shows and prepares the environments that they run in. One is built when a run first needs
-    it, or ahead of that; it never changes, and goes when room is short and nobody has used it for long.
+    """Resolves what nodes need, and shows and prepares the environments that they run in. An environment is built when a run first needs
+    it, or ahead of that. It never changes, and is removed when space is short and it has not been used for long.
     """
 
     @_abc_1.abstractmethod
@@ -116,9 +116,9 @@ class EnvironmentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _environment_service_pb2.PrepareEnvironmentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_environment_service_pb2.PrepareEnvironmentResponse, _abc.Awaitable[_environment_service_pb2.PrepareEnvironmentResponse]]:
-        """Builds what a node, or each node of a workflow's version, runs in, on the runner that is called, and waits for it.
+        """Builds the environment of a node, or of each node of a workflow version, on the runner that is called, and waits for it.
 
-        Repeating the call goes on waiting: what is there or under way is not built again. A failure is in the answer.
+        Repeating the call continues to wait: what is built or being built is not built again. A failed build is in the answer.
         Fails with NOT_FOUND for a node or a workflow that the caller cannot read.
         """
 
@@ -128,7 +128,7 @@ class EnvironmentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _environment_service_pb2.GetEnvironmentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_environment_service_pb2.GetEnvironmentResponse, _abc.Awaitable[_environment_service_pb2.GetEnvironmentResponse]]:
-        """Gives one environment of the tenant."""
+        """Returns one environment of the tenant."""
 
     @_abc_1.abstractmethod
     def ListEnvironments(
@@ -144,7 +144,7 @@ class EnvironmentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _environment_service_pb2.GetEnvironmentBomRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_environment_service_pb2.GetEnvironmentBomResponse, _abc.Awaitable[_environment_service_pb2.GetEnvironmentBomResponse]]:
-        """Gives what an environment consists of, as a CycloneDX 1.6 document: packages, hashes, licences, what needs what.
+        """Returns what an environment consists of, as a CycloneDX 1.6 document: packages, hashes, licences, dependencies.
 
         Fails with FAILED_PRECONDITION (`BOM_MISSING`) for an environment that was never built.
         """

@@ -224,9 +224,9 @@ class ListFilesRequest(_message.Message):
     FILENAME_PREFIX_FIELD_NUMBER: _builtins.int
     UPLOADED_ONLY_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     execution_id: _builtins.str
     """Those that this run produced; empty for all."""
     filename_prefix: _builtins.str
@@ -289,7 +289,7 @@ class DeleteFileRequest(_message.Message):
     file_id: _builtins.str
     """The file's id."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did, for 7 days: a UUID. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -375,9 +375,9 @@ class ListFileAccessesRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     FILE_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     file_id: _builtins.str
     """Those to this file; empty for all."""
     def __init__(

@@ -165,9 +165,9 @@ class ListLogsRequest(_message.Message):
     execution_id: _builtins.str
     """The run's id."""
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     @_builtins.property
     def filter(self) -> Global___LogFilter:
         """Which lines; all when absent."""

@@ -102,9 +102,9 @@ class SetPackageIndexRequest(_message.Message):
     secret_name: _builtins.str
     """The name of a secret of the tenant, whose current version is the password. Empty where the index asks for none."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,
@@ -200,9 +200,9 @@ class DeletePackageIndexRequest(_message.Message):
     name: _builtins.str
     """The name."""
     etag: _builtins.str
-    """The etag that the change is based on. Empty to change whatever is there."""
+    """The etag that the change is based on. Empty to change it without this check."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did: a UUID, kept 7 days. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,

@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class PackageIndexServiceStub:
-    """Keeps the private package indexes of a tenant. They are asked before the deployment's own, in the order of their names, and a package that
-    one of them has is taken from nowhere else. What they ask for is a secret of the tenant, which nobody else's builds use or see.
+    """Keeps the private package indexes of a tenant. They are asked before the deployment's own, in the order of their names, and a
+    package that one of them has is taken from nowhere else. Their password is a secret of the tenant, which nobody else's builds use
+    or see.
     """
 
     def __init__(self, channel):
@@ -54,8 +55,9 @@ class PackageIndexServiceStub:
 
 
 class PackageIndexServiceServicer:
-    """Keeps the private package indexes of a tenant. They are asked before the deployment's own, in the order of their names, and a package that
-    one of them has is taken from nowhere else. What they ask for is a secret of the tenant, which nobody else's builds use or see.
+    """Keeps the private package indexes of a tenant. They are asked before the deployment's own, in the order of their names, and a
+    package that one of them has is taken from nowhere else. Their password is a secret of the tenant, which nobody else's builds use
+    or see.
     """
 
     def SetPackageIndex(self, request, context):
@@ -63,7 +65,7 @@ class PackageIndexServiceServicer:
 
         Fails with INVALID_ARGUMENT (`INDEX_URL_REFUSED`) for an address that may not be called, NOT_FOUND (`SECRET_NOT_FOUND`), ABORTED
         (`ETAG_MISMATCH`), RESOURCE_EXHAUSTED (`TOO_MANY_INDEXES`) beyond 10 of a tenant, and in a team with PERMISSION_DENIED
-        (`NOT_TEAM_ADMIN`) for who does not administer it: whoever names an address is sent the secret.
+        (`NOT_TEAM_ADMIN`) if the caller does not administer it: whoever names an address is sent the secret.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,8 +114,9 @@ def add_PackageIndexServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PackageIndexService:
-    """Keeps the private package indexes of a tenant. They are asked before the deployment's own, in the order of their names, and a package that
-    one of them has is taken from nowhere else. What they ask for is a secret of the tenant, which nobody else's builds use or see.
+    """Keeps the private package indexes of a tenant. They are asked before the deployment's own, in the order of their names, and a
+    package that one of them has is taken from nowhere else. Their password is a secret of the tenant, which nobody else's builds use
+    or see.
     """
 
     @staticmethod

@@ -27,8 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PackageIndexServiceStub:
-    """Keeps the private package indexes of a tenant. They are asked before the deployment's own, in the order of their names, and a package that
-    one of them has is taken from nowhere else. What they ask for is a secret of the tenant, which nobody else's builds use or see.
+    """Keeps the private package indexes of a tenant. They are asked before the deployment's own, in the order of their names, and a
+    package that one of them has is taken from nowhere else. Their password is a secret of the tenant, which nobody else's builds use
+    or see.
     """
 
     @_typing.overload
@@ -40,7 +41,7 @@ class PackageIndexServiceStub:
 
     Fails with INVALID_ARGUMENT (`INDEX_URL_REFUSED`) for an address that may not be called, NOT_FOUND (`SECRET_NOT_FOUND`), ABORTED
     (`ETAG_MISMATCH`), RESOURCE_EXHAUSTED (`TOO_MANY_INDEXES`) beyond 10 of a tenant, and in a team with PERMISSION_DENIED
-    (`NOT_TEAM_ADMIN`) for who does not administer it: whoever names an address is sent the secret.
+    (`NOT_TEAM_ADMIN`) if the caller does not administer it: whoever names an address is sent the secret.
     """
     ListPackageIndexes: _grpc.UnaryUnaryMultiCallable[_package_index_service_pb2.ListPackageIndexesRequest, _package_index_service_pb2.ListPackageIndexesResponse]
     """Lists the tenant's indexes by their names, which is the order in which they are asked."""
@@ -52,8 +53,9 @@ class PackageIndexServiceStub:
 
 @_typing.type_check_only
 class PackageIndexServiceAsyncStub(PackageIndexServiceStub):
-    """Keeps the private package indexes of a tenant. They are asked before the deployment's own, in the order of their names, and a package that
-    one of them has is taken from nowhere else. What they ask for is a secret of the tenant, which nobody else's builds use or see.
+    """Keeps the private package indexes of a tenant. They are asked before the deployment's own, in the order of their names, and a
+    package that one of them has is taken from nowhere else. Their password is a secret of the tenant, which nobody else's builds use
+    or see.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -62,7 +64,7 @@ class PackageIndexServiceAsyncStub(PackageIndexServiceStub):
 
     Fails with INVALID_ARGUMENT (`INDEX_URL_REFUSED`) for an address that may not be called, NOT_FOUND (`SECRET_NOT_FOUND`), ABORTED
     (`ETAG_MISMATCH`), RESOURCE_EXHAUSTED (`TOO_MANY_INDEXES`) beyond 10 of a tenant, and in a team with PERMISSION_DENIED
-    (`NOT_TEAM_ADMIN`) for who does not administer it: whoever names an address is sent the secret.
+    (`NOT_TEAM_ADMIN`) if the caller does not administer it: whoever names an address is sent the secret.
     """
     ListPackageIndexes: _aio.UnaryUnaryMultiCallable[_package_index_service_pb2.ListPackageIndexesRequest, _package_index_service_pb2.ListPackageIndexesResponse]  # type: ignore[assignment]
     """Lists the tenant's indexes by their names, which is the order in which they are asked."""
@@ -73,8 +75,9 @@ class PackageIndexServiceAsyncStub(PackageIndexServiceStub):
     """
 
 class PackageIndexServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps the private package indexes of a tenant. They are asked before the deployment's own, in the order of their names, and a package that
-    one of them has is taken from nowhere else. What they ask for is a secret of the tenant, which nobody else's builds use or see.
+    """Keeps the private package indexes of a tenant. They are asked before the deployment's own, in the order of their names, and a
+    package that one of them has is taken from nowhere else. Their password is a secret of the tenant, which nobody else's builds use
+    or see.
     """
 
     @_abc_1.abstractmethod
@@ -87,7 +90,7 @@ class PackageIndexServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Fails with INVALID_ARGUMENT (`INDEX_URL_REFUSED`) for an address that may not be called, NOT_FOUND (`SECRET_NOT_FOUND`), ABORTED
         (`ETAG_MISMATCH`), RESOURCE_EXHAUSTED (`TOO_MANY_INDEXES`) beyond 10 of a tenant, and in a team with PERMISSION_DENIED
-        (`NOT_TEAM_ADMIN`) for who does not administer it: whoever names an address is sent the secret.
+        (`NOT_TEAM_ADMIN`) if the caller does not administer it: whoever names an address is sent the secret.
         """
 
     @_abc_1.abstractmethod

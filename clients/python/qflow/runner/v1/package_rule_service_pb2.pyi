@@ -126,7 +126,7 @@ class SetPackageRulesRequest(_message.Message):
     etag: _builtins.str
     """The etag of the rules that were read; empty to change whatever is there."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did, for 7 days: a UUID. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     @_builtins.property
     def allowed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these, where there are any; a name, or a name with versions. At most 1,000."""

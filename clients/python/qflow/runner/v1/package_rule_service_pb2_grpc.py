@@ -26,8 +26,9 @@ if _version_not_supported:
 
 
 class PackageRuleServiceStub:
-    """Keeps which packages the tenant's nodes may have, within what the deployment allows. The rules hold for every package of a lock, also for those that only
-    others need: when requirements are resolved, and again before an environment is built or taken up by a runner.
+    """Keeps the rules on which packages the tenant's nodes may use, within what the deployment allows. They apply to every package of
+    a lock, including those that only other packages need: when requirements are resolved, and again before a runner builds or reuses
+    an environment.
     """
 
     def __init__(self, channel):
@@ -49,8 +50,9 @@ class PackageRuleServiceStub:
 
 
 class PackageRuleServiceServicer:
-    """Keeps which packages the tenant's nodes may have, within what the deployment allows. The rules hold for every package of a lock, also for those that only
-    others need: when requirements are resolved, and again before an environment is built or taken up by a runner.
+    """Keeps the rules on which packages the tenant's nodes may use, within what the deployment allows. They apply to every package of
+    a lock, including those that only other packages need: when requirements are resolved, and again before a runner builds or reuses
+    an environment.
     """
 
     def GetPackageRules(self, request, context):
@@ -92,8 +94,9 @@ def add_PackageRuleServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PackageRuleService:
-    """Keeps which packages the tenant's nodes may have, within what the deployment allows. The rules hold for every package of a lock, also for those that only
-    others need: when requirements are resolved, and again before an environment is built or taken up by a runner.
+    """Keeps the rules on which packages the tenant's nodes may use, within what the deployment allows. They apply to every package of
+    a lock, including those that only other packages need: when requirements are resolved, and again before a runner builds or reuses
+    an environment.
     """
 
     @staticmethod

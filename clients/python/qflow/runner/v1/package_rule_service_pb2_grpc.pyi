@@ -27,8 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PackageRuleServiceStub:
-    """Keeps which packages the tenant's nodes may have, within what the deployment allows. The rules hold for every package of a lock, also for those that only
-    others need: when requirements are resolved, and again before an environment is built or taken up by a runner.
+    """Keeps the rules on which packages the tenant's nodes may use, within what the deployment allows. They apply to every package of
+    a lock, including those that only other packages need: when requirements are resolved, and again before a runner builds or reuses
+    an environment.
     """
 
     @_typing.overload
@@ -46,8 +47,9 @@ class PackageRuleServiceStub:
 
 @_typing.type_check_only
 class PackageRuleServiceAsyncStub(PackageRuleServiceStub):
-    """Keeps which packages the tenant's nodes may have, within what the deployment allows. The rules hold for every package of a lock, also for those that only
-    others need: when requirements are resolved, and again before an environment is built or taken up by a runner.
+    """Keeps the rules on which packages the tenant's nodes may use, within what the deployment allows. They apply to every package of
+    a lock, including those that only other packages need: when requirements are resolved, and again before a runner builds or reuses
+    an environment.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -61,8 +63,9 @@ class PackageRuleServiceAsyncStub(PackageRuleServiceStub):
     """
 
 class PackageRuleServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps which packages the tenant's nodes may have, within what the deployment allows. The rules hold for every package of a lock, also for those that only
-    others need: when requirements are resolved, and again before an environment is built or taken up by a runner.
+    """Keeps the rules on which packages the tenant's nodes may use, within what the deployment allows. They apply to every package of
+    a lock, including those that only other packages need: when requirements are resolved, and again before a runner builds or reuses
+    an environment.
     """
 
     @_abc_1.abstractmethod

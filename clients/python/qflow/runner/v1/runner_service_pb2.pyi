@@ -40,7 +40,7 @@ class _ContainerStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Conta
     """It ended by itself or could not be made."""
 
 class ContainerStatus(_ContainerStatus, metaclass=_ContainerStatusEnumTypeWrapper):
-    """Where a sandbox stands."""
+    """The state of a sandbox."""
 
 CONTAINER_STATUS_UNSPECIFIED: ContainerStatus.ValueType  # 0
 """Not stated."""
@@ -188,9 +188,9 @@ class ListContainersRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     def __init__(
         self,
         *,
@@ -263,7 +263,7 @@ class Container(_message.Message):
     python_version: _builtins.str
     """The Python in it: `3.11`."""
     status: Global___ContainerStatus.ValueType
-    """Where it stands."""
+    """Its current state."""
     tier: _isolation_pb2.Tier.ValueType
     """The isolation tier."""
     memory_limit_bytes: _builtins.int
@@ -351,7 +351,7 @@ class ContainerLimits(_message.Message):
     temporary_bytes: _builtins.int
     """How much it may write to its temporary folder, and again to shared memory."""
     output_bytes: _builtins.int
-    """How large the outputs may be in sum."""
+    """How large the outputs may be in total."""
     def __init__(
         self,
         *,

@@ -90,14 +90,14 @@ class SecretServiceServicer:
 
         Fails with FAILED_PRECONDITION (`SECRETS_NOT_CONFIGURED`) where the deployment has no key to keep secrets under, ABORTED
         (`ETAG_MISMATCH`), RESOURCE_EXHAUSTED (`TOO_MANY_SECRETS`) beyond 1,000 of a tenant, and in a team with PERMISSION_DENIED
-        (`NOT_TEAM_ADMIN`) for who does not administer it, as all that changes something here.
+        (`NOT_TEAM_ADMIN`) if the caller does not administer it, as all that changes something here.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSecret(self, request, context):
-        """Tells of a secret and of its versions; never what they hold.
+        """Returns a secret and its versions, never their values.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,7 +111,7 @@ class SecretServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UseSecretVersion(self, request, context):
-        """Has nodes get another version that is kept.
+        """Makes another of the kept versions the one that nodes get.
 
         Fails with NOT_FOUND (`SECRET_VERSION_NOT_FOUND`), ABORTED (`ETAG_MISMATCH`).
         """
@@ -129,8 +129,8 @@ class SecretServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GrantSecret(self, request, context):
-        """Gives a node of the tenant a secret, in all of its versions, those to come included: whoever may change the node may
-        read what it is granted.
+        """Grants a secret to a node of the tenant, in all of its versions, including future ones. Note that whoever may change the node
+        can read the secret.
 
         Fails with RESOURCE_EXHAUSTED (`TOO_MANY_GRANTS`) beyond 32 of a node.
         """

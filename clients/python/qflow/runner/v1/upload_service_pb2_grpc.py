@@ -78,7 +78,7 @@ class UploadServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUpload(self, request, context):
-        """Says how far an upload is: where to go on after a cut.
+        """Says how far an upload is: where to continue after an interruption.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,7 +88,7 @@ class UploadServiceServicer:
         """Writes bytes, from `offset_bytes` on. What arrived stays when the call is cut; the answer, or GetUpload, says how much
         that is, which may be less than was sent.
 
-        Fails with OUT_OF_RANGE (`UPLOAD_OFFSET`, with `received_bytes`) for an offset that is not where the upload stands,
+        Fails with OUT_OF_RANGE (`UPLOAD_OFFSET`, with `received_bytes`) for an offset other than the upload's current one,
         INVALID_ARGUMENT (`UPLOAD_TOO_LONG`) for more bytes than were announced, ABORTED (`UPLOAD_BUSY`) while another call
         writes to it.
         """
@@ -97,17 +97,17 @@ class UploadServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FinishUpload(self, request, context):
-        """Makes the file of a complete upload, once its bytes are proven and safe on disk. Finishing it again gives the same file.
+        """Makes the file of a complete upload, once its bytes are verified and safe on disk. Finishing it again gives the same file.
 
         Fails with FAILED_PRECONDITION (`UPLOAD_INCOMPLETE`) while bytes are missing, INVALID_ARGUMENT
-        (`FILE_DIGEST_MISMATCH`) where they are not what the digest says: then they are discarded, and the upload begins anew.
+        (`FILE_DIGEST_MISMATCH`) where they are not what the digest says: then they are discarded, and the upload starts again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelUpload(self, request, context):
-        """Gives an upload up: its bytes are removed.
+        """Abandons an upload: its bytes are removed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -224,9 +224,9 @@ class ListWheelsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most: 50 by default, silently capped at 1,000; negative is refused."""
+    """The page size: 50 by default, silently capped at 1,000; negative is refused."""
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first. Bound to the caller and the other fields."""
+    """The `next_page_token` of the previous page; empty for the first page. Bound to the caller and the other fields."""
     def __init__(
         self,
         *,
@@ -280,7 +280,7 @@ class DeleteWheelRequest(_message.Message):
     wheel_id: _builtins.str
     """The id."""
     request_id: _builtins.str
-    """Makes a repeated call answer as the first did, for 7 days: a UUID. Empty to go without."""
+    """A UUID, kept for 7 days: a repeated call with it gets the answer of the first. May be empty."""
     def __init__(
         self,
         *,

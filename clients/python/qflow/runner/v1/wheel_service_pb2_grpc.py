@@ -77,7 +77,7 @@ class WheelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetWheel(self, request, context):
-        """Gives one wheel of the tenant.
+        """Returns one wheel of the tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,7 @@ class WheelServiceStub:
     disk is full (`RUNNER_DISK_FULL`).
     """
     GetWheel: _grpc.UnaryUnaryMultiCallable[_wheel_service_pb2.GetWheelRequest, _wheel_service_pb2.GetWheelResponse]
-    """Gives one wheel of the tenant."""
+    """Returns one wheel of the tenant."""
     ListWheels: _grpc.UnaryUnaryMultiCallable[_wheel_service_pb2.ListWheelsRequest, _wheel_service_pb2.ListWheelsResponse]
     """Lists the tenant's wheels, newest first."""
     DeleteWheel: _grpc.UnaryUnaryMultiCallable[_wheel_service_pb2.DeleteWheelRequest, _wheel_service_pb2.DeleteWheelResponse]
@@ -68,7 +68,7 @@ class WheelServiceAsyncStub(WheelServiceStub):
     disk is full (`RUNNER_DISK_FULL`).
     """
     GetWheel: _aio.UnaryUnaryMultiCallable[_wheel_service_pb2.GetWheelRequest, _wheel_service_pb2.GetWheelResponse]  # type: ignore[assignment]
-    """Gives one wheel of the tenant."""
+    """Returns one wheel of the tenant."""
     ListWheels: _aio.UnaryUnaryMultiCallable[_wheel_service_pb2.ListWheelsRequest, _wheel_service_pb2.ListWheelsResponse]  # type: ignore[assignment]
     """Lists the tenant's wheels, newest first."""
     DeleteWheel: _aio.UnaryUnaryMultiCallable[_wheel_service_pb2.DeleteWheelRequest, _wheel_service_pb2.DeleteWheelResponse]  # type: ignore[assignment]
@@ -100,7 +100,7 @@ class WheelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _wheel_service_pb2.GetWheelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_wheel_service_pb2.GetWheelResponse, _abc.Awaitable[_wheel_service_pb2.GetWheelResponse]]:
-        """Gives one wheel of the tenant."""
+        """Returns one wheel of the tenant."""
 
     @_abc_1.abstractmethod
     def ListWheels(

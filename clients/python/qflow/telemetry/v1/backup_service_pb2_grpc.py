@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class BackupServiceStub:
-    """Takes, proves, lists and removes backups. They hold every tenant's rows, so it is for administrators. Where the
+    """Takes, verifies, lists and removes backups. They hold every tenant's rows, so it is for administrators. Where the
     deployment keeps none (`QFLOW_BACKUP_FOLDER` is not set) every call but GetBackupStatus answers FAILED_PRECONDITION
     (`BACKUPS_OFF`). Restoring is a command on the machine, for it replaces the database that answers here.
     """
@@ -70,22 +70,22 @@ class BackupServiceStub:
 
 
 class BackupServiceServicer:
-    """Takes, proves, lists and removes backups. They hold every tenant's rows, so it is for administrators. Where the
+    """Takes, verifies, lists and removes backups. They hold every tenant's rows, so it is for administrators. Where the
     deployment keeps none (`QFLOW_BACKUP_FOLDER` is not set) every call but GetBackupStatus answers FAILED_PRECONDITION
     (`BACKUPS_OFF`). Restoring is a command on the machine, for it replaces the database that answers here.
     """
 
     def StartBackup(self, request, context):
-        """Begins a backup and answers at once; GetBackup tells how it goes on. One is worked on at a time: while one is, the
-        call is refused with RESOURCE_EXHAUSTED (`BACKUPS_BUSY`).
+        """Begins a backup and answers at once; GetBackup shows its progress. Only one backup is worked on at a time: meanwhile
+        the call is refused with RESOURCE_EXHAUSTED (`BACKUPS_BUSY`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetBackup(self, request, context):
-        """Gets a backup by its id; NOT_FOUND (`BACKUP_NOT_FOUND`) for one that there is not. One that failed is known until
-        telemetry is started again.
+        """Gets a backup by its id; NOT_FOUND (`BACKUP_NOT_FOUND`) if there is none. A failed one is remembered until
+        telemetry restarts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,23 +99,23 @@ class BackupServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyBackup(self, request, context):
-        """Begins to prove a backup and answers at once: it is restored into a server of its own, what must always hold is
-        asked of the copy, and every file that it has a row of is read. GetBackup tells what was found. Refused as
-        StartBackup is while another is worked on.
+        """Begins to verify a backup and answers at once: it is restored into a server of its own, every invariant is checked on the
+        copy, and every file that has a row in it is read. GetBackup shows the result. Refused like
+        StartBackup while another backup is worked on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteBackup(self, request, context):
-        """Removes a backup for good. Moments that only it led to can no longer be gone back to.
+        """Removes a backup for good. Points in time that only it covered can no longer be restored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetBackupStatus(self, request, context):
-        """Tells whether and how backups are kept, and how old the newest proven one and the archive are.
+        """Says whether and how backups are kept, and how old the newest verified one and the archive are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,7 +163,7 @@ def add_BackupServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class BackupService:
-    """Takes, proves, lists and removes backups. They hold every tenant's rows, so it is for administrators. Where the
+    """Takes, verifies, lists and removes backups. They hold every tenant's rows, so it is for administrators. Where the
     deployment keeps none (`QFLOW_BACKUP_FOLDER` is not set) every call but GetBackupStatus answers FAILED_PRECONDITION
     (`BACKUPS_OFF`). Restoring is a command on the machine, for it replaces the database that answers here.
     """

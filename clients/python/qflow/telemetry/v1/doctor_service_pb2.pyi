@@ -37,7 +37,7 @@ class _InvariantVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Inva
     """The database did not answer in time."""
 
 class InvariantVerdict(_InvariantVerdict, metaclass=_InvariantVerdictEnumTypeWrapper):
-    """How an invariant was found."""
+    """What the check of an invariant found."""
 
 INVARIANT_VERDICT_UNSPECIFIED: InvariantVerdict.ValueType  # 0
 """Not stated."""
@@ -59,14 +59,14 @@ class CheckInvariantsRequest(_message.Message):
     MAX_BREACHES_FIELD_NUMBER: _builtins.int
     SETTLE_TIME_FIELD_NUMBER: _builtins.int
     max_breaches: _builtins.int
-    """How many rows that break an invariant are told of at most; 20 where it is 0."""
+    """The most rows to report per broken invariant; 0 means 20."""
     @_builtins.property
     def invariants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids (`I4`, every invariant of that number) or names, as an answer gives them; empty for all."""
 
     @_builtins.property
     def settle_time(self) -> _duration_pb2.Duration:
-        """How long to wait before a second look at what may be broken for a moment only; 5 s where it is unset."""
+        """How long to wait before checking again what may be broken only for a moment; 5 s if unset."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ Global___CheckInvariantsResponse: _TypeAlias = CheckInvariantsResponse  # noqa: 
 
 @_typing.final
 class InvariantFinding(_message.Message):
-    """One invariant and how it was found."""
+    """One invariant and what its check found."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -133,20 +133,20 @@ class InvariantFinding(_message.Message):
     invariant_id: _builtins.str
     """Its number: `I4`. Several may share one."""
     name: _builtins.str
-    """Its name, of its own."""
+    """Its name, which is unique."""
     title: _builtins.str
     """What holds, in a sentence."""
     verdict: Global___InvariantVerdict.ValueType
-    """How it was found."""
+    """What the check found."""
     has_more: _builtins.bool
-    """Whether more break it than are told of."""
+    """Whether there are more such rows than are listed."""
     @_builtins.property
     def breaches(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvariantBreach]:
-        """What breaks it, up to the asked number."""
+        """The rows that break it, up to the number asked for."""
 
     @_builtins.property
     def query_time(self) -> _duration_pb2.Duration:
-        """How long the question took."""
+        """How long the check took."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class InvariantBreach(_message.Message):
     place: _builtins.str
     """The table, or what else of the database it is."""
     key: _builtins.str
-    """The row's id or key; of a whole table, what of it."""
+    """The row's id or key; for a whole table, the part of it."""
     facts: _builtins.str
     """What is wrong with it."""
     def __init__(

@@ -47,7 +47,7 @@ class DoctorServiceServicer:
     """
 
     def CheckInvariants(self, request, context):
-        """Asks of each invariant whether it holds. One examination runs at a time: a second is refused with
+        """Checks whether each invariant holds. One examination runs at a time: a second is refused with
         RESOURCE_EXHAUSTED. On a large database it takes minutes: give it a deadline to match.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -34,7 +34,7 @@ class DoctorServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DoctorServiceAsyncStub: ...
     CheckInvariants: _grpc.UnaryUnaryMultiCallable[_doctor_service_pb2.CheckInvariantsRequest, _doctor_service_pb2.CheckInvariantsResponse]
-    """Asks of each invariant whether it holds. One examination runs at a time: a second is refused with
+    """Checks whether each invariant holds. One examination runs at a time: a second is refused with
     RESOURCE_EXHAUSTED. On a large database it takes minutes: give it a deadline to match.
     """
 
@@ -44,7 +44,7 @@ class DoctorServiceAsyncStub(DoctorServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckInvariants: _aio.UnaryUnaryMultiCallable[_doctor_service_pb2.CheckInvariantsRequest, _doctor_service_pb2.CheckInvariantsResponse]  # type: ignore[assignment]
-    """Asks of each invariant whether it holds. One examination runs at a time: a second is refused with
+    """Checks whether each invariant holds. One examination runs at a time: a second is refused with
     RESOURCE_EXHAUSTED. On a large database it takes minutes: give it a deadline to match.
     """
 
@@ -57,7 +57,7 @@ class DoctorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _doctor_service_pb2.CheckInvariantsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_doctor_service_pb2.CheckInvariantsResponse, _abc.Awaitable[_doctor_service_pb2.CheckInvariantsResponse]]:
-        """Asks of each invariant whether it holds. One examination runs at a time: a second is refused with
+        """Checks whether each invariant holds. One examination runs at a time: a second is refused with
         RESOURCE_EXHAUSTED. On a large database it takes minutes: give it a deadline to match.
         """
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RetentionServiceStub:
-    """Tells and sets how long records are kept. Telemetry removes what is due at an interval, in small batches.
+    """Shows and sets how long records are kept. Telemetry removes what is due at an interval, in small batches.
     """
 
     def __init__(self, channel):
@@ -73,26 +73,26 @@ class RetentionServiceStub:
 
 
 class RetentionServiceServicer:
-    """Tells and sets how long records are kept. Telemetry removes what is due at an interval, in small batches.
+    """Shows and sets how long records are kept. Telemetry removes what is due at an interval, in small batches.
     """
 
     def ListRetentionRules(self, request, context):
-        """Lists how long each kind of record is kept: by the deployment, and by the caller's tenant where it says so itself.
+        """Lists how long each kind of record is kept: by the deployment, and by the caller's tenant where it has a rule of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetRetentionRule(self, request, context):
-        """Says how long the caller's tenant keeps what is its own: for less long than the deployment does, else it fails with
-        FAILED_PRECONDITION. What is then due is removed with the next pass.
+        """Sets how long the caller's tenant keeps its own records. It must be shorter than the deployment's rule; otherwise it fails with
+        FAILED_PRECONDITION. What is then due is removed by the next pass.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResetRetentionRule(self, request, context):
-        """Has the deployment's rule hold for the caller's tenant again; OK also where it did.
+        """Returns the caller's tenant to the deployment's rule; OK if it already applied.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,14 +106,14 @@ class RetentionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartRetention(self, request, context):
-        """Asks for a pass beside those at an interval. It begins within a minute and is told of by GetRetentionRun.
+        """Asks for a pass in addition to the regular ones. It begins within a minute; GetRetentionRun shows it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetRetentionRun(self, request, context):
-        """Gives one pass. Fails with NOT_FOUND for one that there is not.
+        """Returns one pass. Fails with NOT_FOUND if there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,7 +173,7 @@ def add_RetentionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RetentionService:
-    """Tells and sets how long records are kept. Telemetry removes what is due at an interval, in small batches.
+    """Shows and sets how long records are kept. Telemetry removes what is due at an interval, in small batches.
     """
 
     @staticmethod

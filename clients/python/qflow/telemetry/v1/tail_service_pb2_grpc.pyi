@@ -29,11 +29,11 @@ GRPC_VERSION: str
 class TailServiceStub:
     """Follows what is recorded of the caller's tenant.
 
-    The first message of a stream comes at once, and a message at least every 15 seconds: without records, it says how
-    far the stream is. A stream that broke off is gone on with by the `resume_token` of its last message: no record is
-    missed and none comes twice. A token is good for a day; an older one fails with FAILED_PRECONDITION and the reason
-    `RESUME_TOKEN_TOO_OLD`, and whoever gets that lists what there is and starts anew. Records are told about half a
-    second after they were committed, in an order of their own; those whose own time is more than a day ago are not.
+    The first message of a stream comes at once, and then at least one every 15 seconds; without records it only says how
+    far the stream has got. To continue a broken stream, pass the `resume_token` of its last message: no record is
+    missed and none comes twice. A token is valid for a day; an older one fails with FAILED_PRECONDITION and the reason
+    `RESUME_TOKEN_TOO_OLD`: then list the existing records and start again. Records arrive about half a
+    second after they were committed, in an order of their own; those whose own time is more than a day ago do not.
     """
 
     @_typing.overload
@@ -55,11 +55,11 @@ class TailServiceStub:
 class TailServiceAsyncStub(TailServiceStub):
     """Follows what is recorded of the caller's tenant.
 
-    The first message of a stream comes at once, and a message at least every 15 seconds: without records, it says how
-    far the stream is. A stream that broke off is gone on with by the `resume_token` of its last message: no record is
-    missed and none comes twice. A token is good for a day; an older one fails with FAILED_PRECONDITION and the reason
-    `RESUME_TOKEN_TOO_OLD`, and whoever gets that lists what there is and starts anew. Records are told about half a
-    second after they were committed, in an order of their own; those whose own time is more than a day ago are not.
+    The first message of a stream comes at once, and then at least one every 15 seconds; without records it only says how
+    far the stream has got. To continue a broken stream, pass the `resume_token` of its last message: no record is
+    missed and none comes twice. A token is valid for a day; an older one fails with FAILED_PRECONDITION and the reason
+    `RESUME_TOKEN_TOO_OLD`: then list the existing records and start again. Records arrive about half a
+    second after they were committed, in an order of their own; those whose own time is more than a day ago do not.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -77,11 +77,11 @@ class TailServiceAsyncStub(TailServiceStub):
 class TailServiceServicer(metaclass=_abc_1.ABCMeta):
     """Follows what is recorded of the caller's tenant.
 
-    The first message of a stream comes at once, and a message at least every 15 seconds: without records, it says how
-    far the stream is. A stream that broke off is gone on with by the `resume_token` of its last message: no record is
-    missed and none comes twice. A token is good for a day; an older one fails with FAILED_PRECONDITION and the reason
-    `RESUME_TOKEN_TOO_OLD`, and whoever gets that lists what there is and starts anew. Records are told about half a
-    second after they were committed, in an order of their own; those whose own time is more than a day ago are not.
+    The first message of a stream comes at once, and then at least one every 15 seconds; without records it only says how
+    far the stream has got. To continue a broken stream, pass the `resume_token` of its last message: no record is
+    missed and none comes twice. A token is valid for a day; an older one fails with FAILED_PRECONDITION and the reason
+    `RESUME_TOKEN_TOO_OLD`: then list the existing records and start again. Records arrive about half a
+    second after they were committed, in an order of their own; those whose own time is more than a day ago do not.
     """
 
     @_abc_1.abstractmethod

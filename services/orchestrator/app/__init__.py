@@ -1,0 +1,7 @@
+"""The orchestrator put together."""
+
+from __future__ import annotations
+
+from services.orchestrator.app.build import build
+
+__all__ = ["build"]

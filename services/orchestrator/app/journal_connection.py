@@ -1,0 +1,61 @@
+"""The journal's own connection to PostgreSQL, over which an orchestrator also hears the others."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from services.kit.pg import prepare_connection
+from services.orchestrator.engine.engine import Engine
+from services.orchestrator.storage.limit_slots import CHANNEL as LIMITS_CHANNEL
+from services.orchestrator.storage.limit_slots import freed_by
+from services.orchestrator.storage.shards import CHANNEL as MEMBERS_CHANNEL
+
+
+async def connect_journal(url: str, engine: Engine) -> asyncpg.Connection[asyncpg.Record]:
+    """Open the journal's connection, which also hears what other members tell.
+
+    Its statements find rows by key. Planned while the tables are small, they must not choose to
+    read them whole, since a prepared plan stays when the tables have grown; the journal has them
+    planned anew after that (`Journal._plan_anew`), for an index may be read whole, too.
+    """
+    db = await asyncpg.connect(
+        url,
+        timeout=5,
+        command_timeout=30,
+        server_settings={
+            "application_name": "qflow-journal",
+            "statement_timeout": "60000",
+            "lock_timeout": "2000",  # a row that somebody holds holds up one try, not every run
+            "enable_seqscan": "off",
+            "enable_hashjoin": "off",
+            "enable_mergejoin": "off",
+            "plan_cache_mode": "force_generic_plan",
+            "jit": "off",
+        },
+    )
+    await prepare_connection(db)
+    await db.add_listener(
+        MEMBERS_CHANNEL,
+        lambda _db, _pid, _channel, member_id: _hear_of_members(engine, str(member_id)),
+    )
+    await db.add_listener(
+        LIMITS_CHANNEL, lambda _db, _pid, _channel, told: _hear_of_limits(engine, str(told))
+    )
+    engine.hear_of_limits()  # whatever was told before, nobody here heard it
+    return db
+
+
+def _hear_of_members(engine: Engine, told_by: str) -> None:
+    """Look at the members when another one says that something changed."""
+    if told_by != str(engine.member.id):
+        engine.shards.look.set()
+
+
+def _hear_of_limits(engine: Engine, told: str) -> None:
+    """Look again at what waits when another member gave places back, or at all limits."""
+    member_id, limit_ids = freed_by(told)
+    if member_id is None:
+        engine.hear_of_limits()
+    elif member_id != engine.member.id:
+        for each in limit_ids:
+            engine.hear_of_limits(freed=each)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
@@ -43,6 +43,7 @@ _CONNECT_TIMEOUT_S: Final = 10.0
 # How long a service that starts waits for a server that is down or recovering, and how it asks.
 _START_MAX_S: Final = 30.0
 _START_PAUSE_S: Final = 0.25
+_COMMIT_MAX_S: Final = 10.0
 # The client gives up a little after the server would have: only a dead link gets that far.
 _LINK_GRACE_S: Final = 2.0
 _UNAVAILABLE: Final = (
@@ -250,10 +251,25 @@ def _server_is_away(error: Exception) -> bool:
 
 
 async def _commit(db: Db) -> None:
-    outcome = await _to_its_end(db.execute("COMMIT"))
+    with given_up_after(db, _COMMIT_MAX_S):
+        outcome = await _to_its_end(db.execute("COMMIT", timeout=_COMMIT_MAX_S * 2))
     if outcome != "COMMIT":
         # A statement failed and its error was swallowed: PostgreSQL rolled everything back.
         raise RuntimeError(f"the transaction ended in {outcome}")
+
+
+@contextmanager
+def given_up_after(db: Db, seconds: float) -> Iterator[None]:
+    """Drop a connection on which a commit takes longer, sooner than its own timeout comes.
+
+    The driver's timeout has the server cancel what it does. One that waits for a synchronous
+    replica then ends the wait: the commit stands, and is seen, on a server that alone has it.
+    """
+    giving_up = asyncio.get_running_loop().call_later(seconds, db.terminate)
+    try:
+        yield
+    finally:
+        giving_up.cancel()
 
 
 async def _give_back(pool: Pool, db: PoolConnectionProxy[asyncpg.Record]) -> None:

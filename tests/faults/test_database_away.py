@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from services.kit.env import EnvError
@@ -17,6 +18,7 @@ from services.kit.errors import Unavailable
 from services.kit.pg import Pool, open_pool, transaction
 from services.standalone.postgres import Binaries, Postgres
 from services.standalone.process import StandaloneError, wait_until
+from tests.support.replicated import Replicated
 
 _CALLERS = 8
 
@@ -95,6 +97,26 @@ async def test_a_service_that_starts_before_its_server_waits_for_it(server: Post
     async with transaction(pool) as db:
         assert await db.fetchval("SELECT 1") == 1
     await pool.close()
+
+
+@pytest.mark.timeout(120)
+async def test_a_commit_that_is_given_up_while_it_waits_for_a_replica_is_not_seen() -> None:
+    """G1: nobody who asks again is told of it before the replica has it."""
+    seen = "SELECT count(*) FROM kept"
+    async with Replicated.made() as both:
+        with psycopg.connect(both.primary.url(), autocommit=True) as sql:
+            sql.execute("CREATE TABLE kept (name text)")
+            pool = await open_pool(both.primary.url(), application_name="waits")
+            await both.synchronous()
+            both.replication.hold("down")
+            with pytest.raises((Unavailable, TimeoutError)):
+                async with transaction(pool) as db:
+                    await db.execute("INSERT INTO kept VALUES ('x')")
+            assert sql.execute(seen).fetchone() == (0,)
+            both.replication.heal()
+            await both.caught_up("sync")
+            assert sql.execute(seen).fetchone() == (1,)
+            await pool.close()
 
 
 async def test_a_login_that_is_refused_is_not_tried_again(server: Postgres) -> None:

@@ -6,6 +6,7 @@ import asyncpg
 
 from services.kit.pg import prepare_connection
 from services.orchestrator.engine.engine import Engine
+from services.orchestrator.engine.journal import FLUSH_MAX_S
 from services.orchestrator.storage.limit_slots import CHANNEL as LIMITS_CHANNEL
 from services.orchestrator.storage.limit_slots import freed_by
 from services.orchestrator.storage.shards import CHANNEL as MEMBERS_CHANNEL
@@ -21,7 +22,7 @@ async def connect_journal(url: str, engine: Engine) -> asyncpg.Connection[asyncp
     db = await asyncpg.connect(
         url,
         timeout=5,
-        command_timeout=30,
+        command_timeout=FLUSH_MAX_S * 2,
         server_settings={
             "application_name": "qflow-journal",
             "statement_timeout": "60000",

@@ -25,6 +25,7 @@ from services.kit import crash
 from services.kit.errors import QflowError
 from services.kit.figures import Distribution
 from services.kit.ids import uuid7
+from services.kit.pg import given_up_after
 from services.orchestrator.domain.transition import Transition
 from services.orchestrator.engine.crash_points import reach_flush
 from services.orchestrator.storage import flush
@@ -43,6 +44,8 @@ _GATHER_S: Final = 0.003
 _PLAN_ROWS: Final = 1_000
 _PLAN_ROWS_LAST: Final = 1_000_000
 _RETRIES_MAX: Final = 8
+# After which the connection is dropped, before the driver would have the server cancel a commit.
+FLUSH_MAX_S: Final = 30.0
 _TRANSITIONS_BOUNDS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 # Server errors after which the same statement may well succeed: nothing of it was written.
@@ -385,7 +388,9 @@ class Journal:
                 arguments = flush.arguments(prepared, fence.member_id, fence.epoch, self._last)
                 if crash.ARMED:
                     reach_flush(batch, "before")
-                row = await statement.fetchrow(*arguments)
+                assert self._db is not None
+                with given_up_after(self._db, FLUSH_MAX_S):
+                    row = await statement.fetchrow(*arguments)
                 if crash.ARMED:
                     reach_flush(batch, "after")
             except asyncpg.PostgresError as error:

@@ -50,10 +50,10 @@ def check_url(url: str, *, loopback: bool, trusted: Trusted | None = None) -> No
     literal = literal_address(host)
     if literal is not None:
         check_address(literal, loopback=loopback)
-        return
-    if not _HOST.fullmatch(host) or _NUMERIC.search(host.rstrip(".").rpartition(".")[2]):
+    elif not _HOST.fullmatch(host) or _NUMERIC.search(host.rstrip(".").rpartition(".")[2]):
         raise Refused("must name its host by a name, or by an address in the usual notation")
-    if parts.scheme == "http" and host != "localhost":
+    own = host == "localhost" if literal is None else literal.is_loopback
+    if parts.scheme == "http" and not own:
         raise Refused("must begin with https://")
 
 

@@ -190,7 +190,7 @@ async def test_what_a_killed_runner_held_runs_once_more_and_nothing_else_does(
 
 
 async def test_nothing_fails_when_the_cache_is_killed(hurt: Suite, ledger: Ledger) -> None:
-    """F20: Redis is never the truth."""
+    """F20, G7: Redis is never the truth."""
     await _struck(hurt, ledger, ("redis",), begun=ONCE)
 
 

@@ -201,7 +201,11 @@ async def test_nothing_is_queued_that_nobody_has_asked_for(
         assert [] == orchestra.rows("SELECT 1 FROM outbox_events")
         await run(orchestra, other)
         await until(lambda: ["delivered"] == states(orchestra))
-    assert ["execution.completed"] == receiver.types
+        # Asked for by one of two: the other gets nothing of it.
+        await subscribe(orchestra, receiver.url, COMPLETED, workflow_id=workflow_id)
+        await run(orchestra, workflow_id)
+        await until(lambda: ["delivered"] * 2 == states(orchestra))
+    assert ["execution.completed"] * 2 == receiver.types
 
 
 def _stands(orchestra: Orchestra, tried: tuple[int, int, str]) -> bool:
@@ -345,6 +349,30 @@ async def test_an_answer_of_the_address_before_pauses_no_other(
         await make_due(orchestra)
         await until(lambda: ["delivered"] == states(orchestra))
         assert old.ids == receiver.ids
+
+
+@pytest.mark.parametrize("status", [204, 503])
+async def test_the_answer_to_a_try_before_is_none_to_what_was_sent_anew(
+    orchestra: Orchestra, status: int
+) -> None:
+    """I33: whoever has it sent anew wants just that, whatever became of the try under way."""
+    async with orchestra.running(), hanging() as slow:
+        assert slow.held is not None
+        slow.status = lambda: status
+        slow.headers["retry-after"] = "3000"
+        await tell(orchestra, await subscribe(orchestra, slow.url))
+        await until(lambda: bool(slow.got))
+        [(delivery_id,)] = orchestra.rows("SELECT id::text FROM event_deliveries")
+        resend = pb.ResendEventDeliveryRequest(delivery_id=str(delivery_id))
+        await stub(orchestra).ResendEventDelivery(resend)
+        slow.held.set()
+        await until(lambda: 2 == len(slow.got))
+        await until(lambda: _answered(orchestra, status))
+    assert 1 == len(set(slow.ids))
+
+
+def _answered(orchestra: Orchestra, status: int) -> bool:
+    return [(1, status)] == orchestra.rows("SELECT attempts, status_code FROM event_deliveries")
 
 
 @contextlib.asynccontextmanager
@@ -557,6 +585,9 @@ async def test_a_receiver_that_says_nothing_or_too_much_costs_no_more_than_a_try
 
 async def test_a_receiver_that_shows_no_trusted_certificate_is_not_told(receiver: Receiver) -> None:
     webhooks = Webhooks(loopback=True)
+    # Nor is one that was taken by other rules than those of now.
+    plain = await webhooks.post("http://8.8.8.8/hook", "{}", {})
+    assert (0, "not called: must begin with https://") == (plain.status, plain.error)
     got = await webhooks.post(receiver.url.replace("http:", "https:"), "{}", {})
     await webhooks.close()
     assert 0 == got.status

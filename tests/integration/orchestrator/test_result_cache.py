@@ -227,6 +227,19 @@ async def test_a_result_of_a_node_that_may_not_be_read_any_more_is_not_given(
     assert 2 == worker.ran["b"]
 
 
+async def test_a_result_of_a_run_that_is_being_removed_is_not_given(orchestra: Orchestra) -> None:
+    """CP21: its row may be gone by when it is copied."""
+    workflow = chain(orchestra)
+    worker = Worker(orchestra)
+    async with orchestra.running():
+        async with (await orchestra.runner(worker)).attached():
+            await run(orchestra, workflow)
+            await kept(orchestra, 2)
+            await orchestra.change("UPDATE workflow_executions SET purge_started_at = now()")
+            await run(orchestra, workflow)
+    assert dict.fromkeys("abc", 2) == worker.ran
+
+
 async def test_another_tenant_gets_nothing_of_the_cache(orchestra: Orchestra) -> None:
     """S7: a public node gives each tenant results of its own."""
     one = factories.node(orchestra.sql, orchestra.owner)

@@ -84,8 +84,31 @@ async def test_a_repeated_call_is_the_same_run(orchestra: Orchestra) -> None:
         )
         with pytest.raises(grpc.aio.AioRpcError, match="idempotency_key was used with another"):
             await calls.FireTrigger(call(made, idempotency_key="order-1", payload_json='{"x":2}'))
+        request = pb.GetTriggerRequest(trigger_id=made.trigger.id)
+        shown = (await stub(orchestra).GetTrigger(request)).trigger
+        assert "" == shown.error_reason, "its user has nothing to mend"
         await calls.FireTrigger(call(made, idempotency_key="order-2"))
     assert 3 == len(runs(orchestra))
+
+
+async def test_calls_of_another_time_payload_or_trigger_are_runs_of_their_own(
+    orchestra: Orchestra,
+) -> None:
+    """I12: what repeats a call is its key at this trigger; without one its time and its payload."""
+    async with orchestra.running():
+        one = await create(orchestra)
+        other = await create(orchestra, workflow_id=one.trigger.workflow_id)
+        first = call(one)
+        calls = [
+            first,
+            call(one, late=1),
+            call(one, payload_json='{"x":2}', send_time=first.send_time),
+            call(other, send_time=first.send_time),
+            call(one, idempotency_key="order-1"),
+            call(other, idempotency_key="order-1"),
+        ]
+        started = [(await nobody(orchestra).FireTrigger(each)).execution_id for each in calls]
+    assert len(calls) == len(set(started))
 
 
 async def test_a_call_that_the_filter_does_not_take_starts_nothing(orchestra: Orchestra) -> None:
@@ -115,6 +138,8 @@ async def test_a_call_that_the_filter_does_not_take_starts_nothing(orchestra: Or
         )
         assert "" == (await stub(orchestra).UpdateTrigger(update)).trigger.filter
         assert not (await calls.FireTrigger(call(made))).filtered
+        shown = (await stub(orchestra).GetTrigger(request)).trigger
+        assert ("", "") == (shown.error_reason, shown.error_message)
     assert 2 == len(runs(orchestra))
 
 

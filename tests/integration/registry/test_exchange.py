@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from graphlib import TopologicalSorter
 from typing import Any
 
 import grpc
@@ -120,6 +121,46 @@ async def test_a_name_and_activation_are_taken_and_a_repeat_answers_the_same(
     first, second = [await _import(client, text, **fields) for _ in range(2)]
     assert first == second
     assert (first.workflow.name, first.workflow.active) == ("another", True)
+
+
+async def test_no_way_to_store_a_version_takes_a_graph_whose_nodes_wait_for_each_other(
+    client: Client, sql: psycopg.Connection
+) -> None:
+    """I16, B44: made, changed and imported; what is cloned or gone back to was one of these."""
+    increment = await client.node(INCREMENT)
+    nodes = [place(name, on=increment) for name in "ab"]
+    straight, round_about = (
+        workflow_pb2.WorkflowDefinition(
+            nodes=nodes,
+            connections=[edge(first), edge("a.result -> b.x")],
+            inputs=[workflow_pb2.WorkflowInput(name="n", type_json='{"t":"int"}')],
+        )
+        for first in (".n -> a.x", "b.result -> a.x")
+    )
+    create, update = workflow_rpc.CreateWorkflowRequest, workflow_rpc.UpdateWorkflowRequest
+    made = await client.workflows.CreateWorkflow(create(name="w", definition=straight))
+    text = await _export(client, made.workflow.id, format=YAML)
+    assert 1 == text.count("{input: 'n', to: a.x}")
+    change = update(
+        workflow_id=made.workflow.id,
+        definition=round_about,
+        update_mask=FieldMask(paths=["definition"]),
+    )
+    for asked in (
+        client.workflows.CreateWorkflow(create(name="w", definition=round_about)),
+        client.workflows.UpdateWorkflow(change),
+        _import(client, text.replace("{input: 'n', to: a.x}", "{from: b.result, to: a.x}")),
+    ):
+        said = await refused(asked)
+        assert INVALID == said.code
+        assert ["CYCLE"] == [code for _, code in said.violations]
+    stored = sql.execute("SELECT connections FROM workflow_versions").fetchall()
+    assert 1 == len(stored)
+    for (connections,) in stored:
+        after: dict[str, set[str]] = {}
+        for each in connections:
+            after.setdefault(each["target"], set()).add(each["source"])
+        TopologicalSorter(after).prepare()  # raises where there is a circle
 
 
 async def test_validating_stores_nothing(client: Client, sql: psycopg.Connection) -> None:

@@ -14,7 +14,7 @@ from services.orchestrator.domain.records import NO_USAGE
 from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.steps.attempts import Outcome
-from services.orchestrator.domain.values import FileValue, ListOutput
+from services.orchestrator.domain.values import FilePart, FileValue, ListOutput
 from tests.unit.orchestrator.graphs import plan_of
 from tests.unit.orchestrator.test_core import ONE, new_core, start
 
@@ -118,7 +118,7 @@ def replaced_options(run: Run, *, ignores_cache: bool) -> Run:
     )
 
 
-def digest_of(*literals: tuple[str, bytes, str]) -> str | None:
+def digest_of(*literals: tuple[str, bytes, str], source_type_json: str = "") -> str | None:
     """Digest the literals of one place: name, text, conversion."""
     plan = plan_of([], 1)
     bindings = tuple(
@@ -128,6 +128,7 @@ def digest_of(*literals: tuple[str, bytes, str]) -> str | None:
             source=FROM_LITERAL,
             literal=text,
             conversion=conversion,
+            source_type_json=source_type_json,
         )
         for name, text, conversion in literals
     )
@@ -144,6 +145,8 @@ def test_inputs_are_told_apart_by_name_text_and_conversion_and_not_by_order() ->
         digest_of(("a", b"2", ""), ("b", b"1", "")),
         digest_of(("a", b"1", "int_to_str"), other),
         digest_of(one),
+        digest_of(("b", b"1", "")),
+        digest_of(one, source_type_json='{"t":"int"}'),
         digest_of(("ab", b"12", "")),
         digest_of(("a", b"1.0", ""), other),
     ]
@@ -167,3 +170,14 @@ def test_files_count_by_their_digests_and_one_without_makes_a_node_uncached() ->
         ListOutput(((b"1",), file(3, same)))
     )
     assert fed_by(ListOutput(((b"1",), file(1, unknown)))) is None
+
+
+def test_elements_of_one_file_are_told_apart() -> None:
+    file = FileValue(UUID(int=1), 70_000, b"\x01" * 32)
+    run = start(new_core((ONE, 4)), plan_of([(0, 1)], 2))
+    found = []
+    for field, index in (("result", 0), ("result", 1), ("result", None), ("other", 0)):
+        run.outputs[0] = (FilePart(file, field, index),)  # type: ignore[assignment]
+        found.append(inputs_digest(run, 1))
+    assert None not in found
+    assert 4 == len(set(found))

@@ -8,7 +8,7 @@ from uuid import UUID
 from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.limits import Limit
 from services.orchestrator.domain.needs import Offer
-from services.orchestrator.domain.planner import OVERDUE
+from services.orchestrator.domain.planner import NOT_TAKEN, OVERDUE
 from services.orchestrator.domain.records import NO_USAGE
 from services.orchestrator.domain.state import Run, Signal
 from services.orchestrator.domain.status import RunStatus
@@ -155,7 +155,8 @@ def test_the_time_of_all_attempts_counts_from_the_first_one_also_of_a_node_that_
     for each, known in ((core, run), (taker, _stored(written).restore(run.id, run.plan))):
         if each is taker:
             each.granted(ONE, 0, 2)
-            each.adopt(known, now=60.0, due_s={}, deadline_s=None)
+            # No time of its attempts runs from here: that would be up before 72.9.
+            each.adopt(known, now=69.0, due_s={}, deadline_s=None)
             each.redispatch()
         each.due(now=70.0)
         each.granted(ONE, 1, 3)
@@ -166,6 +167,29 @@ def test_the_time_of_all_attempts_counts_from_the_first_one_also_of_a_node_that_
         assert not record.overdue
         each.due(now=73.0)
         assert record.overdue
+
+
+def test_an_attempt_whose_time_is_up_fails_its_node_also_as_its_runner_is_lost() -> None:
+    """F3: it was being killed, and is not tried again elsewhere."""
+    core = a_core()
+    run = start(core, plan_of({**RETRY, "total_timeout_ms": 3000}))
+    core.due(now=3.0)
+    core.lost(ONE)
+    assert ("n0", OVERDUE) == run.failure
+    assert ["failed"] == statuses(run)
+
+
+def test_a_node_whose_next_attempt_no_runner_takes_in_time_fails() -> None:
+    core = a_core()
+    run = start(core, plan_of({**RETRY, "queue_timeout_ms": 1000}))
+    core.granted(ONE, 0, 2)
+    answer(core, run, 0, FAILS)
+    core.due(now=6.0)
+    core.due(now=6.9)
+    assert ["retrying"] == statuses(run)
+    core.due(now=7.0)
+    assert ("n0", NOT_TAKEN) == run.failure
+    assert ["failed"] == statuses(run)
 
 
 # --- the end of a time in a paused family ---------------------------------------------------------

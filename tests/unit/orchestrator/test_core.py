@@ -34,8 +34,8 @@ PYTHONS = frozenset({"3.11"})
 _IDS = count(1000)
 
 
-def new_core(*runners: tuple[UUID, int], unlocked: bool = True) -> Core:
-    core = StrictCore(epoch=1, new_id=lambda: UUID(int=next(_IDS)), draw=lambda: 0.5)
+def new_core(*runners: tuple[UUID, int], unlocked: bool = True, epoch: int = 1) -> Core:
+    core = StrictCore(epoch=epoch, new_id=lambda: UUID(int=next(_IDS)), draw=lambda: 0.5)
     if unlocked:
         core.unlocked = {UUID(int=at) for at in range(3)}
     for runner, credits_ in runners:
@@ -139,6 +139,31 @@ def test_a_suspect_found_in_the_rows_keeps_its_runner_for_itself() -> None:
     after.attached(ONE, Offer(pythons=PYTHONS, tier="T2"), {record.id: record.token})
     after.granted(ONE, 4, 1)
     assert holder(start(after, plan)) is None
+
+
+def test_a_suspect_found_in_the_rows_runs_again_alone() -> None:
+    """F30, I36: what waits for a runner says only by its count that it was on one that was lost."""
+    suspect = suspected(new_core(), plan_of([], 1))
+    after = new_core((ONE, 4))
+    after.adopt(suspect, now=0.0, due_s={}, deadline_s=None)
+    after.redispatch()
+    record = suspect.records[0]
+    assert record is not None
+    assert (ONE, True) == (holder(suspect), record.alone)
+
+
+def test_tokens_go_on_above_those_of_whoever_had_a_run_before() -> None:
+    """I10: a shard may come from a member of a higher epoch, which gave it away."""
+    before = new_core((ONE, 1), epoch=2)
+    run = start(before, plan_of([], 1))
+    record = run.records[0]
+    assert record is not None
+    given = record.token
+    after = new_core((OTHER, 1))
+    after.adopt(run, now=0.0, due_s={}, deadline_s=None)
+    after.lost(ONE)
+    assert OTHER == holder(run)
+    assert record.token > given
 
 
 def test_timers_of_runs_that_are_over_do_not_pile_up() -> None:

@@ -196,3 +196,29 @@ def test_what_the_cache_has_takes_no_time() -> None:
     assert ((), Times(0, 0), 0) == (nothing_left.path, nothing_left.total, nothing_left.unknown)
     [unknown] = forecasts([plan], {}, {key_of(plan): {0, 1, 2}})
     assert (Times(0, 0), 0) == (unknown.total, unknown.unknown)
+    [in_part] = forecasts([plan], {}, {key_of(plan): {0}})
+    assert (None, 2) == (in_part.total, in_part.unknown), "that no time is known is no time"
+
+
+def test_a_sleep_takes_its_time_and_no_slot() -> None:
+    drawing = Drawing(random.Random(0))
+    for _ in range(3):
+        drawing.node(kind="sleep", parameters={"seconds": "60"})
+    found = forecast(drawing.plan(), {})
+    assert Times(60 * SECOND, 60 * SECOND) == found.total == within(found.total, found.work, 1)
+
+
+def test_what_a_sub_workflow_took_as_a_whole_is_known_whatever_is_known_of_its_nodes() -> None:
+    drawing = Drawing(random.Random(0))
+    drawing.plans[drawing.node(kind="workflow")] = plan_of([], 2)
+    plan = drawing.plan()
+    place = plan.places[0]
+    known = forecast(plan, {(place.node_version_id, place.id): took(3, 4)})
+    assert (Times(3 * SECOND, 4 * SECOND), 0) == (known.total, known.unknown)
+    blind = forecast(plan, {})
+    assert (None, 2) == (blind.total, blind.unknown)
+    # Those runs did what the cache has by now.
+    history = {**always(plan, took(1, 2)), (place.node_version_id, place.id): took(3, 4)}
+    assert place.sub is not None
+    [cached] = forecasts([plan], history, {key_of(place.sub): {0}})
+    assert Times(SECOND, 2 * SECOND) == cached.total

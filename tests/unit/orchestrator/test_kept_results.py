@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from services.kit.errors import FailedPrecondition
 from services.orchestrator.domain.compile import compile_plan
 from services.orchestrator.domain.plan import Definition, Plan
 from services.orchestrator.domain.status import NodeStatus, RunStatus
@@ -105,6 +106,54 @@ def test_of_a_map_that_was_undone_no_element_stands(plan: Plan) -> None:
     pay = plan.index["pay"]
     assert {pay} == seen.poisoned()
     assert ["quote", "note"] == names(plan, standing(plan, seen, lost=(), in_part={pay}))
+
+
+def test_what_hangs_on_a_map_that_goes_on_does_not_stand(plan: Plan) -> None:
+    """It ended as the map failed, which may complete by now."""
+    parts = {"pay[0]": DONE, "pay[1]": FAILED}
+    seen = found(plan, parts, quote=DONE, pay=FAILED, ship=NodeStatus.SKIPPED, note=DONE)
+    pay = plan.index["pay"]
+    stands = names(plan, standing(plan, seen, lost=(), in_part={pay}))
+    assert ["quote", "note", "pay"] == stands
+
+
+@pytest.mark.parametrize(
+    ("end", "part", "goes_on"),
+    [
+        *((FAILED, DONE, True), (NodeStatus.CANCELLED, DONE, True), (DONE, DONE, False)),
+        *((FAILED, ASIDE, False), (FAILED, NodeStatus.CANCELLED, False)),
+    ],
+)
+def test_a_map_goes_on_where_it_ended_badly_and_some_of_it_did_not(
+    plan: Plan, end: NodeStatus, part: NodeStatus, *, goes_on: bool
+) -> None:
+    """Nothing of another is kept: it runs as if it had never begun, and nobody's heir has it."""
+    seen = found(plan, {"pay[0]": part, "pay[1]": FAILED}, quote=DONE, pay=end)
+    assert ({plan.index["pay"]} if goes_on else set()) == seen.broken(plan)
+
+
+@pytest.mark.parametrize(
+    ("refund", "whole"),
+    [
+        *((None, True), (FAILED, True), (NodeStatus.SKIPPED, True), (DONE, False)),
+        *((NodeStatus.RUNNING, False), (NodeStatus.RETRYING, False)),
+    ],
+)
+def test_a_map_is_gone_on_with_by_one_run_unless_it_was_undone(
+    plan: Plan, refund: NodeStatus | None, *, whole: bool
+) -> None:
+    """Whoever completes it undoes it as a whole; of what is undone nothing is left for that."""
+    pay, at = plan.index["pay"], plan.index["refund"]
+    heir = Heir(uuid.uuid4(), RunStatus.RUNNING, ())
+    undone = {} if refund is None else {at: refund}
+    undoing = Undoing(plan, RunStatus.FAILED, undone, heir)
+    assert ({pay} if whole else set()) == undoing.whole({pay})
+    seen = replace(found(plan, {"pay[0]": DONE}, quote=DONE, pay=FAILED), undoing=undoing)
+    if whole:
+        with pytest.raises(FailedPrecondition, match="took over the elements of pay"):
+            standing(plan, seen, lost=(), in_part={pay})
+    else:
+        assert ["quote"] == names(plan, standing(plan, seen, lost=(), in_part={pay}))
 
 
 @pytest.mark.parametrize("end", [DONE, FAILED, NodeStatus.CANCELLED])

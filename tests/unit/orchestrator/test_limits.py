@@ -409,6 +409,19 @@ def test_a_run_gives_its_place_back_with_its_end_and_not_before() -> None:
     assert [0, 1] == freed
 
 
+def test_an_attempt_that_was_to_be_killed_and_is_gone_gives_its_place_back() -> None:
+    """CP16: its runner comes back without it; what undoes the run may need the place."""
+    core = new_core((ONE, 4))
+    limited(core, PLAN, runs=False)
+    run = start(core, PLAN)
+    assert 1 == len(taken(core))
+    core.cancel(run.id)
+    core.detached(ONE)
+    written = core.attached(ONE, Offer(pythons=frozenset({"3.11"}), tier="T2"), {})
+    assert RunStatus.CANCELLED is run.status
+    assert 1 == sum(len(t.frees) for t in written)
+
+
 def test_an_attempt_that_is_lost_or_declined_gives_its_place_back_and_waits_for_another() -> None:
     core = new_core((ONE, 4))
     limited(core, PLAN, runs=False)

@@ -85,6 +85,19 @@ def test_a_pause_of_a_node_stops_the_time_that_it_may_wait_and_does_not_begin_it
     assert [NodeStatus.FAILED] == statuses(run)
 
 
+def test_the_time_that_a_node_might_have_waited_to_without_a_pause_is_no_matter_any_more() -> None:
+    core = a_core()
+    run = start(core, plan_of({"queue_timeout_ms": 1000}))
+    core.due(now=0.4)
+    core.pause_node(run.id, 0)
+    core.due(now=0.8)
+    core.resume_node(run.id, 0)
+    core.due(now=1.1)
+    assert [NodeStatus.PENDING] == statuses(run)
+    core.due(now=1.5)
+    assert [NodeStatus.FAILED] == statuses(run)
+
+
 def test_a_pause_of_a_run_stops_the_time_that_its_nodes_may_wait() -> None:
     """Of those of its sub-workflows, too, and of maps that wait for their next element."""
     core = a_core()

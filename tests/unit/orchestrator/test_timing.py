@@ -429,6 +429,28 @@ def test_years_of_seconds_are_over_in_a_few_steps(catch_up: CatchUp) -> None:
     assert (False, 1) == found[-1]
 
 
+@pytest.mark.parametrize("more", [0, 1, 2])
+@pytest.mark.parametrize("catch_up", ["none", "last"])
+def test_the_newest_starts_where_just_as_many_are_due_as_are_looked_at(
+    catch_up: CatchUp, more: int
+) -> None:
+    """I34: each is told once, and the last is the one that starts."""
+    count = ticks.TICKS_MAX + more
+    found = owed(catch_up, timedelta(seconds=count), every_s=1)
+    assert (False, 1) == found[-1]
+    assert count == sum(each for _, each in found)
+
+
+@pytest.mark.parametrize("catch_up", ["none", "last", "all"])
+def test_what_is_less_than_a_minute_late_is_on_time_whatever_the_window(catch_up: CatchUp) -> None:
+    due_at = at("2026-01-01T12:00+00:00")
+    now = due_at + timedelta(seconds=59)
+    step = look(
+        cron("0 * * * *"), _ID, due_at=due_at, now=now, catch_up=catch_up, window=timedelta(0)
+    )
+    assert [(False, due_at)] == [(each.missed, each.at) for each in step.ticks]
+
+
 def test_all_of_a_long_window_start_in_order_and_none_twice() -> None:
     found = owed("all", timedelta(days=2), every_s=10, window=timedelta(days=3))
     assert [(False, 1)] * (2 * 8640) == found

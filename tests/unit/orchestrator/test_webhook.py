@@ -28,6 +28,7 @@ PRIVATE = [
     *("ff02::1", "fec0::1", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "::ffff:a9fe:a9fe", "::7f00:1"),
     *("64:ff9b::7f00:1", "64:ff9b:1::1", "2002:7f00:1::", "2001:0:0:1::1", "2001:db8::1"),
     *("100::1", "3fff::1", "2001:2::1", "fe80::1%1", "5f00::1", "2001:10::1"),
+    "2a00::1%1",
 ]
 
 
@@ -99,6 +100,19 @@ def test_an_address_that_hides_what_it_is_is_refused(url: str) -> None:
 )  # fmt: skip
 def test_a_plain_address_is_taken(url: str) -> None:
     check_url(url, loopback=False)
+
+
+@pytest.mark.parametrize(
+    ("url", "called"),
+    [
+        *(("http://localhost:80/", True), ("http://127.0.0.1/", True), ("http://[::1]/", True)),
+        *(("http://example.com/", False), ("http://8.8.8.8/", False), ("http://[2a00::1]/", False)),
+    ],
+)
+def test_only_the_own_machine_is_called_in_the_plain(url: str, *, called: bool) -> None:
+    """X27: a deployment that allows its own machine allows nobody else to read along."""
+    with nullcontext() if called else pytest.raises(Refused):
+        check_url(url, loopback=True)
 
 
 @given(st.text(max_size=60))

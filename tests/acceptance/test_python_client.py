@@ -16,10 +16,12 @@ from typing import Any, cast
 
 import pytest
 import qflow
-from qflow.client import contexts
+from buf.validate import validate_pb2
+from qflow.client import contexts, starting
 from qflow.client.blocking import BlockingRun
 from qflow.client.client import Client
 from qflow.client.files import Files
+from qflow.orchestrator.v1.execution_service_pb2 import BatchStartExecutionsRequest
 from qflow.registry.v1.workflow_service_pb2 import DeleteWorkflowRequest
 from qflow.registry.v1.workflow_service_pb2_grpc import WorkflowServiceStub
 
@@ -90,16 +92,19 @@ async def test_it_gives_what_a_local_run_gives_beyond_53_bits(client: Client) ->
 
 
 async def test_many_begin_in_one_call_and_what_is_wrong_hinders_no_other(
-    client: Client,
+    client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    taken = BatchStartExecutionsRequest.DESCRIPTOR.fields_by_name["starts"].GetOptions()
+    assert starting._STARTS_MAX == taken.Extensions[validate_pb2.field].repeated.max_items
+    monkeypatch.setattr(starting, "_STARTS_MAX", 50)  # more calls than one of fewer runs
     same = client.options(request_id=str(uuid.uuid4()), labels={"from": "many"})
-    inputs: list[dict[str, Any]] = [{"n": n} for n in range(1200)]
+    inputs: list[dict[str, Any]] = [{"n": n} for n in range(120)]
     runs = await same.start_many(bigger, inputs)
     again = await same.start_many(bigger, inputs)
     begun = [each for each in runs if isinstance(each, qflow.Run)]
-    assert 1200 == len(begun)
+    assert 120 == len(begun)
     assert [each.id for each in begun] == [getattr(each, "id", "") for each in again]
-    assert 1199 * 2**120 == await begun[-1].result()
+    assert 119 * 2**120 == await begun[-1].result()
     stored = await client.push(waits)
     first, second = await client.start_many_stored(
         stored.id, [{"n": 1}, {"n": 1}], business_keys=["many"] * 2

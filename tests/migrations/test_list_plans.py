@@ -61,7 +61,8 @@ def filled(template: Template) -> Iterator[Filled]:
             for table, first in firsts.items():
                 fill = _FILL.replace("n % 100", "n %% 100")
                 fill = fill.replace("{table}", table).replace("{columns}", _COLUMNS[table])
-                db.execute(fill.encode(), (first, _ROWS, other, owner))
+                with _indexed_after(db, table):
+                    db.execute(fill.encode(), (first, _ROWS, other, owner))
             for kind, key in (("python_node", "node_id"), ("workflow", "workflow_id")):
                 table = "python_nodes" if kind == "python_node" else "workflows"
                 tag = subject.insert(f"{kind}_tags", owner=owner, name="rare")
@@ -72,6 +73,21 @@ def filled(template: Template) -> Iterator[Filled]:
                 )
             db.execute("VACUUM ANALYZE")
         yield Filled(database, owner)
+
+
+@contextmanager
+def _indexed_after(db: psycopg.Connection, table: str) -> Iterator[None]:
+    """Make the indexes of words once there are rows: row by row that takes most of a minute."""
+    words = db.execute(
+        "SELECT indexname, indexdef FROM pg_indexes"
+        " WHERE tablename = %s AND indexdef LIKE '%% USING gin %%'",
+        (table,),
+    ).fetchall()
+    for name, _ in words:
+        db.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier(name)))
+    yield
+    for _, definition in words:
+        db.execute(definition.encode())
 
 
 @contextmanager

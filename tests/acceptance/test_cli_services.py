@@ -42,6 +42,11 @@ def loud(word: str) -> str:
     return shout(word)
 
 
+@qflow.workflow(name="cli services: asked")
+def asked() -> str:
+    return shout(qflow.signal("word", str))
+
+
 @qflow.workflow(name="cli services: two")
 def two(left: str, right: str) -> str:
     return join(shout(left), shout(right))
@@ -199,6 +204,27 @@ def test_a_fork_takes_other_inputs_and_keeps_what_is_the_same(qflow: Qflow, flow
     assert 3 == qflow("fork", run).returncode  # all of it is there
     same = json.loads(qflow("fork", run, "--from", "join", "--json").stdout)
     assert "AB" == json.loads(same["output_json"])["result"]
+
+
+def test_a_node_is_held_up_let_go_on_and_ended_by_hand(qflow: Qflow, flows: Path) -> None:
+    started = json.loads(qflow("run", f"{flows}:asked", "-d", "--json").stdout)
+    run = started["id"]
+    assert 0 == qflow("pause", run, "--node", "shout").returncode
+    assert 0 == qflow("signal", run, "word", "a").returncode
+    held = json.loads(qflow("show", run, "--json").stdout)["nodes"]
+    assert "NODE_EXECUTION_STATUS_PAUSED" in {
+        each["status"] for each in held if each["node_id"] == "shout"
+    }
+    assert 0 == qflow("resume", run, "--node", "shout").returncode
+    assert '{"result":"A"}\n' == qflow("watch", run).stdout
+    over = qflow("skip", run, "shout")
+    assert (3, True) == (over.returncode, "completed already" in over.stderr)
+    other = json.loads(qflow("run", f"{flows}:asked", "-d", "--json").stdout)["id"]
+    wrong = qflow("skip", other, "shout", "result=3")
+    assert (3, True) == (wrong.returncode, "str was expected" in wrong.stderr)
+    assert 0 == qflow("skip", other, "shout", "result=B").returncode
+    assert 0 == qflow("signal", other, "word", "a").returncode
+    assert '{"result":"B"}\n' == qflow("watch", other).stdout
 
 
 def test_what_a_map_put_aside_is_run_again(qflow: Qflow, flows: Path) -> None:

@@ -375,7 +375,7 @@ class Runs:
                 return self._once("cancelled", lingering, 60.0)
             case "pause" | "resume":
                 return self._once("paused", lingering, 60.0)
-            case "signal" | "approve":
+            case "skip" | "signal" | "approve":
                 return self._once("waiting", waiting)
             case "rerun" | "fork":
                 return ordered(self.place)

@@ -314,6 +314,12 @@ def test_the_blocking_client_starts_as_it_is_told(suite: Suite) -> None:
         assert 0 == client.start(bigger, 1).wait(timeout_s=60).priority  # open, and as it was
 
 
+def test_a_blocking_client_may_attach_before_anything_else(suite: Suite) -> None:
+    with qflow.connect_blocking(home=str(suite.home.root)) as client:
+        with pytest.raises(qflow.NotFoundError):
+            client.attach(str(uuid.uuid4())).wait(timeout_s=60)
+
+
 def test_what_no_call_takes_is_refused_in_a_sentence(suite: Suite) -> None:
     with qflow.connect_blocking(home=str(suite.home.root)) as client:
         with pytest.raises(qflow.AuthoringError, match="add is no workflow: call it in"):

@@ -76,6 +76,7 @@ for command, does in (
     ("cancel", runs.cancel),
     ("pause", runs.pause),
     ("resume", runs.resume),
+    ("skip", runs.skip),
     ("retry", again.retry),
     ("rerun", again.rerun),
     ("fork", again.fork),

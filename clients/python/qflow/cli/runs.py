@@ -236,17 +236,41 @@ def cancel(
 
 
 def pause(
-    run_id: RunId, context: ContextName = "", home: Home = "", as_json: AsJson = False
+    run_id: RunId,
+    node: Annotated[str, typer.Option(help="Only this one, which has not begun.")] = "",
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
 ) -> None:
     """Let nothing new begin until the run is resumed."""
-    _steer(run_id, lambda one: one.pause(), context=context, home=home, as_json=as_json)
+    _steer(run_id, lambda one: one.pause(node), context=context, home=home, as_json=as_json)
 
 
 def resume(
-    run_id: RunId, context: ContextName = "", home: Home = "", as_json: AsJson = False
+    run_id: RunId,
+    node: Annotated[str, typer.Option(help="Only this one, which was paused by itself.")] = "",
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
 ) -> None:
     """Go on after a pause."""
-    _steer(run_id, lambda one: one.resume(), context=context, home=home, as_json=as_json)
+    _steer(run_id, lambda one: one.resume(node), context=context, home=home, as_json=as_json)
+
+
+def skip(
+    run_id: RunId,
+    node: Annotated[str, typer.Argument(help="Its name in the graph.", metavar="NODE")],
+    given: Annotated[
+        list[str] | None,
+        typer.Argument(help="What it gives: all its outputs, NAME=VALUE.", metavar="[NAME=VALUE]…"),
+    ] = None,
+    context: ContextName = "",
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """End a node that does not run: skipped, or completed with what it would have given."""
+    outputs = inputs_of(given, "") if given else None
+    _steer(run_id, lambda one: one.skip(node, outputs), context=context, home=home, as_json=as_json)
 
 
 def signal(

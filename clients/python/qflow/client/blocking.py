@@ -194,7 +194,7 @@ class BlockingClient:
 
     def attach(self, execution_id: str) -> BlockingRun[dict[str, Any]]:
         """Give a run that was started before."""
-        return BlockingRun(self._loop, self.client.attach(execution_id))
+        return BlockingRun(self._loop, self._loop.wait(_attached(self.client, execution_id)))
 
     def nodes(self, filter: str = "") -> Iterator[node_pb2.Node]:
         """Give the nodes that a filter finds."""
@@ -214,6 +214,11 @@ def connect_blocking(
 ) -> BlockingClient:
     """Open a client whose calls wait for their answers: see `connect`."""
     return BlockingClient(context, name=name, home=home)
+
+
+async def _attached(client: Client, execution_id: str) -> Run[dict[str, Any]]:
+    # Within the loop, as below: it may be the first that calls the orchestrator.
+    return client.attach(execution_id)
 
 
 async def _opened(context: Context | None, name: str, home: str) -> Client:

@@ -188,15 +188,35 @@ class Run(Generic[R]):
         execution: execution_pb2.Execution = answer.execution
         return execution
 
-    async def pause(self) -> None:
-        """Let nothing new begin until it is resumed."""
-        request = control_service_pb2.PauseExecutionRequest(execution_id=self.id)
-        await self._call(self._control.PauseExecution, request)
+    async def pause(self, place: str = "") -> None:
+        """Let nothing new begin until it is resumed, or only this place."""
+        if place:
+            request = control_service_pb2.PauseNodeRequest(execution_id=self.id, node=place)
+            await self._call(self._control.PauseNode, request)
+            return
+        whole = control_service_pb2.PauseExecutionRequest(execution_id=self.id)
+        await self._call(self._control.PauseExecution, whole)
 
-    async def resume(self) -> None:
-        """Go on after a pause."""
-        request = control_service_pb2.ResumeExecutionRequest(execution_id=self.id)
-        await self._call(self._control.ResumeExecution, request)
+    async def resume(self, place: str = "") -> None:
+        """Go on after a pause of the run, or of this place."""
+        if place:
+            request = control_service_pb2.ResumeNodeRequest(execution_id=self.id, node=place)
+            await self._call(self._control.ResumeNode, request)
+            return
+        whole = control_service_pb2.ResumeExecutionRequest(execution_id=self.id)
+        await self._call(self._control.ResumeExecution, whole)
+
+    async def skip(self, place: str, outputs: Mapping[str, Any] | None = None) -> None:
+        """End a place that does not run: as completed with these outputs, without them as skipped.
+
+        Outputs are plain values by their names; whether they fit is for the service to say.
+        """
+        request = control_service_pb2.SkipNodeRequest(
+            execution_id=self.id,
+            node=place,
+            output_json="" if outputs is None else values.dump(dict(outputs)),
+        )
+        await self._call(self._control.SkipNode, request)
 
     async def retry(self) -> Run[R]:
         """Run everything again, as a new run with the same input.

@@ -101,13 +101,13 @@ async def test_a_caller_whose_word_goes_wrong_is_told_and_the_run_stands_as_befo
                 code = grpc.StatusCode.UNAVAILABLE
                 while code is grpc.StatusCode.UNAVAILABLE:  # while it is read again
                     with pytest.raises(grpc.aio.AioRpcError) as told:
-                        await stub.SendSignal(word)
+                        await stub.SendSignal(word, timeout=40)
                     code = told.value.code()
                 assert grpc.StatusCode.INTERNAL == code
         node = ""
         while not node:
             try:
-                node = (await stub.SendSignal(word)).node_id
+                node = (await stub.SendSignal(word, timeout=40)).node_id
             except grpc.aio.AioRpcError as error:
                 assert grpc.StatusCode.UNAVAILABLE == error.code()  # noqa: PT017
         assert _COMPLETED == (await end(orchestra, execution_id)).status

@@ -53,19 +53,21 @@ async def test_runs_go_on_when_the_journal_loses_its_connection(
 
 
 async def test_memory_is_made_anew_where_the_journals_connection_broke_while_nothing_was_written(
-    orchestra: Orchestra,
+    orchestra: Orchestra, diamond: str
 ) -> None:
     """F11: the next one may lead to a server that was promoted, and knows of less."""
     epoch = "SELECT epoch FROM engine_members"
-    async with orchestra.running():
+    async with orchestra.running(), asyncio.timeout(20):
+        await orchestra.stub.StartExecution(
+            pb.StartExecutionRequest(workflow_id=diamond, input_json='{"x":1}')
+        )
         before = orchestra.rows(epoch)
         orchestra.rows(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name = 'qflow-journal' AND datname = current_database()"
         )
-        async with asyncio.timeout(10):
-            while before == orchestra.rows(epoch):  # noqa: ASYNC110  # the database knows when
-                await asyncio.sleep(0.01)
+        while before == orchestra.rows(epoch):  # noqa: ASYNC110  # the database knows when
+            await asyncio.sleep(0.01)
 
 
 async def test_a_fenced_member_writes_nothing_more(

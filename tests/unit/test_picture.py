@@ -52,6 +52,19 @@ def test_what_is_too_wide_is_put_into_words() -> None:
     assert "a_rather_long_name_5" == drawn[-1]
 
 
+def test_how_a_node_runs_stands_beside_it_where_there_is_room() -> None:
+    labels = {"b": "b [each]"}
+    assert ["a ─┐", "   └─► b [each] ─┐", "                 └─► c"] == draw(
+        "abc", [("a", "b"), ("b", "c")], labels
+    )
+    chain = [f"node_{at}" for at in range(7)]
+    wide = {node: f"{node} [each, finally]" for node in chain}
+    assert draw(chain, pairwise(chain)) == draw(chain, pairwise(chain), wide)
+    longer = [f"a_rather_long_name_{at}" for at in range(6)]
+    told = draw(longer, pairwise(longer), {longer[1]: f"{longer[1]} [loop]"})
+    assert "a_rather_long_name_1 [loop] > a_rather_long_name_2" == told[1]
+
+
 def test_a_draft_is_drawn_with_what_its_edges_name() -> None:
     assert ["a ─┐", "   └─► b"] == draw(["a"], [("a", "b")])
     assert ["b ─┐", "   └─► a"] == draw(["a"], [("b", "a")])

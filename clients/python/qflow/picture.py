@@ -10,6 +10,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 COLUMNS_MAX: Final = 78  # and an indent of two
@@ -24,24 +25,39 @@ class _Rail:
     goes_on: bool  # its one source has more to reach in later layers
 
 
-def draw(nodes: Sequence[str], edges: Iterable[tuple[str, str]]) -> list[str]:
+def draw(
+    nodes: Sequence[str],
+    edges: Iterable[tuple[str, str]],
+    labels: Mapping[str, str] = MappingProxyType({}),
+) -> list[str]:
     """Give the lines of the picture; where it would be too wide, a line of words for each node.
 
-    A draft may be wrong still: nodes that edges alone know are drawn too, and a graph that goes
-    round in a circle, which has no left and no right, is put into words.
+    A node that has a label is drawn under it, where there is room. A draft may be wrong still:
+    nodes that edges alone know are drawn too, and a graph that goes round in a circle, which has no
+    left and no right, is put into words.
     """
     after: dict[str, list[str]] = {node: [] for node in nodes}
     for start, end in edges:
         after.setdefault(end, [])
         if end not in after.setdefault(start, []):
             after[start].append(end)
-    rows = _rows(after)
+    labelled = _named(after, labels)
+    rows = _rows(labelled)
     if len(rows) < len(after):
-        return [line for node in after for line in _in_words(node, after[node])]
-    picture = _Picture(after, rows, _layers(after, rows)).lines()
-    if max(map(len, picture), default=0) <= COLUMNS_MAX:
-        return picture
-    return [line for node in rows for line in _in_words(node, after[node])]
+        return [line for node in labelled for line in _in_words(node, labelled[node])]
+    for named in (labelled, after):
+        picture = _Picture(named, _rows(named), _layers(named, _rows(named))).lines()
+        if max(map(len, picture), default=0) <= COLUMNS_MAX:
+            return picture
+    return [line for node in rows for line in _in_words(node, labelled[node])]
+
+
+def _named(after: Mapping[str, Sequence[str]], labels: Mapping[str, str]) -> dict[str, list[str]]:
+    """Give the graph with labels in place of the nodes that have one."""
+    return {
+        labels.get(node, node): [labels.get(end, end) for end in ends]
+        for node, ends in after.items()
+    }
 
 
 def _rows(after: Mapping[str, Sequence[str]]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import qflow
+from qflow.cli.show import graph_of
 from qflow.client.definition import definition
 from qflow.isolation.v1 import isolation_pb2
 from qflow.registry.v1 import workflow_pb2
@@ -22,6 +23,11 @@ _MINUTE = timedelta(minutes=1)
 @qflow.node
 def echo(n: int) -> int:
     return n
+
+
+@qflow.node
+def total(ns: list[int]) -> int:
+    return sum(ns)
 
 
 def _stored(**options: Any) -> workflow_pb2.WorkflowNode:
@@ -108,3 +114,32 @@ def _names(message: Any) -> set[str]:
 
 def _said(message: Any) -> set[str]:
     return {field.name for field, _ in message.ListFields()}
+
+
+@qflow.workflow
+def inner(n: int) -> int:
+    return echo(n)
+
+
+@qflow.workflow
+def pictured(ns: list[int]) -> int:
+    each = total(echo.map(ns))
+    again = echo.repeat(while_="result > 1", max_turns=2, carry={"n": "result"}).options(id="again")
+    size = qflow.choice({"large": "n > 1"}, n=again(each))
+    echo.options(id="undo").undoes(each)(each)
+    with size.branch("large"), qflow.after(qflow.sleep(1), qflow.approval("boss")):
+        last = inner(qflow.signal("word", int))
+    with qflow.finally_():
+        echo.options(id="clean")(each)
+    return last
+
+
+def test_a_picture_says_how_a_place_runs_written_here_or_stored() -> None:
+    stored = definition(pictured, lambda _: ("00000000-0000-4000-8000-000000000001", 1))
+    _, _, labels = graph_of(stored)
+    assert labels == pictured.graph.picture()[2]
+    assert [
+        *("echo [each]", "total", "again [loop]", "choice", "undo [undoes total]"),
+        *("sleep", "boss [approval]", "word [signal]", "inner [workflow]"),
+        "clean [finally]",
+    ] == [*labels.values()]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, TypedDict, TypeVar, cast
+from typing import Any, ClassVar, Final, TypedDict, TypeVar, cast
 
 from qflow.authoring.annotations import type_of
 from qflow.authoring.graph import Edge, Options, Place, needed, under
@@ -22,6 +22,8 @@ _APPROVAL: Final = ("approved", "comment", "approver", "reply")
 class ChoiceSpec:
     """Branches by name, each with its CEL condition; `default` where none holds."""
 
+    KIND: ClassVar = "choice"
+
     branches: Mapping[str, str]
     default: str
 
@@ -30,10 +32,14 @@ class ChoiceSpec:
 class SleepSpec:
     """A wait of `seconds`, or `until` a moment: whichever is fed."""
 
+    KIND: ClassVar = "sleep"
+
 
 @dataclass(frozen=True, slots=True)
 class SignalSpec:
     """A value that is sent to the run under a name."""
+
+    KIND: ClassVar = "signal"
 
     name: str
     type: Type
@@ -45,6 +51,8 @@ class SignalSpec:
 @dataclass(frozen=True, slots=True)
 class ApprovalSpec:
     """A person's yes or no."""
+
+    KIND: ClassVar = "approval"
 
     name: str
     timeout: timedelta | None

@@ -17,6 +17,8 @@ from qflow.types import Type
 Isolation: TypeAlias = Literal["warm", "fork", "fresh", "container"]
 Network: TypeAlias = Literal["none", "egress", "host"]
 Tier: TypeAlias = Literal["T0", "T1", "T2", "T3", "T4"]
+# Ids of places, which of them leads to which, and how each is called in a picture.
+Picture: TypeAlias = tuple[list[str], list[tuple[str, str]], dict[str, str]]
 EdgeKind: TypeAlias = Literal["order", "branch", "failure"]
 
 
@@ -138,6 +140,20 @@ class Input:
     default: Any = None
 
 
+def label(place_id: str, kind: str, *, each: bool, loop: bool, last: bool, undoes: str) -> str:
+    """Give the id of a place with how it runs: `price [each]`, `refund [undoes pay]`."""
+    shown_kind = "" if place_id.startswith(kind) else kind
+    marks = [
+        shown_kind,
+        "each" * each,
+        "loop" * loop,
+        "finally" * last,
+        undoes and f"undoes {undoes}",
+    ]
+    shown = ", ".join(filter(None, marks))
+    return f"{place_id} [{shown}]" if shown else place_id
+
+
 @dataclass(slots=True)
 class Graph:
     """All of a workflow: its places in the order in which they were named."""
@@ -149,8 +165,8 @@ class Graph:
     edges: tuple[Edge, ...] = ()
     in_finally: bool = False
 
-    def picture(self) -> tuple[list[str], list[tuple[str, str]]]:
-        """Give what is drawn of it: the ids of its places, and which of them leads to which."""
+    def picture(self) -> Picture:
+        """Give what is drawn of it."""
         fed = [
             (source.place.id, place.id)
             for place in self.places
@@ -158,7 +174,18 @@ class Graph:
             if source.place is not None
         ]
         led = [(edge.source.id, place.id) for place in self.places for edge in place.edges]
-        return [place.id for place in self.places], fed + led
+        labels = {
+            place.id: label(
+                place.id,
+                getattr(place.runs, "KIND", ""),
+                each=place.each is not None,
+                loop=place.repeat is not None,
+                last=place.finally_,
+                undoes=place.compensates.id if place.compensates is not None else "",
+            )
+            for place in self.places
+        }
+        return [*labels], fed + led, labels
 
     def add(
         self,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, cast, overload
 
 from qflow.authoring.annotations import type_of
 from qflow.authoring.graph import Graph, Input, Options, building, current
@@ -33,6 +33,8 @@ class Workflow(Generic[P, R]):
     Called within another workflow it is a place of it, a sub-workflow. `run_local` runs it here
     without any server; `client.run(workflow, ...)` on a Qflow.
     """
+
+    KIND: ClassVar = "workflow"
 
     def __init__(
         self,

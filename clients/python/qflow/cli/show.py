@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Sequence
-from types import TracebackType
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from rich.console import Console, Group, RenderableType
@@ -22,6 +22,7 @@ from qflow.cli.tables import table
 from qflow.picture import draw
 
 if TYPE_CHECKING:
+    from qflow.authoring.graph import Picture
     from qflow.orchestrator.v1 import execution_pb2
     from qflow.registry.v1 import workflow_pb2
 
@@ -42,7 +43,8 @@ _BAR_CHARS_MIN: Final = 4
 _BAR_CHARS_MAX: Final = 30
 _ROWS_MAX: Final = 200
 _ASIDE_MAX: Final = 5
-_PLACE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")  # an id of a place in a graph
+# An id of a place in a graph, or how that runs.
+_PLACE: Final = re.compile(r"\[[^]]*\]|[A-Za-z_][A-Za-z0-9_-]*")
 
 
 def node_status(node: execution_pb2.NodeExecution) -> str:
@@ -89,10 +91,25 @@ def duration(span_ms: int) -> str:
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} h"
 
 
-def picture(definition: workflow_pb2.WorkflowDefinition) -> list[str]:
-    """Draw a graph, in as many lines as it takes."""
+def graph_of(definition: workflow_pb2.WorkflowDefinition) -> Picture:
+    """Give what is drawn of a graph."""
     edges = [(edge.source_node, edge.target_node) for edge in definition.connections]
-    return draw([node.id for node in definition.nodes], [edge for edge in edges if edge[0]])
+    labels = {node.id: _label(node) for node in definition.nodes}
+    return [*labels], [edge for edge in edges if edge[0]], labels
+
+
+def _label(node: workflow_pb2.WorkflowNode) -> str:
+    from qflow.authoring.graph import label
+    from qflow.registry.v1 import workflow_pb2
+
+    return label(
+        node.id,
+        (node.WhichOneof("construct") or "").removeprefix("sub_"),
+        each=node.HasField("for_each"),
+        loop=node.HasField("repeat"),
+        last=node.phase == workflow_pb2.NODE_PHASE_FINALLY,
+        undoes=node.compensates,
+    )
 
 
 def live(authored: Any = None) -> LiveRun:
@@ -160,9 +177,14 @@ class LiveRun:
         if self._live is not None:
             self._live.refresh()
 
-    def draw_graph(self, nodes: Sequence[str], edges: Iterable[tuple[str, str]]) -> None:
+    def draw_graph(
+        self,
+        nodes: Sequence[str],
+        edges: Iterable[tuple[str, str]],
+        labels: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Show the graph above the timeline from now on, where the window has room for both."""
-        self._picture = draw(nodes, [edge for edge in edges if edge[0]])
+        self._picture = draw(nodes, edges, labels)
         if self._live is not None and self._live.is_started:
             self._live.refresh()
 

@@ -184,25 +184,21 @@ def graph(
     as_json: AsJson = False,
 ) -> None:
     """Draw a workflow's graph, of one that is stored or of a file."""
+    from qflow.cli.show import graph_of
     from qflow.picture import draw
 
     if workflow.partition(":")[0].endswith(".py"):
         from qflow.cli.common import one_found
 
-        places, edges = one_found(workflow, "workflow").graph.picture()
+        places, edges, labels = one_found(workflow, "workflow").graph.picture()
     else:
         stored = with_client(lambda c: stored_workflow(c, workflow), context=context, home=home)
-        places = [place.id for place in stored.definition.nodes]
-        edges = [
-            (edge.source_node, edge.target_node)
-            for edge in stored.definition.connections
-            if edge.source_node
-        ]
+        places, edges, labels = graph_of(stored.definition)
     if as_json:
         told = [{"source_node": start, "target_node": end} for start, end in dict.fromkeys(edges)]
         print_json({"nodes": places, "edges": told})
         return
-    for line in draw(places, edges):
+    for line in draw(places, edges, labels):
         typer.echo(line)
 
 
@@ -255,12 +251,13 @@ def _say_node(out: Any, stored: Any, code: str, *, file: str = "") -> None:
 
 def _say_workflow(stored: Any) -> None:
     from qflow.cli import show
+    from qflow.picture import draw
     from qflow.registry.v1 import workflow_pb2
 
     out = console()
     state = "active" if stored.active else "draft"
     out.print(f"{stored.name} version {stored.version}, {state}  {stored.id}", markup=False)
-    for line in show.picture(stored.definition):
+    for line in draw(*show.graph_of(stored.definition)):
         out.print(f"  {line}", markup=False)
     for edge in stored.definition.connections:
         if edge.conversion:

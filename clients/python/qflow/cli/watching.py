@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from qflow.cli.common import as_plain, console, print_json
-from qflow.cli.show import LiveRun, failure
+from qflow.cli.show import LiveRun, failure, graph_of
 from qflow.exceptions import QflowError
 from qflow.orchestrator.v1 import execution_pb2
 
@@ -86,10 +86,7 @@ async def _drawn(client: Client, view: LiveRun, execution: execution_pb2.Executi
     """Show the graph of a run; one that may not be read is done without."""
     with suppress(QflowError):
         stored = await client.workflow(execution.workflow_id, version=execution.workflow_version)
-        view.draw_graph(
-            [each.id for each in stored.definition.nodes],
-            [(edge.source_node, edge.target_node) for edge in stored.definition.connections],
-        )
+        view.draw_graph(*graph_of(stored.definition))
 
 
 async def asked(started: Run[Any]) -> int:

@@ -15,6 +15,16 @@ from qflow.orchestrator.v1 import execution_pb2, execution_service_pb2, quota_pb
 _STARTS_MAX: Final = 1000
 _BYTES_MAX: Final = 3 * 1024 * 1024
 _FRAME_BYTES: Final = 8
+_NONE: Final = type(None)
+_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
+    "request_id": (str,),
+    "business_key": (str,),
+    "labels": (Mapping,),
+    "priority": (int,),
+    "timeout": (timedelta, _NONE),
+    "start_time": (datetime, _NONE),
+    "budget": (Mapping,),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +43,16 @@ class StartOptions:
     ignore_cache: bool = False
     on_conflict: Literal["fail", "use_existing", "cancel_existing"] = "fail"
     budget: Mapping[str, int] = field(default_factory=dict)  # by resource, as `BUDGETED` names them
+
+    def __post_init__(self) -> None:
+        """Refuse a value of another kind here, where it is written."""
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise AuthoringError(f"options({name}=…) takes {kind[0].__name__}, not {value!r}")
+        for key, value in self.labels.items():
+            if not (isinstance(key, str) and isinstance(value, str)):
+                raise AuthoringError(f"the label {key!r} is {value!r}: keys and values are texts")
 
 
 BUDGETED: Final = tuple(quota_pb2.ResourceAmounts.DESCRIPTOR.fields_by_name)

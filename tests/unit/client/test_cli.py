@@ -110,6 +110,14 @@ def test_a_peer_that_is_gone_is_noticed_and_servers_are_not_pinged_too_often() -
     assert 0 == kept["grpc.http2.max_pings_without_data"]
 
 
+def test_the_value_of_a_signal_may_be_negative(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is taken, and then nobody is there to be told."""
+    assert main(["signal", "00000000-0000-4000-8000-000000000001", "paid", "-5"]) != 0
+    told = capsys.readouterr().err
+    assert "-5" not in told
+    assert "option" not in told.lower()
+
+
 def test_every_command_speaks_json() -> None:
     """All but `up`, which stays until it is stopped."""
 

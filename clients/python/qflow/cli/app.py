@@ -86,7 +86,8 @@ for command, does in (
     ("plan", looking.plan),
     ("diff", looking.diff),
 ):
-    app.command(command)(does)
+    # The value of a signal may begin as an option does: -5.
+    app.command(command, context_settings={"ignore_unknown_options": command == "signal"})(does)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -35,7 +35,7 @@ from bench.scale import fan, large_map, load
 from bench.security import refusals, secure_cost
 from bench.simulated import simulation
 from bench.standing import idle_schedules, million_finished, waiting_memory
-from bench.takeover import takeover
+from bench.takeover import standby, takeover
 from bench.unary import unary
 from bench.values import file_gigabyte, numpy_edge
 from bench.watchers import first_picture, watchers
@@ -234,6 +234,7 @@ BENCHES: Final[Mapping[str, Bench]] = {
     "million_finished": million_finished,
     "waiting_memory": waiting_memory,
     "takeover": takeover,
+    "standby": standby,
     "demo": demo,
     "list_nodes": list_nodes,
     "search_nodes": search_nodes,

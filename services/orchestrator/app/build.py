@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -17,7 +18,8 @@ from services.kit.home_lock import lock_home
 from services.kit.lane import Lanes
 from services.kit.pg import open_pool
 from services.kit.rpc.identity import Authenticator
-from services.kit.run import App
+from services.kit.rpc.validate import compile_ahead
+from services.kit.run import App, settle_garbage
 from services.orchestrator.app.journal_connection import connect_journal
 from services.orchestrator.app.parts import Base, Posting, Runs
 from services.orchestrator.app.serving import app_of
@@ -96,8 +98,15 @@ async def _lock_home(settings: Settings) -> int:
         "QFLOW_HOME, or have it stand by with QFLOW_ORCHESTRATOR_STANDBY=1",
         wait_s=None if standby else _LOCK_WAIT_S,
         poll_s=_LOCK_POLL_S,
-        on_wait=lambda: log.info("standing_by" if standby else "home_awaited", home=str(home)),
+        on_wait=partial(_wait, home, standby=standby),
     )
+
+
+def _wait(home: Path, *, standby: bool) -> None:
+    if standby:  # what takes a while is done by the time that its turn comes
+        compile_ahead("qflow.orchestrator.v1")
+        settle_garbage()
+    log.info("standing_by" if standby else "home_awaited", home=str(home))
 
 
 @asynccontextmanager

@@ -56,7 +56,7 @@ class BoundServer:
         left_s = max(0.0, ends_at - time.monotonic())
         stopping = asyncio.ensure_future(self.server.stop(left_s))
         self._handlers.streams.end()
-        await asyncio.wait({stopping}, timeout=max(0.0, left_s - _TELL_S))
+        await asyncio.wait({stopping}, timeout=max(left_s - _TELL_S, left_s / 2))
         # gRPC would say of what is open at the end that its callers cancelled.
         self._handlers.end()
         await stopping

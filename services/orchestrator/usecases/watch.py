@@ -202,19 +202,17 @@ class _View:
         return made
 
     async def _followed(self, change: Change) -> Step | None:
-        if change.complete:
-            nodes = [_node(self._plan, each) for each in change.views]
-            latest = {node.node_id: node for node in nodes if node.revision > self.revision}
-            seen = max(self.revision, change.revision)
-        else:
-            latest = {row.node_id: row for row in await self._rows(self.revision)}
-            seen = max([self.revision, *(row.revision for row in latest.values())])
         if change.row or not change.complete:
             self.execution = await self._as_it_stands(change)
-            seen = max(seen, self.execution.revision)
-            if self.execution.final and change.complete and not change.final:
-                # It ended meanwhile: nothing comes after this, and what is at hand is older.
-                latest = {row.node_id: row for row in await self._rows(self.revision)}
+        if change.complete and (change.final or not self.execution.final):
+            nodes = [_node(self._plan, each) for each in change.views]
+            latest = {node.node_id: node for node in nodes if node.revision > self.revision}
+        else:
+            # Read behind the run's own row: where that is final nothing comes after this, and all
+            # that there is has to be told.
+            latest = {row.node_id: row for row in await self._rows(self.revision)}
+        told = (change.revision if change.complete else 0, self.execution.revision)
+        seen = max([self.revision, *told, *(row.revision for row in latest.values())])
         self._note(latest.values())
         moved = seen > self.revision or bool(latest)
         before, self.revision = self.revision, seen

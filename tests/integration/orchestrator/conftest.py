@@ -29,6 +29,9 @@ from tests.support.invariants import OF_RUNS, broken
 if TYPE_CHECKING:
     from qflow.orchestrator.v1.execution_service_pb2_grpc import ExecutionServiceAsyncStub
 
+# Of a stop: those who wait have been told by then, and may still have to look at their run.
+_GRACE_S = 1.0
+
 
 @dataclass(slots=True)
 class Orchestra:
@@ -92,7 +95,7 @@ class Orchestra:
                     await channel.close()
                 self._channels.clear()
                 for server in servers:
-                    await server.stop(0.2)
+                    await server.stop(_GRACE_S)
                 await asyncio.gather(*loops)
 
     def channel(self, token: str) -> grpc.aio.Channel:

@@ -56,6 +56,34 @@ async def test_a_run_that_ended_between_two_changes_is_told_with_all_its_nodes(
     assert [NodeStatus.CANCELLED] == [node.status for node in step.nodes]
 
 
+async def test_a_run_that_ends_as_it_is_read_is_told_with_all_its_nodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a change that does not say all, nodes are read behind the row: that may be the last."""
+    plan = plan_of([], 1)
+    ended: list[Execution] = []
+
+    class Reader:
+        async def get(self, *_: object, **__: object) -> tuple[Execution, Any]:
+            over = running()._replace(status=RunStatus.COMPLETED, revision=5, completed_at=AT)
+            ended.append(over)
+            return ended[0], plan
+
+    watcher = Watcher(cast("Any", Reader()), cast("Any", None), cast("Any", None))
+    view = _View(CALLER, watcher, running(), plan)
+
+    async def rows(_after_revision: int) -> list[NodeExecution]:
+        status = NodeStatus.COMPLETED if ended else NodeStatus.RUNNING
+        return [NodeExecution(node_id="n0", status=status, revision=5 if ended else 3)]
+
+    monkeypatch.setattr(view, "_rows", rows)
+    step = await view.follow(Change(3, [], complete=False, final=False))
+    assert step is not None
+    assert step.execution is not None
+    assert (RunStatus.COMPLETED, 5) == (step.execution.status, step.revision)
+    assert [NodeStatus.COMPLETED] == [node.status for node in step.nodes]
+
+
 def running(*, revision: int = 2) -> Execution:
     return Execution(
         id=RUN, workflow_id=RUN, workflow_version=1, pins_id=RUN, status=RunStatus.RUNNING,

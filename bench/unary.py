@@ -81,7 +81,7 @@ class _Answering(workflow_service_pb2_grpc.WorkflowServiceServicer):
     async def GetWorkflow(  # noqa: N802  # as the contract spells it
         self,
         request: pb.GetWorkflowRequest,  # noqa: ARG002  # asks nothing
-        context: Any,  # noqa: ARG002
+        context: Any,  # noqa: ARG002  # nor of the call
     ) -> pb.GetWorkflowResponse:
         return _ANSWER
 

@@ -113,9 +113,9 @@ def outer(
             if call.task in timed or call.task.uncancel() > 0:
                 code = errors.code_of(error)
                 raise
-            failure: Exception = deadline.draining()
-            if not deadlines.over:
-                failure = deadline.exceeded(limit_s)
+            failure: Exception = (
+                deadline.draining() if deadlines.over else deadline.exceeded(limit_s)
+            )
             code = errors.code_of(failure)
         except grpc.aio.AbortError:
             raise

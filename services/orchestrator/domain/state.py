@@ -112,9 +112,8 @@ class Run:
     active: list[int] = field(default_factory=list)  # sources whose end counts
     # A source failed and that does not count, or took another branch than the one it stands on.
     broken: list[bool] = field(default_factory=list)
-    called: set[int] = field(
-        default_factory=set
-    )  # places that rescue: what they stand behind failed
+    # Places that rescue of which a failure came that they stand behind.
+    called: set[int] = field(default_factory=set)
     keep: list[int] = field(default_factory=list)  # readers of the output that are not done
     outputs: dict[int, NodeOutput] = field(default_factory=dict)
     # Slots by the word they wait for: a signal and an approval may have the same name.

@@ -163,14 +163,15 @@ def _check_cron(cron: Cron, *, field: str) -> None:
     if cron.time_zone not in _zones():
         fault = f"there is no time zone {cron.time_zone[:64]!r}; take an IANA name: Europe/Berlin"
         raise invalid(f"{field}.time_zone", "TIME_ZONE_UNKNOWN", fault)
-    if len(cron.expression.split()) != _FIELDS:
+    fields = cron.expression.split()
+    if len(fields) != _FIELDS:
         fault = "must have five fields: minute, hour, day of month, month, day of week"
         raise invalid(f"{field}.expression", "CRON_INVALID", fault)
     fault = _unreadable(cron.expression)
     if not fault:
         return
     named = fault.removeprefix("Bad ")
-    minute, hour, day, _, weekday = cron.expression.split()
+    minute, hour, day, _, weekday = fields
     if named == "day-of-month" and not _unreadable(f"{minute} {hour} {day} * {weekday}"):
         fault = "none of its months has such a day"
     elif named in _ALLOWED:

@@ -69,7 +69,7 @@ async def test_starts_beyond_what_the_journal_takes_are_told_when_to_come_again(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 async def test_a_thousand_readers_at_once_get_through_after_the_database_cut_all(
     orchestra: Orchestra, diamond: str
 ) -> None:
@@ -95,12 +95,17 @@ async def test_a_thousand_readers_at_once_get_through_after_the_database_cut_all
                         return max(longest_s, time.monotonic() - begun)
                     longest_s = max(longest_s, time.monotonic() - begun)
 
+            async def longest() -> float:
+                return max(await asyncio.gather(*(read() for _ in range(_READERS))))
+
+            # A thousand callers in one process take their time; what is more is the connections'.
+            undisturbed_s = await longest()
             orchestra.rows(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE application_name LIKE 'qflow-%%' AND datname = current_database()"
             )
-            longest_s = max(await asyncio.gather(*(read() for _ in range(_READERS))))
+            cut_s = await longest()
             assert (
                 COMPLETED == (await ended(orchestra, (await start(orchestra, diamond)).id)).status
             )
-    assert longest_s < 5.0
+    assert cut_s < 5.0 + undisturbed_s

@@ -16,7 +16,7 @@ from services.kit.rpc.pages import Pages
 from services.kit.rpc.request_key import answered, request_key
 from services.orchestrator.rpc.schedule_codec import moment_from
 from services.orchestrator.storage.triggers import Trigger
-from services.orchestrator.usecases import triggers
+from services.orchestrator.usecases import trigger_calls, triggers
 from services.orchestrator.usecases.start import Starter
 from services.orchestrator.usecases.triggers import Given
 
@@ -35,7 +35,7 @@ class TriggerServicer(pb_grpc.TriggerServiceServicer):
     ) -> pb.CreateTriggerResponse:
         """See the contract."""
         answer = await triggers.create(
-            self._pool,
+            self._starter,
             current_caller(),
             codec.uuid_from(request.workflow_id, field="workflow_id"),
             _given(request),
@@ -77,7 +77,7 @@ class TriggerServicer(pb_grpc.TriggerServiceServicer):
     ) -> pb.UpdateTriggerResponse:
         """See the contract."""
         answer = await triggers.update(
-            self._pool,
+            self._starter,
             current_caller(),
             _id(request),
             _given(request, paused=request.paused),
@@ -121,7 +121,7 @@ class TriggerServicer(pb_grpc.TriggerServiceServicer):
         self, request: pb.FireTriggerRequest, context: Context
     ) -> pb.FireTriggerResponse:
         """See the contract."""
-        execution_id = await triggers.fire(
+        execution_id = await trigger_calls.fire(
             self._starter,
             _id(request),
             secret=request.secret,

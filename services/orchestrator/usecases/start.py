@@ -159,6 +159,22 @@ class Starter:
             version = await self._aliased(caller, workflow_id, alias)
         await self._fitting(caller, workflow_id, version, input_json)
 
+    async def check_some(
+        self,
+        caller: Caller,
+        workflow_id: UUID,
+        version: int,
+        input_json: str,
+        *,
+        alias: str,
+        payload_input: str,
+    ) -> None:
+        """Raise what every start with some of its inputs would be refused with now."""
+        if alias:
+            version = await self._aliased(caller, workflow_id, alias)
+        known = await self._plan(caller, workflow_id, version)
+        inputs.check_some(known.plan, input_json, payload_input=payload_input)
+
     async def known(self, caller: Caller, workflow_id: UUID, version: int, alias: str) -> Known:
         """Give the plan of a start, where there is a runner for it."""
         if alias:

@@ -1,11 +1,9 @@
-"""Triggers: made and changed by callers, fired by whoever shows a secret."""
+"""Triggers as callers make and change them."""
 
 from __future__ import annotations
 
-import asyncio
-import hmac
-import json
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -15,30 +13,20 @@ import structlog
 
 from services.kit.caller import Caller
 from services.kit.errors import (
-    AlreadyExists,
-    Conflict,
     FailedPrecondition,
-    InvalidArgument,
     NotFound,
-    PermissionDenied,
-    QflowError,
     ResourceExhausted,
-    Unauthenticated,
-    Unavailable,
     invalid,
     no_version,
 )
-from services.kit.idempotency import Replayed, RequestKey, do_once
+from services.kit.idempotency import Replayed, RequestKey, do_once, replay
 from services.kit.ids import new_token, token_sha256, uuid7
-from services.kit.pg import Db, Pool, as_caller, transaction
+from services.kit.pg import Db, Pool, as_caller
 from services.kit.updates import check_etag, check_mask
 from services.orchestrator.domain import firing
-from services.orchestrator.storage import definitions, trigger_calls, triggers
+from services.orchestrator.storage import definitions, triggers
 from services.orchestrator.storage.definitions import WorkflowHead
-from services.orchestrator.storage.recovery import split_object
-from services.orchestrator.storage.trigger_calls import Armed
 from services.orchestrator.storage.triggers import Trigger
-from services.orchestrator.usecases.on_behalf import caller_of
 from services.orchestrator.usecases.start import Starter
 from services.orchestrator.usecases.versions import no_alias
 
@@ -51,13 +39,9 @@ FIELDS: Final = (
 )
 # Held against the workflow only where they change: an alias may go since, and come again.
 _NAMING: Final = frozenset({"workflow_version", "workflow_alias"})
+# What the inputs of a start depend on.
+_STARTING: Final = _NAMING | {"input_json", "payload_input"}
 _PREFIX: Final = "qft"  # of secrets: tells people, and scanners, what they look at
-# Compared with where there is no trigger: that must take as long.
-_NOBODYS: Final = "0" * 64
-# Of payloads that are read beside the loop.
-_CHECK_INLINE_MAX: Final = 32 * 1024
-# What passes by itself is no fault of the trigger.
-_PASSING: Final = (Unavailable, ResourceExhausted, Conflict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +58,7 @@ class Given:
 
 
 async def create(
-    pool: Pool,
+    starter: Starter,
     caller: Caller,
     workflow_id: UUID,
     given: Given,
@@ -83,6 +67,10 @@ async def create(
 ) -> tuple[Trigger, str] | Replayed:
     """Make a trigger; gives its secret, of which only the digest is kept."""
     _check(given, FIELDS)
+    earlier = await replay(starter.api_pool, caller, key)
+    if earlier is not None:
+        return earlier
+    await _check_inputs(starter, caller, workflow_id, given)
     secret = new_token(_PREFIX)
     now = datetime.now(UTC)
     made = Trigger(
@@ -115,7 +103,7 @@ async def create(
             )
         return await triggers.insert(db, made, token_sha256(secret))
 
-    written = await _write(pool, caller, key, write)
+    written = await _write(starter.api_pool, caller, key, write)
     return written if isinstance(written, Replayed) else (written, secret)
 
 
@@ -142,7 +130,7 @@ async def list_triggers(
 
 
 async def update(
-    pool: Pool,
+    starter: Starter,
     caller: Caller,
     trigger_id: UUID,
     given: Given,
@@ -153,6 +141,9 @@ async def update(
 ) -> Trigger | Replayed:
     """Take what the mask names."""
     check_mask(mask, FIELDS)
+    earlier = await replay(starter.api_pool, caller, key)
+    if earlier is not None:
+        return earlier
 
     def merged(held: Trigger) -> Given:
         before = Given(
@@ -165,6 +156,11 @@ async def update(
             paused=held.paused_at is not None,
         )
         return replace(before, **{name: getattr(given, name) for name in mask})
+
+    if _STARTING & set(mask):
+        before = await get(starter.api_pool, caller, trigger_id)
+        _check(merged(before), mask)
+        await _check_inputs(starter, caller, before.workflow_id, merged(before))
 
     async def write(db: Db) -> Trigger:
         held = await _held(db, trigger_id, etag)
@@ -186,7 +182,7 @@ async def update(
         )
         return await triggers.update(db, after)
 
-    return await _write(pool, caller, key, write)
+    return await _write(starter.api_pool, caller, key, write)
 
 
 async def rotate(
@@ -214,120 +210,6 @@ async def delete(
         return held
 
     return await _write(pool, caller, key, write)
-
-
-async def fire(
-    starter: Starter,
-    trigger_id: UUID,
-    *,
-    secret: str,
-    sent_at: datetime,
-    payload: str,
-    idempotency_key: str,
-) -> UUID | None:
-    """Start the workflow of a trigger; gives the run's id, None where its filter does not hold.
-
-    A trigger that is not there and a wrong secret are told by nothing, not even by time; only
-    whoever has the secret learns anything more.
-    """
-    async with transaction(starter.engine_pool) as db:
-        armed = await trigger_calls.find(db, trigger_id)
-    expected = armed.secret_sha256 if armed else _NOBODYS
-    if not hmac.compare_digest(expected, token_sha256(secret)) or armed is None:
-        raise Unauthenticated("TRIGGER_REFUSED", "there is no such trigger, or the secret is wrong")
-    firing.check_time(sent_at, armed.now)
-    if armed.is_paused:
-        raise FailedPrecondition("TRIGGER_PAUSED", "the trigger is paused")
-    payload = payload or "{}"
-    if len(payload) > _CHECK_INLINE_MAX:
-        text = await asyncio.to_thread(_inputs, armed, payload)
-    else:
-        text = _inputs(armed, payload)
-    if not await _passes(starter, armed, payload):
-        return None
-    request_id = firing.request_id(
-        trigger_id, idempotency_key=idempotency_key, sent_at=sent_at, payload=payload
-    )
-    try:
-        caller = await caller_of(starter.engine_pool, armed.created_by, armed.tenant_id)
-        run, *_ = await starter.start(
-            caller,
-            armed.workflow_id,
-            armed.workflow_version,
-            text,
-            request_id,
-            alias=armed.workflow_alias,
-        )
-    except QflowError as error:
-        told = _as_sent(error, armed, keyed=bool(idempotency_key))
-        await _note_refusal(starter.engine_pool, trigger_id, told)
-        if isinstance(error, PermissionDenied | NotFound):
-            # Whoever fires is not the user who lacks it.
-            raise FailedPrecondition(error.reason, error.message) from None
-        raise told from None
-    async with transaction(starter.engine_pool, durable=False) as db:
-        await trigger_calls.fired(db, trigger_id)
-    log.info("trigger_fired", trigger_id=str(trigger_id), execution_id=str(run.id))
-    return run.id
-
-
-async def _passes(starter: Starter, armed: Armed, payload: str) -> bool:
-    """Work the trigger's filter out, beside the loop, and count what does not pass."""
-    if not armed.filter:
-        return True
-    try:
-        if await asyncio.to_thread(firing.passes, armed.filter, payload):
-            return True
-    except InvalidArgument as error:
-        await _note_refusal(starter.engine_pool, armed.id, error)
-        raise
-    async with transaction(starter.engine_pool, durable=False) as db:
-        await trigger_calls.filtered(db, armed.id)
-    return False
-
-
-def _inputs(armed: Armed, payload: str) -> str:
-    """Put the inputs of a run together of exact texts: the trigger's own stand first."""
-    if armed.payload_input:
-        firing.check_value(payload, field="payload_json")
-        given = {armed.payload_input: payload.encode()}
-    else:
-        firing.check_object(payload, field="payload_json")
-        given = split_object(payload)
-    values = given | split_object(armed.input_data)
-    fields = [f"{json.dumps(name)}:{text.decode()}" for name, text in values.items()]
-    return "{" + ",".join(fields) + "}"
-
-
-def _as_sent(error: QflowError, armed: Armed, *, keyed: bool) -> QflowError:
-    """Tell a refusal of a start in the words of whoever fires, who sees no field of a start."""
-    if error.reason == "REQUEST_ID_REUSED":
-        fault = (
-            "idempotency_key was used with another payload; use a new one"
-            if keyed
-            else "the same call started something else before the trigger was changed; send it anew"
-        )
-        started = error.facts.get("execution_id", "")
-        return AlreadyExists(error.reason, fault, resource=error.resource, execution_id=started)
-    if not isinstance(error, InvalidArgument):
-        return error
-    own = split_object(armed.input_data)
-    fields, message = [], error.message
-    for each in error.fields:
-        place = firing.place_of(each.field, payload_input=armed.payload_input, own=own)
-        message = message.replace(f"{each.field}:", f"{place}:")
-        fields.append(replace(each, field=place))
-    return InvalidArgument(error.reason, message, fields=fields)
-
-
-async def _note_refusal(pool: Pool, trigger_id: UUID, error: QflowError) -> None:
-    """Show at the trigger what its user has to mend."""
-    if isinstance(error, (*_PASSING, AlreadyExists)):
-        return
-    async with transaction(pool, durable=False) as db:
-        await trigger_calls.refused(
-            db, trigger_id, reason=error.reason, message=error.message[:1000]
-        )
 
 
 async def _write(
@@ -360,6 +242,19 @@ def _check(given: Given, fields: Sequence[str]) -> None:
         firing.check_filter(given.filter)
     if "input_json" in fields:
         firing.check_object(given.input_json, field="input_json")
+
+
+async def _check_inputs(starter: Starter, caller: Caller, workflow_id: UUID, given: Given) -> None:
+    """Refuse inputs with which no start would be taken; what cannot be started yet may take any."""
+    with suppress(FailedPrecondition):
+        await starter.check_some(
+            caller,
+            workflow_id,
+            given.workflow_version,
+            given.input_json,
+            alias=given.workflow_alias,
+            payload_input=given.payload_input,
+        )
 
 
 async def _check_version(db: Db, head: WorkflowHead, given: Given) -> None:

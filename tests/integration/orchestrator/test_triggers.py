@@ -388,3 +388,35 @@ async def test_a_trigger_tells_of_a_refused_call_in_the_words_of_its_payload(
         await refusal(orchestra, call(made, payload_json='{"x":"text"}'))
         shown = await stub(orchestra).GetTrigger(pb.GetTriggerRequest(trigger_id=made.trigger.id))
     assert shown.trigger.error_message.startswith("payload_json.x: ")
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"payload_input": "nothing"}, "payload_input"),
+        ({"input_json": '{"nothing":1}'}, "input_json.nothing"),
+        ({"input_json": '{"x":"text"}'}, "input_json.x"),
+    ],
+)
+async def test_a_trigger_whose_own_inputs_no_start_would_take_is_refused(
+    orchestra: Orchestra, fields: dict[str, Any], field: str
+) -> None:
+    """Now, not at its first call; what a payload may bring is not missing."""
+    async with orchestra.running():
+        made = (await create(orchestra)).trigger
+        update = pb.UpdateTriggerRequest(
+            trigger_id=made.id, update_mask=FieldMask(paths=list(fields)), **fields
+        )
+        for asked in (create(orchestra, **fields), stub(orchestra).UpdateTrigger(update)):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await asked
+            assert grpc.StatusCode.INVALID_ARGUMENT == refused.value.code()
+            assert ("INPUT_INVALID", [field]) == details(refused.value)
+
+
+async def test_a_trigger_of_a_draft_is_held_against_no_inputs_yet(orchestra: Orchestra) -> None:
+    workflow_id = workflow(orchestra)
+    orchestra.sql.execute(b"UPDATE workflows SET is_active = false")
+    async with orchestra.running():
+        made = await create(orchestra, workflow_id=workflow_id, payload_input="nothing")
+    assert "nothing" == made.trigger.payload_input

@@ -39,8 +39,9 @@ type TriggerServiceClient interface {
 	// Makes a trigger, and gives its secret: this once.
 	//
 	// Fails with NOT_FOUND for a workflow the caller cannot read, a version or an alias it lacks (`VERSION_NOT_FOUND`,
-	// `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`), RESOURCE_EXHAUSTED
-	// (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
+	// `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that the workflow does not take or that have another type
+	// (`INPUT_INVALID`; not checked while the workflow cannot be started), RESOURCE_EXHAUSTED (`TRIGGERS_TOO_MANY`) beyond
+	// 1,000 of a tenant.
 	CreateTrigger(ctx context.Context, in *CreateTriggerRequest, opts ...grpc.CallOption) (*CreateTriggerResponse, error)
 	// Returns one trigger.
 	GetTrigger(ctx context.Context, in *GetTriggerRequest, opts ...grpc.CallOption) (*GetTriggerResponse, error)
@@ -150,8 +151,9 @@ type TriggerServiceServer interface {
 	// Makes a trigger, and gives its secret: this once.
 	//
 	// Fails with NOT_FOUND for a workflow the caller cannot read, a version or an alias it lacks (`VERSION_NOT_FOUND`,
-	// `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`), RESOURCE_EXHAUSTED
-	// (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
+	// `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that the workflow does not take or that have another type
+	// (`INPUT_INVALID`; not checked while the workflow cannot be started), RESOURCE_EXHAUSTED (`TRIGGERS_TOO_MANY`) beyond
+	// 1,000 of a tenant.
 	CreateTrigger(context.Context, *CreateTriggerRequest) (*CreateTriggerResponse, error)
 	// Returns one trigger.
 	GetTrigger(context.Context, *GetTriggerRequest) (*GetTriggerResponse, error)

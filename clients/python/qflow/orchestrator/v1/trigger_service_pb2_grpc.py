@@ -80,8 +80,9 @@ class TriggerServiceServicer:
         """Makes a trigger, and gives its secret: this once.
 
         Fails with NOT_FOUND for a workflow the caller cannot read, a version or an alias it lacks (`VERSION_NOT_FOUND`,
-        `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`), RESOURCE_EXHAUSTED
-        (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
+        `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that the workflow does not take or that have another type
+        (`INPUT_INVALID`; not checked while the workflow cannot be started), RESOURCE_EXHAUSTED (`TRIGGERS_TOO_MANY`) beyond
+        1,000 of a tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,8 +37,9 @@ class TriggerServiceStub:
     """Makes a trigger, and gives its secret: this once.
 
     Fails with NOT_FOUND for a workflow the caller cannot read, a version or an alias it lacks (`VERSION_NOT_FOUND`,
-    `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`), RESOURCE_EXHAUSTED
-    (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
+    `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that the workflow does not take or that have another type
+    (`INPUT_INVALID`; not checked while the workflow cannot be started), RESOURCE_EXHAUSTED (`TRIGGERS_TOO_MANY`) beyond
+    1,000 of a tenant.
     """
     GetTrigger: _grpc.UnaryUnaryMultiCallable[_trigger_service_pb2.GetTriggerRequest, _trigger_service_pb2.GetTriggerResponse]
     """Returns one trigger."""
@@ -71,8 +72,9 @@ class TriggerServiceAsyncStub(TriggerServiceStub):
     """Makes a trigger, and gives its secret: this once.
 
     Fails with NOT_FOUND for a workflow the caller cannot read, a version or an alias it lacks (`VERSION_NOT_FOUND`,
-    `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`), RESOURCE_EXHAUSTED
-    (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
+    `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that the workflow does not take or that have another type
+    (`INPUT_INVALID`; not checked while the workflow cannot be started), RESOURCE_EXHAUSTED (`TRIGGERS_TOO_MANY`) beyond
+    1,000 of a tenant.
     """
     GetTrigger: _aio.UnaryUnaryMultiCallable[_trigger_service_pb2.GetTriggerRequest, _trigger_service_pb2.GetTriggerResponse]  # type: ignore[assignment]
     """Returns one trigger."""
@@ -108,8 +110,9 @@ class TriggerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a trigger, and gives its secret: this once.
 
         Fails with NOT_FOUND for a workflow the caller cannot read, a version or an alias it lacks (`VERSION_NOT_FOUND`,
-        `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that are no object (`INPUT_INVALID`), RESOURCE_EXHAUSTED
-        (`TRIGGERS_TOO_MANY`) beyond 1,000 of a tenant.
+        `ALIAS_NOT_FOUND`), INVALID_ARGUMENT for inputs that the workflow does not take or that have another type
+        (`INPUT_INVALID`; not checked while the workflow cannot be started), RESOURCE_EXHAUSTED (`TRIGGERS_TOO_MANY`) beyond
+        1,000 of a tenant.
         """
 
     @_abc_1.abstractmethod

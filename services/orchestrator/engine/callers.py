@@ -1,6 +1,7 @@
-"""Who waits for what is on its way to disk: starts, cancellations, and other changes to a run.
+"""Callers that wait for a commit: of starts, cancellations and other changes to a run.
 
-What is in doubt is told as such: a repetition with the same request id is safe.
+When it is unknown whether something was committed, callers are told so; repeating the call with the
+same request id is safe.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from services.kit.errors import Unavailable
 from services.orchestrator.domain.transition import Transition
 
 
-class NotStarted(Exception):  # noqa: N818  # what happened, for the caller to look into
+class NotStarted(Exception):  # noqa: N818  # an event, not an error
     """A run was not inserted: its workflow went away or changed, or its request id is taken."""
 
 
 def try_again() -> Unavailable:
-    """Make the answer to who called while the engine does not know what is written."""
+    """Return the error for calls that arrive while the engine reloads its state."""
     return Unavailable(
         "ENGINE_RECOVERING",
         "the engine does not know what of it was written, and reads that from its database; "
@@ -28,7 +29,7 @@ def try_again() -> Unavailable:
 
 
 class Starts:
-    """Runs that begin together: who started them waits once, for all of them."""
+    """Runs started by one call, which waits once for all of them."""
 
     __slots__ = ("_left", "done", "refused")
 
@@ -38,16 +39,16 @@ class Starts:
         self._left = count
 
     def answer(self, run_id: UUID, error: Exception | None = None) -> None:
-        """Know what became of one of them."""
+        """Record that one run was committed, or refused with `error`."""
         if error is not None:
             self.refused[run_id] = error
         self._left -= 1
-        if not self._left:  # once what hangs on the same commit is out: assignments go first
+        if not self._left:  # by `call_soon`, so that assignments of the same commit are sent first
             self.done.get_loop().call_soon(_resolve, self.done)
 
 
 class Callers:
-    """Their futures; each is answered once: by the commit, or by what came instead of it."""
+    """The futures of waiting callers; each is resolved once, by a commit or with an error."""
 
     def __init__(self) -> None:
         self._starts: dict[UUID, Starts] = {}  # by run
@@ -55,51 +56,54 @@ class Callers:
         # By transition, each with its run.
         self._changes: dict[int, tuple[UUID, asyncio.Future[None]]] = {}
 
-    # --- who waits ------------------------------------------------------------------------------
+    # --- waiting --------------------------------------------------------------------------------
 
     def start(self, run_id: UUID, starts: Starts) -> None:
-        """Wait for a run's first row, with those of others."""
+        """Register that `starts` waits for the insert of a run."""
         self._starts[run_id] = starts
 
     def cancel(self, run_id: UUID) -> asyncio.Future[None]:
-        """Wait until a run's cancellation is written."""
+        """Return a future that resolves when a run's cancellation is committed."""
         future = self._cancels[run_id] = _future()
         return future
 
     def cancelling(self, run_id: UUID) -> asyncio.Future[None] | None:
-        """Give what another caller waits for who cancelled the run a moment before."""
+        """Return the future of a cancellation of this run that is already under way, if any."""
         return self._cancels.get(run_id)
 
     def change(self, run_id: UUID, last: Transition) -> asyncio.Future[None]:
-        """Wait until the last transition of what was done to a run is written."""
+        """Return a future that resolves when the last transition of a change is committed."""
         _, future = self._changes[id(last)] = (run_id, _future())
         return future
 
-    # --- what became of it ----------------------------------------------------------------------
+    # --- outcomes -------------------------------------------------------------------------------
 
     def started(self, run_id: UUID) -> None:
-        """Know that a run's first row is written."""
+        """Resolve the start of a run: its row is committed."""
         self._answer_start(run_id)
 
     def refused(self, run_id: UUID) -> None:
-        """Know that a run was not inserted."""
+        """Fail the start of a run that was not inserted."""
         self._answer_start(run_id, NotStarted())
 
     def written(self, t: Transition) -> None:
-        """Know that a transition is durable."""
+        """Resolve the callers that wait for this transition: it is committed."""
         if self._changes and (changed := self._changes.pop(id(t), None)) is not None:
             _resolve(changed[1])
         if self._cancels and any(change.cancels for change in t.run_changes):
             _resolve(self._cancels.pop(t.run_id, None))
 
     def loaded_again(self, run_id: UUID, *, there: bool) -> None:
-        """Know that a run is what its rows say, whatever was queued for it."""
+        """Answer the callers of a run that was reloaded: what was queued for it is dropped.
+
+        `there` says whether the run has a row.
+        """
         self._reject_changes(run_id)
         _reject(self._cancels.pop(run_id, None), try_again())
         self._start_told(run_id, there=there)
 
     def all_loaded_again(self, there: Container[UUID]) -> None:
-        """Know that these runs are there, as their rows say, and no others."""
+        """Answer all callers after everything was reloaded; `there` holds the runs with rows."""
         self._reject_changes(None)
         for run_id in list(self._starts):
             self._start_told(run_id, there=run_id in there)
@@ -107,7 +111,7 @@ class Callers:
             _reject(self._cancels.pop(run_id), try_again())
 
     def _start_told(self, run_id: UUID, *, there: bool) -> None:
-        # Written after all, or not at all.
+        # Its insert was committed after all, or never was.
         self._answer_start(run_id, None if there else try_again())
 
     def _answer_start(self, run_id: UUID, error: Exception | None = None) -> None:
@@ -134,4 +138,4 @@ def _resolve(future: asyncio.Future[None] | None) -> None:
 def _reject(future: asyncio.Future[None] | None, error: Exception) -> None:
     if future is not None and not future.done():
         future.set_exception(error)
-        future.exception()  # whoever waited may have gone: then nobody needs to hear it
+        future.exception()  # marks it as retrieved: the caller may have gone

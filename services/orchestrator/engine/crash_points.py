@@ -1,4 +1,4 @@
-"""The crash points of a flush: before and after its commit, by what it writes."""
+"""Crash points of a flush: before and after its commit, named by what it writes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.orchestrator.domain.transition import Transition
 
 
 def reach_flush(batch: Sequence[Transition], when: str) -> None:
-    """Reach the points of all that a batch writes: `flush_<what>_before`, `flush_<what>_after`."""
+    """Reach `flush_<what>_<when>` for each kind of row change in a batch; `when`: before, after."""
     for what in dict.fromkeys(each for t in batch for each in _contents(t)):
         crash.reach(f"flush_{what}_{when}")
 

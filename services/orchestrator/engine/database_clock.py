@@ -1,4 +1,4 @@
-"""What the database's clock shows, as far as this process was told: rows have its moments."""
+"""The database's clock, estimated: timestamps in rows are the database's."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ def _here() -> datetime:
 
 
 class DatabaseClock:
-    """This machine's clock, put right by as much as it was off when the database last told.
+    """This machine's wall clock plus its offset to the database's, as of the last answer.
 
-    Moments of rows are held against this alone: the clocks of two machines may lie hours apart.
-    What passes meanwhile is this machine's to tell: where it slept, or its clock was set together
-    with that of a database on it, no clock that nobody sets has seen that.
+    Timestamps in rows are compared with this clock only: the clocks of two machines may be hours
+    apart. It advances with the wall clock rather than a monotonic one, which would miss a suspended
+    machine, or a clock that was set for this process and a local database alike.
     """
 
     def __init__(self, here: Callable[[], datetime] = _here) -> None:
@@ -23,9 +23,9 @@ class DatabaseClock:
         self._ahead = timedelta()
 
     def told(self, at: datetime) -> None:
-        """Hear what it shows now."""
+        """Set the offset from what the database's clock shows now."""
         self._ahead = at - self._here()
 
     def now(self) -> datetime:
-        """Give what it shows."""
+        """Return the estimated time of the database."""
         return self._here() + self._ahead

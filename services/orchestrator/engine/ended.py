@@ -1,4 +1,4 @@
-"""The runs that ended last: for callers that ask for the end a moment after it came."""
+"""A cache of runs that just ended, for callers that ask for the result a moment later."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class _End:
 
 
 class Ended:
-    """Answers of a few seconds, of a few megabytes in all; whatever is not here is in the rows."""
+    """Results of the last few seconds, a few megabytes at most; older ones are read from rows."""
 
     def __init__(self) -> None:
         self._by_run: OrderedDict[UUID, _End] = OrderedDict()
         self._size = 0
 
     def keep(self, run: Run, now: float) -> None:
-        """Keep the answer of a run whose end is committed."""
+        """Add a run whose end is committed, and evict what is too old or too much."""
         size = _COST_BYTES + len(run.input_text) + len(run.output_data or "")
         if size > _BYTES_MAX // 8:
             return
@@ -49,11 +49,11 @@ class Ended:
             self._size -= oldest.size
 
     def __contains__(self, run_id: UUID) -> bool:
-        """Say whether a run ended a moment ago, whoever may know how."""
+        """Return whether a run just ended, whichever tenant it belongs to."""
         return run_id in self._by_run
 
     def find(self, run_id: UUID, tenant_id: UUID, now: float) -> tuple[Execution, Plan] | None:
-        """Give the answer of a run of this tenant that ended a moment ago."""
+        """Return the result and plan of a run of this tenant that just ended, if it is here."""
         end = self._by_run.get(run_id)
         if end is None or end.tenant_id != tenant_id or end.until <= now:
             return None

@@ -1,4 +1,4 @@
-"""The engine: what callers ask, what runners say, and what others learn goes through the core."""
+"""The engine: passes calls, runner messages and news from the loops to the core."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ JOURNAL_BYTES_MAX: Final = 8 * 1024 * 1024
 STREAM_PAUSE_BYTES: Final = 32 * 1024 * 1024
 _END_MAX_S: Final = 5.0
 _SHARD_WAIT_S: Final = 5.0
-# Of many starts at once so many share a turn of the loop, a few milliseconds: a flush of its own.
+# How many runs of a bulk start begin per turn of the event loop: a few milliseconds, one flush.
 _START_SLICE: Final = 250
 
 
 class Beginning(NamedTuple):
-    """A run as it is handed to the engine, with its row."""
+    """A run to start, with its row."""
 
     run: Run
     row: RunInsert
@@ -45,9 +45,9 @@ class Beginning(NamedTuple):
 
 
 class Engine(Owner):
-    """One orchestrator's actor, on one event loop; only what says `async` waits."""
+    """The actor of one orchestrator, on one event loop; only `async` methods wait."""
 
-    # --- what callers ask -----------------------------------------------------------------------
+    # --- calls ----------------------------------------------------------------------------------
 
     async def start(
         self,
@@ -58,9 +58,10 @@ class Engine(Owner):
         partly: Sequence[Partly] = (),
         budget: Budget | None = None,
     ) -> None:
-        """Start a run; returns once it is committed, and what it follows was so in that moment.
+        """Start a run; returns once it is committed.
 
-        Raises `NotStarted` when it was refused; the caller looks why.
+        Raises `NotStarted` when the flush did not insert it, because a version it `follows` has
+        changed or its request id or business key is taken; the caller finds out which.
         """
         starts = Starts(1)
         beginning = Beginning(run, row, follows, copies, partly, budget)
@@ -70,13 +71,13 @@ class Engine(Owner):
             raise error
 
     async def start_many(self, beginnings: Sequence[Beginning]) -> Mapping[UUID, Exception]:
-        """Start runs; returns once all are committed or refused: which were, and why, by run."""
+        """Start runs; returns once each is committed or refused: errors by refused run."""
         starts = Starts(len(beginnings))
         for number, each in enumerate(beginnings, 1):
             try:
                 shard = await self._draw(each.row.shard)
             except Unavailable as error:
-                for left in beginnings[number - 1 :]:  # none waits for a shard as long once more
+                for left in beginnings[number - 1 :]:  # the rest would wait as long, in vain
                     starts.answer(left.run.id, error)
                 break
             try:
@@ -84,7 +85,7 @@ class Engine(Owner):
             except QflowError as error:
                 starts.answer(each.run.id, error)
             if not number % _START_SLICE:
-                await asyncio.sleep(0)  # streams and timers have their turn
+                await asyncio.sleep(0)  # let streams and timers run
         if beginnings:
             await starts.done
         return starts.refused
@@ -97,7 +98,7 @@ class Engine(Owner):
             raise ResourceExhausted(
                 "JOURNAL_FULL", "the engine is behind with writing; try again", retry_after_s=1.0
             )
-        run.shard = shard  # the row's own only says how starts are spread
+        run.shard = shard  # the shard in the row was only a proposal
         self._callers.start(run.id, starts)
         begun = self.core.start(
             run,
@@ -111,9 +112,9 @@ class Engine(Owner):
         self._apply(begun)
 
     async def reserve(self, run: Run, asked: Amounts) -> Budget | None:
-        """Take what a run may consume out of what its tenant has left; None without a limit.
+        """Reserve a run's budget from its tenant's quota; None if neither limits it.
 
-        Raises `QuotaExceeded` where that is too little.
+        Raises `QuotaExceeded` when too little of the quota is left.
         """
         for answer in (await self.reserve_many([(run, asked)])).values():
             if isinstance(answer, QuotaExceeded):
@@ -124,7 +125,7 @@ class Engine(Owner):
     async def reserve_many(
         self, wanted: Iterable[tuple[Run, Amounts]]
     ) -> Mapping[UUID, Budget | QuotaExceeded]:
-        """Do the same for each of many runs, in their order; those without a limit are left out."""
+        """Reserve budgets of several runs, in order; runs without a limit are left out."""
         if self.treasury is None:
             return {}
         ledger = self.core.ledger
@@ -136,22 +137,22 @@ class Engine(Owner):
         return await self.treasury.reserve(ledger, self.member.id, limited) if limited else {}
 
     async def unreserve(self, runs: Collection[UUID]) -> None:
-        """Give that back: these runs did not begin."""
+        """Release the budgets of runs that were not started."""
         assert self.treasury is not None
         await self.treasury.release(self.member.id, runs)
 
     async def cancel(self, run_id: UUID) -> None:
-        """Ask a run to stop; returns once that is committed."""
+        """Request cancellation of a run; returns once the request is committed."""
         if self.recovering:
             raise try_again()
         run = self.core.runs.get(run_id)
-        if run is None and self._loading:  # it may be the one that is read again
+        if run is None and self._loading:  # it may be among the runs being reloaded
             raise try_again()
         if run is None or run.cancel_requested_at is not None:
             return
         future = self._callers.cancelling(run_id)
         if future is None and run.status in RUN_FINAL:
-            # It is on its way to disk, from here or, where it has moved, as another has it.
+            # Its end is being written here or, if its shard has moved, by another member.
             with self.hub.subscribed(run_id, ends_only=True) as end, suppress(Moved):
                 await end.next(_END_MAX_S)
             return
@@ -161,12 +162,12 @@ class Engine(Owner):
         await asyncio.shield(future)
 
     async def change(self, run_id: UUID, transitions: Iterable[Transition]) -> None:
-        """Write what a caller did to a run; returns once it is committed."""
+        """Write a caller's change to a run; returns once it is committed."""
         changes = list(transitions)
         fault = self.core.fault_of(run_id)
         if fault is not None:
             self._apply(changes)
-            raise fault.error  # the run is read again, as it was before
+            raise fault.error  # the run is reloaded as its rows say
         if not changes:
             return
         future = self._callers.change(run_id, changes[-1])
@@ -174,13 +175,16 @@ class Engine(Owner):
         await asyncio.shield(future)
 
     def watch(self, run_id: UUID, change: int) -> None:
-        """Count a watcher in or out: while there are any, transitions carry what they change."""
+        """Add to a run's count of watchers; while it has any, its transitions carry views."""
         run = self.core.runs.get(run_id)
         if run is not None:
             run.watchers = max(0, run.watchers + change)
 
     async def _draw(self, wanted: int) -> int:
-        """Give a shard for a run that starts: no event comes between, so that it stays here."""
+        """Return an owned shard for a new run, waiting for one if there is none.
+
+        The caller must use it before it awaits anything else: the shard may move after that.
+        """
         while True:
             if not self.member.live:
                 await self.wake()
@@ -205,14 +209,17 @@ class Engine(Owner):
     # --- other members --------------------------------------------------------------------------
 
     def meet(self, peers: Mapping[UUID, str]) -> None:
-        """Know the other members, and have runners know them."""
+        """Set the addresses of the other members; tells runners if they changed."""
         if self.shards.meet(peers):
             self.tell_all(self.known_peers())
 
-    # --- what runners say -----------------------------------------------------------------------
+    # --- messages of runners --------------------------------------------------------------------
 
     def attach(self, runner_id: UUID, offer: Offer, inventory: dict[UUID, int]) -> Stream:
-        """Hold a runner's stream; one it had before ends."""
+        """Register a runner's new stream and close its previous one.
+
+        `inventory` is what the runner has: tokens by attempt.
+        """
         earlier = self.streams.get(runner_id)
         if earlier is not None:
             earlier.close()
@@ -227,48 +234,48 @@ class Engine(Owner):
             elif not self.shards.whole:
                 self.strays.add(runner_id, ref, known.pop(ref))
         self._apply(self.core.attached(runner_id, offer, known))
-        self.sweep_now.set()  # a new runner may stand where an old one died
+        self.sweep_now.set()  # it may have replaced a runner that died
         return stream
 
     def declined(self, runner_id: UUID, ref: UUID, token: int) -> None:
-        """Take back an attempt."""
+        """Take back an attempt that a runner declined."""
         self._apply(self.core.declined(runner_id, ref, token))
 
     def granted(self, runner_id: UUID, credits_: int, grant_epoch: int) -> None:
-        """Take a runner's window."""
+        """Set how many attempts a runner accepts."""
         if runner_id in self.core.runners:
             self._apply(self.core.granted(runner_id, credits_, grant_epoch))
 
     def lost(self, runner_id: UUID, *, in_order: bool = False) -> None:
-        """Take back all attempts of a runner that was fenced, or that has left in order."""
+        """Take back all attempts of a runner that was fenced, or that left (`in_order`)."""
         self.silent_since.pop(runner_id, None)
         self._apply(self.core.lost(runner_id, in_order=in_order))
         stream = self.streams.get(runner_id)
         if stream is not None:
             stream.close()
 
-    # --- what is known by now -------------------------------------------------------------------
+    # --- news from the loops --------------------------------------------------------------------
 
     def lock_known(self, node_version_id: UUID, failure: Failure | None) -> None:
-        """Let go, or fail, what waited for a node version's lock."""
+        """Dispatch what waited for a node version's lock file, or fail it with `failure`."""
         self._apply(self.core.lock_known(node_version_id, failure))
 
     def limits_known(self, limits: Sequence[Limit]) -> None:
-        """Hold what waits against the limits as they are now."""
+        """Replace the known limits, and check what waits against them."""
         self._apply(self.core.limits_known(limits, now=self.now()))
 
     def quotas_known(self, quotas: Mapping[UUID, Quota]) -> None:
-        """Know the quotas of all tenants as they are now."""
+        """Replace the known quotas, by tenant."""
         self.core.quotas_known(quotas)
 
     def quotas_used(self, used: Mapping[UUID, Amounts]) -> None:
-        """End the runs of tenants that used up their day."""
+        """Set today's usage by tenant, and end the runs of tenants whose quota is used up."""
         self._apply(self.core.quotas_used(used))
 
     def slots_taken(self, claims: Sequence[Claim]) -> None:
-        """Let those go on for whom places were taken."""
+        """Dispatch what was granted slots of its limits."""
         self._apply(self.core.slots_taken(claims, now=self.now()))
 
     def cache_answered(self, answers: Sequence[Answer]) -> None:
-        """Take what the cache says."""
+        """Handle answers of the result cache."""
         self._apply(self.core.cache_answered(answers, now=self.now()))

@@ -1,4 +1,4 @@
-"""The hub: tells those who wait for or watch a run what was committed of it."""
+"""The hub: notifies waiters and watchers of a run about committed changes."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from services.orchestrator.domain.transition import View
 
 _T = TypeVar("_T")
 
-# What may wait for one who is slow: changes, and nodes in them.
+# How many changes, and nodes in them, are queued for a slow subscriber before they are merged.
 _WAITING_MAX: Final = 2000
 
 
-class Moved(Exception):  # noqa: N818  # what happened, for the caller to follow
-    """The run is another member's now: its changes are told there."""
+class Moved(Exception):  # noqa: N818  # an event, not an error
+    """The run belongs to another member now, which publishes its changes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a watcher has to catch up with; all who listen are handed the same one."""
+    """A committed change of a run; one object is shared by all subscribers."""
 
     revision: int
-    views: Sequence[View]  # nodes as they stood, oldest first
-    complete: bool  # whether `views` is all; else the rows tell
+    views: Sequence[View]  # the changed nodes, oldest first
+    complete: bool  # whether `views` holds all changed nodes; else read the rows
     final: bool
-    row: bool = True  # whether the run's own row changed, not its nodes' alone
-    # What was made of it, for those after the first who would make the same: what listens says how.
+    row: bool = True  # whether the run's own row changed, not just its nodes
+    # What the first subscriber derived of it, for the others to reuse; the keys are theirs.
     made: dict[Hashable, Any] = field(default_factory=dict, compare=False)
 
 
@@ -41,18 +41,18 @@ class Subscription:
     __slots__ = ("_changes", "_ends_at", "_size", "_timer", "_waiting", "ends_only", "moved")
 
     def __init__(self, *, ends_only: bool = False) -> None:
-        """With `ends_only` it is a waiter: only the end, or a rebuilt memory, is news."""
+        """With `ends_only`, only the end of the run and a reload of the memory are delivered."""
         self.ends_only = ends_only
         self.moved = False
         self._changes: list[Change] = []
         self._size = 0
         self._waiting: asyncio.Future[None] | None = None
-        # One timer for many waits: a watcher is told of changes far more often than time is up.
+        # One timer for many waits: changes arrive far more often than a wait times out.
         self._timer = Alarm()
         self._ends_at: float | None = None
 
     def publish(self, change: Change) -> None:
-        """Add a change; those that are not read in time are read as one."""
+        """Queue a change; when too much is queued it is merged into one."""
         if self.ends_only and change.revision and not change.final:
             return
         self._size += 1 + len(change.views)
@@ -62,12 +62,12 @@ class Subscription:
         self._wake()
 
     def move(self) -> None:
-        """Have the one who listens follow the run to another member."""
+        """Have `next` raise `Moved`: the run went to another member."""
         self.moved = True
         self._wake()
 
     async def next(self, timeout_s: float | None = None) -> Change | None:
-        """Wait for changes and take them all; None when the time is up. Raises `Moved`."""
+        """Wait for changes and return them merged into one; None on timeout. Raises `Moved`."""
         if not (self._changes or self.moved):
             self._waiting = asyncio.get_running_loop().create_future()
             self._set_timer(timeout_s)
@@ -83,7 +83,7 @@ class Subscription:
         return changes[0] if len(changes) == 1 else _merged(changes, complete=True)
 
     def close(self) -> None:
-        """Leave no timer behind."""
+        """Cancel the timer."""
         self._timer.cancel()
 
     def _wake(self) -> None:
@@ -97,17 +97,17 @@ class Subscription:
         self._timer.by(self._ends_at, self._time_is_up)
 
     def _time_is_up(self) -> None:
-        if self._ends_at is None:  # nobody waits, or without end
+        if self._ends_at is None:  # no wait, or one without a timeout
             return
         left_s = self._ends_at - asyncio.get_running_loop().time()
-        if left_s > 0:  # of a later wait
+        if left_s > 0:  # a later wait has begun since
             self._set_timer(left_s)
         else:
             self._wake()
 
 
 def _merged(changes: Sequence[Change], *, complete: bool) -> Change:
-    """Make one of several; where they are not all there is, what they showed is of no use."""
+    """Merge changes; the nodes are kept only if they are complete."""
     complete = complete and all(each.complete for each in changes)
     return Change(
         max(each.revision for each in changes),
@@ -119,7 +119,7 @@ def _merged(changes: Sequence[Change], *, complete: bool) -> Change:
 
 
 class Hub:
-    """Who waits for which run."""
+    """The subscriptions by run."""
 
     def __init__(self) -> None:
         self.leaving = False
@@ -127,9 +127,9 @@ class Hub:
         self._waits: set[asyncio.Timeout] = set()
 
     async def waited(self, wait: Awaitable[_T]) -> _T | None:
-        """Give what comes of a wait, or None when this member leaves first.
+        """Return the result of a wait, or None if this member leaves first.
 
-        A server that stops lets calls end, and one that waits for a run may have a minute left.
+        A stopping server lets calls finish, and a call that waits for a run could take a minute.
         """
         try:
             async with asyncio.timeout(0 if self.leaving else None) as scope:
@@ -144,14 +144,14 @@ class Hub:
             return None
 
     def leave(self) -> None:
-        """End all waits, and those that still come."""
+        """End all waits now, and any that begins later."""
         self.leaving = True
         while self._waits:
             self._waits.pop().reschedule(0)
 
     @contextmanager
     def subscribed(self, run_id: UUID, *, ends_only: bool = False) -> Iterator[Subscription]:
-        """Be told of a run's changes inside the block, or of its end alone."""
+        """Subscribe to a run's changes, or just to its end, within the block."""
         subscription = Subscription(ends_only=ends_only)
         self._by_run.setdefault(run_id, []).append(subscription)
         try:
@@ -164,31 +164,31 @@ class Hub:
                 del self._by_run[run_id]
 
     def watched(self, run_id: UUID) -> bool:
-        """Say whether anybody listens."""
+        """Return whether a run has subscribers."""
         return run_id in self._by_run
 
     def heeded(self, run_id: UUID, *, final: bool) -> bool:
-        """Say whether a change of what memory knows is news to anybody."""
+        """Return whether any subscriber would get a change of this run."""
         subscriptions = self._by_run.get(run_id)
         if subscriptions is None:
             return False
         return final or not all(each.ends_only for each in subscriptions)
 
     def watchers(self, run_id: UUID) -> int:
-        """Count those who want every change."""
+        """Count the subscribers that get every change."""
         return sum(not each.ends_only for each in self._by_run.get(run_id, ()))
 
     def publish(self, run_id: UUID, change: Change) -> None:
-        """Tell all who listen."""
+        """Deliver a change to all subscribers of a run."""
         for subscription in self._by_run.get(run_id, ()):
             subscription.publish(change)
 
     def moved(self, run_id: UUID) -> None:
-        """Tell all who listen that the run went to another member."""
+        """Tell all subscribers that the run went to another member."""
         for subscription in self._by_run.get(run_id, ()):
             subscription.move()
 
     def resync(self) -> None:
-        """Tell everybody to read the rows again, after memory was rebuilt from them."""
+        """Tell all subscribers to read the rows again, after the memory was rebuilt from them."""
         for run_id in self._by_run:
             self.publish(run_id, Change(0, [], complete=False, final=False))

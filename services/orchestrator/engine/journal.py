@@ -1,8 +1,8 @@
 """The journal: every state change of every execution, in order, through one connection.
 
-While one batch is being made durable the next one collects: no delay when idle, large batches
-under load, where a moment's wait makes them larger still. What hangs on a batch is released after
-its commit and never before.
+While one batch is being committed the next one collects: no delay when idle, large batches under
+load, where a short wait makes them larger still. Commands and answers that depend on a batch are
+released after its commit, never before.
 """
 
 from __future__ import annotations
@@ -34,49 +34,49 @@ log = structlog.get_logger()
 
 ROWS_MAX: Final = 2000
 BATCH_BYTES_MAX: Final = 1024 * 1024
-# A flush costs as much as dozens of rows, and so do the frames that follow it. After one of many
-# rows more are surely coming: the next one waits for them, unless it is large already.
+# A flush costs as much as dozens of rows, and so do the frames that follow it. A large flush means
+# load: the next one waits a moment for more rows, unless it has many already.
 _BUSY_ROWS: Final = 32
 _LARGE_ROWS: Final = 256
 _GATHER_S: Final = 0.003
-# After how many rows on a connection its statements are planned anew, and then after four times as
-# many, up to the last: what is planned while a table is small reads all of it in each flush.
+# Prepared statements are replanned after this many rows on a connection, then after four times as
+# many, up to the last: a plan made while a table is small may scan it in each flush.
 _PLAN_ROWS: Final = 1_000
 _PLAN_ROWS_LAST: Final = 1_000_000
 _RETRIES_MAX: Final = 8
-# After which the connection is dropped, before the driver would have the server cancel a commit.
+# After this the connection is dropped: a timeout of the driver would cancel the commit instead.
 FLUSH_MAX_S: Final = 30.0
 _TRANSITIONS_BOUNDS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
-# Server errors after which the same statement may well succeed: nothing of it was written.
+# SQLSTATE prefixes of errors worth a retry: nothing was written.
 _TRANSIENT: Final = ("40", "53", "55", "57014")
-# The connection is gone or in disorder: whether the statement was carried out is not known.
+# The connection is lost or unusable: whether the statement was committed is unknown.
 BROKEN: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-# Whatever the database may answer, or not: who can wait tries again.
+# Any failure of the database, for those who can wait and retry.
 DATABASE_FAULTS: Final = (QflowError, asyncpg.PostgresError, *BROKEN)
-# Errors of one execution's rows: it is found and taken out, the others go on.
+# SQLSTATE prefixes of errors caused by one execution's rows: it is isolated, the others go on.
 _CULPABLE: Final = ("22", "23", flush.GUARD_MISSED)
 
 
 class FencedError(Exception):
-    """Another member took over: this one writes nothing any more."""
+    """Another member took over: this one must not write any more."""
 
 
 class OutcomeUnknownError(Exception):
-    """Only the database knows what is true: a flush lost its connection, or memory is in doubt."""
+    """Memory may be wrong, because a flush lost its connection or a step failed: reload it."""
 
 
 class Committed(NamedTuple):
-    """A batch that is durable."""
+    """A committed batch."""
 
     batch: Sequence[Transition]
-    at: datetime  # what it is stamped with: never earlier than the batch before
-    clock: datetime | None  # what the database's clock showed; None where nothing was written
-    started: frozenset[UUID]  # of the runs it was to insert, those that it did
+    at: datetime  # the timestamp in its rows; never earlier than that of the batch before
+    clock: datetime | None  # the database's time; None if nothing was written
+    started: frozenset[UUID]  # which of the runs to insert were inserted
 
 
 class Fence(NamedTuple):
-    """Under whose name the journal writes."""
+    """The member and epoch under which the journal writes."""
 
     member_id: UUID
     epoch: int
@@ -89,9 +89,10 @@ class _Queued(NamedTuple):
 
 
 class Journal:
-    """One writer; `release` is called after each commit, `culprit` for a run it cannot write.
+    """The only writer; calls `release` after each commit, `culprit` for a run it cannot write.
 
-    A run and its sub-workflows, one `family`, are refused as one: none may be ahead of another.
+    A run and its sub-workflows form a `family`, which is refused as a whole, so that none of them
+    is ahead of another.
     """
 
     def __init__(
@@ -111,8 +112,8 @@ class Journal:
         self._seal = seal
         self._family = family
         self._queue: deque[_Queued] = deque()
-        # What is queued of runs that begin over many flushes, by family: every second flush is for
-        # one of these, so that nobody waits for more than one.
+        # Transitions of runs whose start takes many flushes, by family. Every second flush is for
+        # one of these, so that other runs wait for one of them at most.
         self._beginning: dict[UUID, deque[_Queued]] = {}
         self._others_first = True
         self._wake = asyncio.Event()
@@ -120,7 +121,7 @@ class Journal:
         self._first: deque[Callable[[], Awaitable[None]]] = deque()
         self._writing = False
         self._queued_rows = 0
-        self._flushed_rows = 0  # of the last batch
+        self._flushed_rows = 0  # by the last batch
         self._db: asyncpg.Connection[asyncpg.Record] | None = None
         self._statements: dict[str, asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]] = {}
         self._written_rows = 0  # on this connection
@@ -134,7 +135,7 @@ class Journal:
         self.flush_transitions = Distribution(_TRANSITIONS_BOUNDS)
 
     def submit(self, transition: Transition) -> None:
-        """Queue a transition; its commands go out once it is durable."""
+        """Queue a transition; its commands are released once it is committed."""
         queued = _Queued(transition, *transition.cost())
         if transition.begins or self._beginning:
             family = self._family(transition.run_id)
@@ -153,20 +154,20 @@ class Journal:
         self.pending_bytes += queued.size
 
     def not_before(self, at: datetime) -> None:
-        """Stamp nothing earlier than this: the latest time in what was loaded."""
+        """Write no timestamp earlier than `at`, the latest one that was loaded."""
         self._last = max(self._last, at)
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits to be written, and nothing is being written."""
+        """Whether nothing is queued and nothing is being written."""
         return not (self._queue or self._beginning or self._first or self._writing)
 
     def drop(self, run_ids: Collection[UUID]) -> None:
-        """Forget what is queued for runs that are forgotten, or loaded again, and their parts."""
+        """Drop what is queued for these runs and their families: they are forgotten or reloaded."""
         family = self._family
         kept = [each for each in self._queue if family(each.transition.run_id) not in run_ids]
         for each in [each for each in self._beginning if each in run_ids]:
-            # What is left are marks, for which somebody waits.
+            # Marks stay: somebody waits for them.
             marks = self._beginning.pop(each)
             kept += [mark for mark in marks if mark.transition.run_id in self._marks]
         self._queue = deque(kept)
@@ -174,7 +175,7 @@ class Journal:
         self.pending_bytes = sum(each.size for each in kept)
 
     def clear(self) -> None:
-        """Forget everything that is queued: it will be derived again from what is committed."""
+        """Drop everything that is queued: it is derived again from the committed rows."""
         self._queue.clear()
         self._beginning.clear()
         self._first.clear()
@@ -182,7 +183,7 @@ class Journal:
         self._give_up_marks()
 
     def end(self) -> None:
-        """Know that nothing is written any more: nobody may wait for it."""
+        """Stop: nothing is written any more, so those who wait for it are cancelled."""
         self._over = True
         self._give_up_marks()
 
@@ -193,7 +194,7 @@ class Journal:
                 mark.cancel()
 
     async def written(self) -> bool:
-        """Return once all that is queued now is committed; False when it never will be."""
+        """Return True once all that is queued now is committed, False if it never will be."""
         if self._over:
             return False
         marks = []
@@ -208,14 +209,14 @@ class Journal:
         return not any(mark.cancelled() for mark in marks)
 
     def doubt(self) -> None:
-        """Trust memory no more: `run` raises before it writes anything else."""
+        """Have `run` raise `OutcomeUnknownError` before it writes anything else."""
         self._doubted = True
         self._wake.set()
 
     def first(self, run_ids: Collection[UUID], load: Callable[[], Awaitable[None]]) -> None:
-        """Drop what is queued for runs that memory is in doubt of, and have them loaded again.
+        """Drop what is queued for these runs, and call `load` before the next flush.
 
-        That comes before anything else is written, while no flush is under way.
+        It is called while no flush is in progress.
         """
         self.drop(run_ids)
         self._first.append(load)
@@ -228,8 +229,8 @@ class Journal:
             while not self._has_work:
                 self._wake.clear()
                 await self._wake.wait()
-            # What came in with the commit, or with what ends the wait, joins this batch: a turn of
-            # the loop brings it here, and who waited has had it.
+            # One turn of the event loop first: events that arrived with the last commit join this
+            # batch, and its waiters have run.
             if self._flushed_rows >= _BUSY_ROWS and self._queued_rows < _LARGE_ROWS:
                 await asyncio.sleep(_GATHER_S)
             elif not idle:
@@ -254,7 +255,7 @@ class Journal:
         return bool(self._queue or self._beginning or self._first or self._doubted)
 
     async def open(self) -> None:
-        """Have a connection; it also hears what other members tell, while nothing is written."""
+        """Connect if not connected; notifications of other members arrive here too."""
         async with self._opening:
             if self._db is None or self._db.is_closed():
                 self._statements.clear()
@@ -263,15 +264,15 @@ class Journal:
                 self._written_rows, self._plan_rows = 0, _PLAN_ROWS
 
     def _broken(self, db: object) -> None:
-        """Trust memory no more where the connection was not closed from here, whatever is written.
+        """Have memory reloaded after the connection broke, even if nothing was being written.
 
-        The next one may lead to a server that was promoted, and has never heard of the last.
+        The next connection may lead to a promoted replica that lacks the last commits.
         """
         if db is self._db:
             self.doubt()
 
     async def close(self) -> None:
-        """Close the connection; what is loaded from now on is beyond doubt."""
+        """Close the connection, before memory is reloaded."""
         self._doubted = False
         db, self._db = self._db, None
         if db is not None:
@@ -279,14 +280,14 @@ class Journal:
         self._statements.clear()
 
     def _take(self) -> list[Transition]:
-        """Take the longest head of the queue in which no row stands twice."""
+        """Take what fits into one flush, in order; no row may occur in it twice."""
         if self._beginning and not (self._queue and self._others_first):
             self._others_first = True
             return self._take_beginning()
         self._others_first = False
         batch: list[Transition] = []
         touched = _Touched()
-        followed: set[int] = set()  # what starts of one plan follow is written once
+        followed: set[int] = set()  # `follows` shared by starts of one plan are written once
         rows = taken = size = 0
         while self._queue:
             queued = self._queue[0]
@@ -307,7 +308,7 @@ class Journal:
         return batch
 
     def _take_beginning(self) -> list[Transition]:
-        """Take one transition of a run that begins; behind the last of those it is as any other."""
+        """Take one transition of a long start; the family of the last one is queued as usual."""
         family = next(iter(self._beginning))
         queue = self._beginning.pop(family)
         queued = queue.popleft()
@@ -320,7 +321,7 @@ class Journal:
         return [queued.transition]
 
     async def _write(self, batch: list[Transition]) -> None:
-        if not any(t.writes for t in batch):  # commands alone
+        if not any(t.writes for t in batch):  # only commands
             self._let_out(Committed(batch, self._last, None, frozenset()))
             return
         try:
@@ -335,7 +336,7 @@ class Journal:
             await self._take_apart(batch, error)
         else:
             took_s = time.perf_counter() - began
-            self._let_out(committed)  # first: others wait for it, and for what is counted nobody
+            self._let_out(committed)  # before the figures, for which nobody waits
             self.flush_s.note(took_s)
             self.flush_transitions.note(len(batch))
             self._written_rows += self._flushed_rows
@@ -343,10 +344,10 @@ class Journal:
                 await self._plan_anew()
 
     async def _plan_anew(self) -> None:
-        """Have the statements planned for tables as large as they have become."""
+        """Have the statements replanned for the present size of the tables."""
         grown = self._plan_rows * 4
         self._plan_rows = grown if grown <= _PLAN_ROWS_LAST else sys.maxsize
-        with suppress(asyncpg.PostgresError, *BROKEN):  # the next flush sees what is wrong
+        with suppress(asyncpg.PostgresError, *BROKEN):  # the next flush reports it
             if self._db is not None:
                 await self._db.execute("DISCARD PLANS")
 
@@ -359,7 +360,7 @@ class Journal:
                     mark.set_result(None)
 
     async def _take_apart(self, batch: list[Transition], error: asyncpg.PostgresError) -> None:
-        """Write a refused batch family by family; the one that is refused again is the culprit."""
+        """Write a refused batch family by family, to find the one that the database refuses."""
         families: dict[UUID, list[Transition]] = {}
         for t in batch:
             families.setdefault(self._family(t.run_id), []).append(t)
@@ -397,7 +398,7 @@ class Journal:
                 alive = self._db is not None and not self._db.is_closed()
                 state = error.sqlstate or ""
                 if state == flush.FENCED and not again:
-                    again = True  # it may have gone to rest a moment ago: to renew tells
+                    again = True  # the lease may just have been given up: renew it
                     continue
                 if not alive or not state.startswith(_TRANSIENT) or attempt >= _RETRIES_MAX:
                     raise
@@ -421,9 +422,10 @@ class Journal:
 
 
 class _Touched:
-    """The rows that the transitions of a batch insert or update; those of one are all its run's.
+    """The rows that the transitions of a batch insert or update.
 
-    So of a run's first they need not be listed until there is another.
+    A transition changes rows of its own run only, so its keys are not listed until the batch has a
+    second one of that run.
     """
 
     __slots__ = ("_first", "_rows")
@@ -433,7 +435,7 @@ class _Touched:
         self._rows: dict[UUID, set[UUID]] = {}  # by run, where there are several
 
     def add(self, t: Transition) -> bool:
-        """Add those of a transition; whether none of them is there already."""
+        """Add the rows of a transition; returns whether none of them was there already."""
         first = self._first.setdefault(t.run_id, t)
         if first is t:
             return True
@@ -447,7 +449,7 @@ class _Touched:
 
 
 def _keys(t: Transition) -> list[UUID]:
-    """Return the rows that it inserts or updates."""
+    """Return the ids of the rows that a transition inserts or updates."""
     keys = [each.id for each in t.completes]
     keys += [each.id for each in t.node_inserts]
     if t.run_inserts or t.run_changes:

@@ -1,4 +1,4 @@
-"""Open runs as they are loaded, with what else there is to know of them."""
+"""What is loaded from the rows of open runs, and what else the engine needs for them."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from services.orchestrator.domain.transition import Transition
 
 
 class Loaded:
-    """Open runs as their rows say they stand."""
+    """Open runs as their rows describe them."""
 
     def __init__(self) -> None:
         self.runs: list[tuple[Run, dict[int, float], float | None]] = []
         self.unlocked: set[UUID] = set()
         self.ended_children: list[EndedChild] = []
         self.limits: list[Limit] = []
-        self.held: dict[UUID, Claim] = {}  # places under limits, by the run or node row
+        self.held: dict[UUID, Claim] = {}  # slots held under limits, by run or node execution
         self.quotas: Mapping[UUID, Quota] = {}  # by tenant
         self.budgets: dict[UUID, Budget] = {}  # by run
-        self.clock: datetime | None = None  # what the database's showed with the last of the runs
-        # Ends of runs whose rows no run can be made of.
+        self.clock: datetime | None = None  # the database's time when the last run was read
+        # The ends of runs whose rows could not be understood.
         self.given_up: list[Transition] = []
 
 
 class Load(Protocol):
-    """Gives open runs: the named ones, or those of some shards."""
+    """Loads open runs: by id, or all of some shards."""
 
     async def __call__(
         self, *, ids: Sequence[UUID] | None = None, shards: Sequence[int] | None = None
     ) -> Loaded:
-        """Give them as their rows stand now."""
+        """Return them as their rows are now."""

@@ -1,4 +1,4 @@
-"""The member: this orchestrator's lease, which is also the fence of its journal."""
+"""The member: this orchestrator's lease and epoch, which fence its journal."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from services.orchestrator.storage.flush import ENGINE_FORMAT
 log = structlog.get_logger()
 
 FORMATS: Final = (ENGINE_FORMAT,)
-# A member that rests looks in once a minute. After three that it missed it is to have no share, but
-# that may be the database's doing; after a day it is fenced.
+# An idle member looks in once a minute. After three minutes of silence it gets no share of the
+# shards any more (the database may have been away, so it is not fenced); after a day it is fenced.
 _SILENT_AFTER_S: Final = 180.0
 _SILENT_MAX_S: Final = 86_400.0
 _ASK_AGAIN_S: Final = 0.2
 _HEARTBEATS_PER_TTL: Final = 3.3
 _HEARTBEAT_MAX_S: Final = 5.0
-# How long it is to have had the database before it judges others, and what counts as a break.
+# For how many heartbeats a member must have been in touch with the database before it fences
+# others, and after how many without an answer it counts as out of touch.
 _PATIENCE_HEARTBEATS: Final = 1.1
 _BREAK_HEARTBEATS: Final = 2.0
 
 
 class Member:
-    """One row of engine_members, when it was last renewed, and the shards that are its own."""
+    """One row of engine_members, the state of its lease, and the shards it owns."""
 
     def __init__(
         self,
@@ -49,23 +50,23 @@ class Member:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool = pool
-        self._glance = glance  # what else is looked at whenever the members are
+        self._glance = glance  # run in the transaction of every survey
         self._host = host
         self._address = address
-        self._proof = proof  # holds the home's lock: no other process of this home is alive
+        self._proof = proof  # holds the home's lock, so no other process of this home is alive
         self.ttl_s = ttl_s
         self.id: UUID = uuid7()
         self.epoch = 0
         self.live = False
         self.owned: frozenset[int] = frozenset()
-        # Not the loop's clock, which knows after a standstill only at its next turn.
+        # Not the loop's clock: after the process was stopped, that is stale until its next turn.
         self._clock = clock
         self._certain_until_s = 0.0
         self._heard_s = self._in_touch_since_s = -math.inf
         self._renewing = asyncio.Lock()
 
     async def join(self) -> None:
-        """Be a member that holds a lease, and as yet no shard."""
+        """Become a member with a lease and no shards."""
         async with transaction(self._pool) as db:
             self.epoch = await members.join(
                 db, self.id, host=self._host, address=self._address, formats=FORMATS
@@ -75,26 +76,29 @@ class Member:
 
     @property
     def heartbeat_s(self) -> float:
-        """How often the lease is renewed, and tried to be."""
+        """The interval between renewals of the lease."""
         return min(self.ttl_s / _HEARTBEATS_PER_TTL, _HEARTBEAT_MAX_S)
 
-    async def ensure_live(self, again: bool) -> Fence:  # noqa: FBT001  # one word of one caller
-        """Hold the lease before a flush; raises `FencedError` when another member took over."""
+    async def ensure_live(self, again: bool) -> Fence:  # noqa: FBT001  # its only argument
+        """Make sure of the lease before a flush; raises `FencedError` if another member took over.
+
+        `again` renews it in any case.
+        """
         if again or not self.live:
             await self.renew()
         return Fence(self.id, self.epoch)
 
     @property
     def certain(self) -> bool:
-        """Whether no other member can have taken over: the lease still runs."""
+        """Whether no other member can have taken over, because the lease has not expired."""
         return self.live and self._clock() < self._certain_until_s
 
     async def holds(self, *, anew: bool = False) -> bool:
-        """Be certain again, where that is possible; False once another member took over.
+        """Renew the lease until it is certain; False once another member took over.
 
-        A process that stood still would otherwise go on in its last word, and give out what the
-        other has long had done; so would one that has a new epoch, and memory of the one before.
-        `anew` asks the database in any case: its clock alone judges leases, and may be set ahead.
+        A process that was suspended would otherwise go on from old memory and hand out work that
+        another member has long finished; so would one with a new epoch and the memory of the old.
+        `anew` asks the database in any case: only its clock counts, and it may have been set ahead.
         """
         while anew or not self.certain:
             try:
@@ -108,14 +112,14 @@ class Member:
         return True
 
     async def renew(self) -> None:
-        """Renew the lease now. One that wakes has only the shards that nobody took meanwhile."""
+        """Renew the lease now. After a rest, `owned` is what nobody took meanwhile."""
         crash.reach("lease_renewed_before")
         async with self._renewing, transaction(self._pool) as db:
             began_s = self._clock()
             if not await members.renew(db, self.id, self.epoch, self.ttl_s):
                 raise FencedError
             if not self.live:
-                # A statement of its own: it sees what was taken while the first one waited.
+                # Its own statement: its snapshot sees shards taken while the first one waited.
                 self.owned = await shards.owned(db, self.id)
                 await shards.tell(db, self.id)
             self.live = True
@@ -126,7 +130,7 @@ class Member:
     async def rest(
         self, *, state: str = "idle", unless: Callable[[], bool] = lambda: False
     ) -> None:
-        """Give the lease back: there is nothing to write. `unless` is asked at the last moment."""
+        """Give the lease up while there is nothing to write; `unless` is checked last."""
         async with self._renewing:
             if unless():
                 return
@@ -137,13 +141,14 @@ class Member:
                     await shards.tell(db, self.id)
 
     async def advance(self) -> None:
-        """Take a new epoch, after which no older flush can be written.
+        """Take a new epoch, after which no flush of an older one can be committed.
 
-        Whoever needs one had a connection break: others as well, or the next one leads to a server
-        that was promoted, which knows of no renewal since it lost sight of the first.
+        This follows a broken connection. Other members may have lost theirs too, or the database
+        is now a promoted replica that missed their last renewals: so this member counts as out of
+        touch, and fences nobody for a while.
         """
         self._heard_s = -math.inf
-        async with self._renewing:  # by the old epoch a renewal would find this member fenced
+        async with self._renewing:  # a renewal with the old epoch would find itself fenced
             async with transaction(self._pool) as db:
                 epoch = await members.advance(db, self.id, self.epoch)
             if epoch is None:
@@ -151,13 +156,13 @@ class Member:
             self.epoch = epoch
             self.live = False
 
-    # --- shards: all by one loop, one after the other -------------------------------------------
+    # --- shards: called by one loop only, one after the other -----------------------------------
 
     async def survey(self) -> list[MemberState]:
-        """Fence the dead and give all others, this one among them; raises `FencedError`.
+        """Fence dead members and return the others, including this one; raises `FencedError`.
 
-        A lease that ran out is no death where nobody could renew it. Who comes back from such a
-        time, or from any in which it could not see, lets the others come back as well.
+        An expired lease proves nothing if the database was away and nobody could renew. A member
+        that was out of touch with it therefore first gives the others time to renew theirs.
         """
         began_s = self._clock()
         async with transaction(self._pool) as db:
@@ -182,36 +187,39 @@ class Member:
         return found
 
     def _hear(self, began_s: float) -> None:
-        """Note that the database answered what was asked then."""
+        """Note that the database answered a request sent at `began_s`."""
         if began_s - self._heard_s > _BREAK_HEARTBEATS * self.heartbeat_s:
             self._in_touch_since_s = began_s
         self._heard_s = max(self._heard_s, began_s)
 
     async def take_orphans(self, count: int) -> None:
-        """Own shards that nobody has."""
+        """Take up to `count` shards that have no owner."""
         async with transaction(self._pool) as db:
             taken = await shards.take_orphans(db, self.id, self.epoch, count=count, formats=FORMATS)
         self.owned |= frozenset(taken)
 
     async def take_of_resting(self, owner: UUID, count: int) -> None:
-        """Own shards of a member that rests."""
+        """Take up to `count` shards of a member that rests."""
         async with transaction(self._pool) as db:
             taken = await shards.take_of_resting(db, self.id, self.epoch, owner=owner, count=count)
         self.owned |= frozenset(taken)
 
     async def leave(self) -> None:
-        """Take part in no share any more."""
+        """Mark this member as leaving: it gets no share of the shards any more."""
         async with transaction(self._pool) as db:
             await shards.leave(db, self.id, self.epoch)
 
     async def read_owned(self) -> None:
-        """Ask the database which shards are this member's."""
+        """Read the owned shards from the database."""
         async with transaction(self._pool) as db:
             self.owned = await shards.owned(db, self.id)
 
     async def give(self, shard: int, taker: UUID) -> bool:
-        """Make a shard another's, of which nothing is left to write here."""
-        epoch = self.epoch  # the next one may have loaded its runs again before this is carried out
+        """Hand a shard to another member; returns whether it was this member's to give.
+
+        Nothing of its runs may be left to write here.
+        """
+        epoch = self.epoch  # read now: a newer epoch may reload its runs before this is executed
         async with transaction(self._pool) as db:
             given = await shards.give(db, self.id, epoch, shard=shard, taker=taker)
             if given:

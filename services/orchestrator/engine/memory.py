@@ -1,4 +1,4 @@
-"""The memory: loads open runs as they stand in their rows, and again where a flush failed."""
+"""The memory: loads open runs from their rows, and reloads them after a failed flush."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from services.orchestrator.storage.flush import Seal
 log = structlog.get_logger()
 
 _RECONNECT_MAX_S: Final = 2.0
-# The first time a run is loaded again, the second time it is ended; then by its rows alone, or
-# it is let lie where those cannot be written.
+# A run that fails this often is ended: the first time it is only reloaded. If its end cannot be
+# derived either, its rows are ended as they are; if they cannot be written, the run is left alone.
 _TIMES_MAX: Final = 2
 
 
 class Memory(Outlet):
-    """What is known of the runs in this member's shards: as their rows say, and never less."""
+    """The open runs of this member's shards, as committed and as queued for commit."""
 
     def __init__(
         self,
@@ -61,12 +61,12 @@ class Memory(Outlet):
         self.strays = Strays()
         self._load = load
         self.treasury = treasury
-        self._loading: set[UUID] = set()  # runs that are loaded again, with their parts
-        self._settled = asyncio.Event()  # not while there are any
+        self._loading: set[UUID] = set()  # runs being reloaded, with their sub-workflows
+        self._settled = asyncio.Event()  # set while `_loading` is empty
         self._settled.set()
-        self._late: list[tuple[UUID, Outcome]] = []  # said meanwhile
+        self._late: list[tuple[UUID, Outcome]] = []  # received meanwhile
         self.recoveries = 0
-        self._rebuilt = 0  # how often memory was made anew from the rows
+        self._rebuilt = 0  # how often all of it was reloaded from the rows
         self.journal = Journal(
             connect,
             ensure_live=self._ensure_live,
@@ -77,12 +77,12 @@ class Memory(Outlet):
         )
 
     async def begin(self) -> None:
-        """Load what is open in the member's shards."""
+        """Load the open runs of the member's shards."""
         await self._rebuild()
-        self.work.set()  # the lease that it joined with is to be given back when nothing comes
+        self.work.set()  # so that the lease loop runs, and gives the lease back when idle
 
     async def run(self) -> None:
-        """Write until cancelled; raises `FencedError` when another member took over."""
+        """Write and recover until cancelled; raises `FencedError` when another member took over."""
         try:
             while True:
                 try:
@@ -91,19 +91,20 @@ class Memory(Outlet):
                     log.warning("journal_outcome_unknown", error=repr(error.__cause__))
                     await self._recover()
         finally:
-            self.recovering = True  # nothing writes any more: nobody may wait for it
+            self.recovering = True  # nothing is written from here on: let no caller wait for it
             self.journal.end()
             self._callers.all_loaded_again(())
 
     async def _recover(self) -> None:
-        """Forget and reload: the only rollback. Nothing an older epoch wrote can still arrive.
+        """Drop all memory and reload it: the only rollback there is.
 
-        What streams and callers say meanwhile goes to the old core and is forgotten with it:
-        runners keep their results until an Ack, and callers are told to repeat.
+        A new epoch makes sure that no flush of the old one is committed later. Messages that arrive
+        meanwhile change the old core only and are lost with it: runners keep results until they are
+        acknowledged, and callers are told to repeat their calls.
         """
         self.recovering = True
         self.recoveries += 1
-        self.ended = Ended()  # where the database went back, they may go on
+        self.ended = Ended()  # a promoted replica may not have these ends
         delay_s = 0.05
         while True:
             try:
@@ -122,7 +123,7 @@ class Memory(Outlet):
         loaded = await self._load(shards=sorted(owned))
         self._rebuilt += 1
         self.shards.put(owned)
-        # From here on nothing waits: no event may see half of the old and half of the new.
+        # No await from here on: no event may see half of the old state and half of the new.
         self.recovering = False
         self.journal.clear()
         self.core = self._new_core()
@@ -132,7 +133,7 @@ class Memory(Outlet):
         self._settled.set()
         self.silent_since.clear()
         for stream in list(self.streams.values()):
-            stream.close()  # runners come back and say what they have
+            stream.close()  # runners reconnect and report what they have
         self.streams.clear()
         self._adopt(loaded)
         self._callers.all_loaded_again(self.core.runs)
@@ -148,7 +149,7 @@ class Memory(Outlet):
         self.core.quotas_known(loaded.quotas)
         self.core.ledger.budgets |= loaded.budgets
         self._apply(self.core.limits_known(loaded.limits, now=now))
-        self.hear_of_limits()  # they may have changed since they were read
+        self.hear_of_limits()  # they may have changed since they were loaded
         for run, due_s, deadline_s in loaded.runs:
             self.journal.not_before(latest(run))
             run.watchers = self.hub.watchers(run.id)
@@ -162,29 +163,29 @@ class Memory(Outlet):
         self._apply([*loaded.given_up, *self.core.redispatch()])
 
     async def settled(self) -> None:
-        """Wait while a run is loaded again: what a runner has of it cannot be judged meanwhile."""
-        while self._loading:  # another may be by the time that this one is told
+        """Wait until no run is being reloaded: a runner's attempts cannot be judged before."""
+        while self._loading:  # another may have begun by the time this task wakes
             await self._settled.wait()
 
     def outcomes(self, runner_id: UUID, outcomes: Iterable[Outcome]) -> None:
-        """Take a runner's word on attempts."""
+        """Apply outcomes of attempts that a runner reports."""
         if self._loading or not self.shards.whole:
             outcomes = self._judged_here(runner_id, outcomes)
         try:
             self._apply(self.core.outcomes(runner_id, outcomes, now=self.now()))
         except Exception:
-            # Memory may stand half-way between two states: the rows do not.
+            # Memory may be half-way between two states; the rows are not: reload.
             log.exception("outcomes_not_taken")
             self.journal.doubt()
 
     def _judged_here(self, runner_id: UUID, outcomes: Iterable[Outcome]) -> list[Outcome]:
-        """Give those of attempts that are known, and keep the others until they can be judged."""
+        """Return the outcomes of known attempts; keep the others until they can be judged."""
         known = []
         for outcome in outcomes:
             if self.core.find(outcome.attempt_ref) is not None:
                 known.append(outcome)
             elif self._loading:
-                self._late.append((runner_id, outcome))  # it may belong to what is being loaded
+                self._late.append((runner_id, outcome))  # its run may be the one being reloaded
             else:
                 self.strays.add(runner_id, outcome.attempt_ref, outcome.token)
         return known
@@ -195,16 +196,16 @@ class Memory(Outlet):
         super()._apply(transitions)
 
     def _read_faulty(self) -> None:
-        """Have runs loaded again in whose steps something went wrong, and those alone."""
+        """Reload the runs whose steps raised, and only those."""
         faults, self.core.faults = self.core.faults, []
         for fault in faults:
             run_id = fault.run_ids[0]
             log.error("execution_step_failed", execution_id=str(run_id), exc_info=fault.error)
             times = 0
-            if not fault.asked:  # what a caller asked for is not asked again by itself
+            if not fault.asked:  # a caller's change that raised is not repeated by a reload
                 times = self._faults[run_id] = self._faults.get(run_id, 0) + 1
             reason = f"a fault of the engine's: {fault.error!r}"
-            self._begin_loading(run_id)  # what its runners say from now on cannot be judged
+            self._begin_loading(run_id)  # outcomes of its attempts cannot be judged from now on
             take_out = partial(self._take_out, fault.run_ids, reason, times)
             self.journal.first(fault.run_ids, take_out)
 
@@ -213,15 +214,16 @@ class Memory(Outlet):
         self._settled.clear()
 
     async def _refused(self, run_id: UUID, reason: str) -> None:
-        """Load a run again that the journal could not write."""
+        """Reload a run whose changes the database refused."""
         times = self._refusals[run_id] = self._refusals.get(run_id, 0) + 1
         reason = f"the engine could not record it: {reason}"
         await self._take_out([run_id], reason, times)
 
     async def _take_out(self, run_ids: Sequence[UUID], reason: str, times: int) -> None:
-        """Load a run again of which memory and rows may differ; the second time, end it.
+        """Reload a run whose memory and rows may differ; the second time, end it.
 
-        With it goes all that is a part of it: none of that may be ahead of the others' rows.
+        The runs it is part of and its sub-workflows are reloaded with it, so that none of the
+        family is ahead of the others.
         """
         run_id = run_ids[0]
         family = self.core.parts_of(run_ids)
@@ -231,7 +233,7 @@ class Memory(Outlet):
         try:
             loaded = await self._load(ids=family)
         except DATABASE_FAULTS as error:
-            raise OutcomeUnknownError from error  # all is loaded again, once that is possible
+            raise OutcomeUnknownError from error  # everything is reloaded once the database is back
         finally:
             self._loading.discard(run_id)
             if not self._loading:
@@ -241,7 +243,7 @@ class Memory(Outlet):
         for each in family:
             self._callers.loaded_again(each, there=each in there)
         if self._refusals.get(run_id, 0) > _TIMES_MAX:
-            # Not even its end can be written: an operator has to look.
+            # Not even its end can be written: it needs an operator.
             log.error("execution_given_up", execution_id=str(run_id), reason=reason)
         elif times > _TIMES_MAX:
             self._apply(_ends(loaded, reason))
@@ -255,22 +257,22 @@ class Memory(Outlet):
 
     def _adopt_again(self, loaded: Loaded) -> None:
         self._adopt(loaded)
-        # What its runners have, and what memory knew of that, may differ: they say it anew.
+        # Its runners' attempts may differ from what was loaded: they reconnect and report them.
         for run, _, _ in loaded.runs:
             for record in run.records:
                 if record is not None and record.runner in self.streams:
                     self._drop(self.streams[record.runner])
 
     def _root_of(self, run_id: UUID) -> UUID:
-        return self.core.root_of(run_id)  # of the core that there is by then
+        return self.core.root_of(run_id)  # late-bound: a recovery replaces the core
 
     def _drop(self, stream: Stream) -> None:
-        """End a stream from this side; its runner comes back and says what it has."""
+        """Close a stream from this side; its runner reconnects and reports what it has."""
         stream.close()
         self.detach(stream)
 
     def detach(self, stream: Stream) -> None:
-        """Know that a stream has ended."""
+        """Handle the end of a stream."""
         if self.streams.get(stream.runner) is not stream:
             return
         del self.streams[stream.runner]
@@ -282,14 +284,14 @@ class Memory(Outlet):
             self.sweep_now.set()
 
     def hear_of_limits(self, freed: UUID | None = None) -> None:
-        """Know that limits changed, or that a place of one was given back elsewhere."""
+        """Have limits reread, or just recheck the one of which another member freed a slot."""
         if freed is None:
             self.limits_changed = True
         else:
             self.core.limited.stir(freed)
         self.limits_wanted.set()
 
-    async def _ensure_live(self, again: bool) -> Fence:  # noqa: FBT001  # as the member has it
+    async def _ensure_live(self, again: bool) -> Fence:  # noqa: FBT001  # the signature of `Member`
         fence = await self.member.ensure_live(again)
         ready, owned = self.shards.ready, self.member.owned
         if ready is not owned and not ready <= owned:

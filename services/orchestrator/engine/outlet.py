@@ -1,4 +1,4 @@
-"""The outlet: lets out what is committed: answers, assignments, news."""
+"""The outlet: releases what depends on a commit: answers, assignments, changes for watchers."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ INLINE_BYTES_MAX: Final = 64 * 1024
 
 
 class Outlet:
-    """Queues what the core makes of an event, and carries out what hangs on it once it is durable.
+    """Queues the core's transitions, and executes their commands once they are committed.
 
-    How runs come into what it knows, and leave it, is told by `Memory`.
+    `Memory` adds how runs are loaded and forgotten.
     """
 
     journal: Journal
@@ -66,62 +66,62 @@ class Outlet:
         self.database_clock = DatabaseClock()
         self.core = self._new_core()
         self.streams: dict[UUID, Stream] = {}
-        # Those for which a commit let something out, and whether any of it is more than an ack.
+        # Streams with newly released commands, and whether any is more than an ack.
         self._told: dict[Stream, bool] = {}
         self.ended = Ended()
-        self.silent_since: dict[UUID, float] = {}  # runners with attempts and without a stream
-        self.work = asyncio.Event()  # set while there is anything to keep a lease for
+        self.silent_since: dict[UUID, float] = {}  # runners with attempts but no stream
+        self.work = asyncio.Event()  # set while the lease is needed
         self.sweep_now = asyncio.Event()
         self.locks_wanted = asyncio.Event()
         self.attempts_begun = asyncio.Event()
-        self.cache_wanted = asyncio.Event()  # set while the cache is asked, or is to keep something
+        self.cache_wanted = asyncio.Event()  # set while there are lookups or results to keep
         self.cache_kept: list[CacheCommand] = []
-        self.limits_wanted = asyncio.Event()  # set while the limits' loop has anything to do
+        self.limits_wanted = asyncio.Event()  # set while the limits' loop has work
         self.limits_changed = True  # since they were last read
-        self.limits_reading = asyncio.Lock()  # what was read later is known later
-        self.limits_freed: set[UUID] = set()  # that other members have to hear of
-        self.quota_charged = asyncio.Event()  # set while tenants with quotas used something of them
-        self._trace = trace  # told of runs that are over, where traces are told
+        self.limits_reading = asyncio.Lock()  # so that reads are applied in order
+        self.limits_freed: set[UUID] = set()  # freed here, to be told to other members
+        self.quota_charged = asyncio.Event()  # set while usage of quotas is to be written
+        self._trace = trace  # called with ended runs, if traces are exported
         self._callers = Callers()
-        self._refusals: dict[UUID, int] = {}  # of runs since something of them was last written
-        self._faults: dict[UUID, int] = {}  # of runs since they were first loaded
+        self._refusals: dict[UUID, int] = {}  # refused flushes by run, since its last committed one
+        self._faults: dict[UUID, int] = {}  # failed steps by run
         self.recovering = False
         self.runs_ended: Counter[RunStatus] = Counter()
         self._timer = Alarm()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def busy(self) -> bool:
-        """Whether there is anything to keep a lease for."""
+        """Return whether the lease is needed."""
         return bool(self.core.runs) or not self.journal.idle
 
     def now(self) -> float:
-        """Give the loop's clock, which every timer of the engine goes by."""
+        """Return the event loop's time in seconds, the clock of all timers of the engine."""
         return self._running_loop().time()
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:  # to ask which loop runs costs a system call, to ask for time none
+        if self._loop is None:  # kept: `get_running_loop` costs a system call (getpid)
             self._loop = asyncio.get_running_loop()
         return self._loop
 
     def tell_all(self, command: Told) -> None:
-        """Tell every runner."""
+        """Send a command to every runner."""
         for runner in self.streams:
             self._tell(runner, command)
 
     def known_peers(self) -> Peers:
-        """Give where runners find the other members."""
+        """Return the addresses of the other members, for runners."""
         return Peers(tuple(sorted(set(self.shards.peers.values()))))
 
     def superseded(self, runner_id: UUID, ref: UUID, token: int) -> None:
-        """Have a runner forget an attempt that no member waits for."""
+        """Tell a runner to drop an attempt that is no longer valid."""
         self._tell(runner_id, SupersededCommand(runner_id, ref, token))
 
     def elsewhere(self, runner_id: UUID, ref: UUID, token: int, owner: UUID) -> None:
-        """Have a runner offer an attempt to the member that owns its run."""
+        """Tell a runner to report an attempt to the member that owns its run."""
         self._tell(runner_id, Owned(ref, token, owner))
 
     def take_back(self, run: Run, slot: int) -> None:
-        """Take an attempt off its runner that has no inputs: its map or loop ended before it."""
+        """Withdraw an attempt whose inputs are gone, because its map or loop has ended."""
         record = run.records[slot]
         if record is None or record.runner is None:
             return
@@ -164,12 +164,12 @@ class Outlet:
         try:
             self._apply(self.core.due(now=self.now()))
         except Exception:
-            # No run's own step, which the core answers for: as if a flush had been lost.
+            # The core handles failures within a run's step; anything else means: reload.
             log.exception("timers_not_run")
             self.journal.doubt()
 
     def _released(self, committed: Committed) -> None:
-        """Let out what hangs on a batch, in order."""
+        """Release what depends on a committed batch, in order."""
         refused = []
         if committed.clock is not None:
             self.database_clock.told(committed.clock)
@@ -182,7 +182,7 @@ class Outlet:
             if t.begun_whole:
                 _stamp_taken(run, committed.at)
                 self._callers.started(t.run_id)
-            if self._refusals and t.writes:  # words to runners prove nothing
+            if self._refusals and t.writes:  # only a write proves that the run can be written
                 self._refusals.pop(t.run_id, None)
             if t.frees:
                 self.core.freed(t)
@@ -192,9 +192,9 @@ class Outlet:
                 self._carry_out(command)
             self._callers.written(t)
         self._let_streams_go()
-        if refused:  # of a batch they may be a thousand: memory is walked once for all
+        if refused:  # maybe a thousand of a batch: walk the memory once for all of them
             gone = dict.fromkeys(refused)
-            self.journal.drop(gone)  # what followed their starts would be refused as well
+            self.journal.drop(gone)  # their later transitions would be refused too
             for each in self.core.parts_of(gone):
                 self.core.forget(each)
             self._apply(self.core.redispatch())
@@ -204,7 +204,7 @@ class Outlet:
         for stream, has_work in told.items():
             if has_work:
                 stream.let_go()
-            else:  # behind those who wait for an end: for an ack nothing waits that is in a hurry
+            else:  # only acks, which are not urgent: after the waiters of this commit
                 self._running_loop().call_soon(stream.let_go)
 
     def _answer_start(self, t: Transition, run: Run | None, committed: Committed) -> bool:
@@ -237,7 +237,7 @@ class Outlet:
         if isinstance(command, AssignCommand):
             try:
                 self._send_assignment(command)
-            except Exception as error:  # noqa: BLE001  # `_apply` tells, and has the run read again
+            except Exception as error:  # noqa: BLE001  # `_apply` logs it and reloads the run
                 self.core.fault(command.run_id, error)
                 self._apply(())
         elif isinstance(command, Finished):
@@ -288,11 +288,11 @@ class Outlet:
         run = self.core.runs.get(command.run_id)
         record = run.records[command.slot] if run is not None else None
         if stream is None or run is None or record is None:
-            return  # it is sent when the runner comes back
+            return  # it is sent when the runner reconnects
         if record.status is not NodeStatus.RUNNING:
-            return  # said twice, before and after its stream broke, and answered already
+            return  # sent on the previous stream already, and answered since
         if command.token not in (record.token, record.killing):
-            return  # a later one follows. One to be killed goes out: its Kill wants an answer
+            return  # a newer one follows. One to be killed is sent: its Kill needs an answer
         if not run.has_inputs(command.slot):
             self.take_back(run, command.slot)
             return
@@ -331,7 +331,7 @@ class Outlet:
 
 
 def _stamp_taken(run: Run | None, at: datetime) -> None:
-    """Know when what a run took over ended in it: with the last of that."""
+    """Set the times of results that a rerun copied, which end in it with the last of them."""
     for record in run.records if run is not None else ():
         if record is not None and record.completed_at is None and record.status in NODE_FINAL:
             record.started_at = None if record.status is NodeStatus.SKIPPED else at
@@ -339,7 +339,7 @@ def _stamp_taken(run: Run | None, at: datetime) -> None:
 
 
 def _starts(t: Transition) -> bool:
-    """Say whether a transition writes that its run has started, as its row then says."""
+    """Return whether a transition writes that its run has started."""
     if any(change.starts for change in t.run_changes):
         return True
     return any(row.status == RunStatus.RUNNING for row in t.run_inserts)

@@ -1,4 +1,4 @@
-"""The owner: holds this member's shards by its lease, takes shards in and gives them away."""
+"""The owner: keeps this member's shards under its lease, takes shards over and hands them on."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ log = structlog.get_logger()
 
 
 class Owner(Memory):
-    """What is this member's: no other may have any run of that, and it knows them all."""
+    """The shards owned by this member, which alone may change their runs, and knows all of them."""
 
     async def wake(self) -> None:
-        """Hold the lease, so that what this member owns stays its own."""
+        """Renew a lease that was given up at rest."""
         try:
             await self.member.renew()
         except FencedError:
-            self.shards.look.set()  # that ends the process
+            self.shards.look.set()  # the members' loop ends the process
             raise try_again() from None
-        if not self.shards.ready <= self.member.owned:  # taken while it rested: no run was in them
+        if not self.shards.ready <= self.member.owned:  # some were taken at rest, without open runs
             self.shards.put(self.shards.ready & self.member.owned)
-            # What was judged by the shards of before is not said: runners come back, and ask anew.
+            # Unsent answers relied on the old shards: runners reconnect and ask again.
             for stream in list(self.streams.values()):
                 self._drop(stream)
         self.work.set()
 
     async def knows(self, *, anew: bool = False) -> bool:
-        """Whether what memory says of runs is so: no other member can have any of them by now.
+        """Return whether memory is right about its runs: no other member can have taken any.
 
-        Asked before runners are told anything that follows from it. `anew` takes the database's
-        word for it and not the lease's: what a runner forgot nobody can give it back.
+        Checked before runners are told anything that depends on it. `anew` asks the database
+        instead of trusting the lease: needed where a runner will drop a result for good.
         """
         if self.member.certain and not anew:
             return True
         rested = not self.member.live
         if not await self.member.holds(anew=anew):
-            self.shards.look.set()  # that ends the process
+            self.shards.look.set()  # the members' loop ends the process
             return False
         if rested:
             self.work.set()
             if not self.shards.ready <= self.member.owned:
-                self.journal.doubt()  # others have some of it: all is loaded again
+                self.journal.doubt()  # others have taken some: reload everything
                 return False
         return True
 
     async def take_in(self, shards: Collection[int]) -> None:
-        """Load the runs of shards that have come to this member, and have their runners report."""
+        """Load the runs of shards that this member took over, and have their runners report."""
         rebuilt = self._rebuilt
         loaded = await self._load(shards=sorted(shards))
         if rebuilt != self._rebuilt:
-            return  # all was loaded meanwhile, these among it
+            return  # a recovery has loaded everything meanwhile, including these
         self.shards.put(self.shards.ready | frozenset(shards))
         self._adopt(loaded)
         self._ask_runners(loaded)
@@ -69,7 +69,7 @@ class Owner(Memory):
         log.info("shards_taken_in", shards=len(shards), executions=len(loaded.runs))
 
     def _ask_runners(self, loaded: Loaded) -> None:
-        """Have runners say anew what they have: memory and they may differ on these runs."""
+        """Have runners report again what they have: it may differ from memory for these runs."""
         runners = {
             each.runner
             for run, _, _ in loaded.runs
@@ -81,15 +81,15 @@ class Owner(Memory):
             self._drop(self.streams[runner])
 
     async def release(self, shard: int, taker: UUID) -> bool:
-        """Give a shard to another member: write what is queued, forget its runs, then let it go.
+        """Hand a shard to another member: write what is queued, forget its runs, change the owner.
 
-        Whether it was given. Where it was not its runs are loaded again, with the next look.
+        Returns whether it was handed over; if not, the next survey loads its runs again.
         """
         rebuilt = self._rebuilt
         self.shards.put(self.shards.ready - {shard})
         forgotten: dict[UUID, list[tuple[UUID, Owned]]] = {}
-        while await self.journal.written():  # first the starts that drew it, which are answered now
-            reading = bool(self._loading)  # such a run is in no list, and may be ended by its rows
+        while await self.journal.written():  # starts that drew this shard are committed first
+            reading = bool(self._loading)  # a run being reloaded is not in `core.runs`
             await self.settled()
             if rebuilt != self._rebuilt or self.recovering:
                 return False
@@ -112,7 +112,7 @@ class Owner(Memory):
 
 
 def _held(run: Run, taker: UUID) -> list[tuple[UUID, Owned]]:
-    """Give what runners have of a run, as another member's."""
+    """Return, by runner, the run's running attempts as owned by `taker`."""
     return [
         (each.runner, Owned(each.id, each.killing or each.token, taker))
         for each in run.records

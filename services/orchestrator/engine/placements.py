@@ -1,4 +1,4 @@
-"""Who can start runners, and on what: known while they listen to what waits."""
+"""Services that can start runners (such as the Ray dispatcher), while they are connected."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from services.orchestrator.domain.needs import Offer
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placement:
-    """What one of them can start runners on."""
+    """The machines on which one such service can start runners."""
 
     machines: Sequence[Offer]
-    machines_come: bool = False  # of any kind, when something waits for one
+    machines_come: bool = False  # whether it adds machines of any kind on demand
 
 
 class Placements:
-    """Those that listen now."""
+    """The services that are connected now."""
 
     def __init__(self) -> None:
         self._listening: list[Placement] = []
 
     def add(self, placement: Placement) -> None:
-        """One has begun to listen."""
+        """Register a service that connected."""
         self._listening.append(placement)
 
     def remove(self, placement: Placement) -> None:
-        """One listens no longer."""
+        """Remove a service that disconnected."""
         self._listening.remove(placement)
 
     @property
     def machines_come(self) -> bool:
-        """Whether a machine of any kind may come."""
+        """Whether any service adds machines on demand."""
         return any(each.machines_come for each in self._listening)
 
     def offers(self) -> list[Offer]:
-        """Give what runners would offer that can be started."""
+        """Return what runners that could be started would offer."""
         return [offer for each in self._listening for offer in each.machines]

@@ -1,4 +1,4 @@
-"""The held streams: what waits to be sent to each runner."""
+"""The streams of attached runners: what is queued to be sent on each."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from services.orchestrator.domain.commands import AckCommand, KillCommand, Super
 from services.orchestrator.domain.plan import Binding, Place, Plan
 from services.orchestrator.domain.values import Value
 
-DEFINITIONS_MAX: Final = 4096  # that both ends of a stream keep
+DEFINITIONS_MAX: Final = 4096  # kept by both ends of a stream
 
-# Pins, place, whether it is the first turn, tenant, inputs given.
+# Pins, place, whether it is the first turn of a loop, tenant, which inputs have values.
 _Key: TypeAlias = tuple[UUID, int, bool, UUID, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What a series of attempts has in common, told once per stream."""
+    """What attempts of one place have in common; sent once per stream."""
 
     number: int
     place: Place
@@ -30,7 +30,7 @@ class Definition:
 
 
 class Assignment(NamedTuple):
-    """An attempt with its values."""
+    """An attempt to run, with its values."""
 
     attempt_ref: UUID
     token: int
@@ -40,11 +40,11 @@ class Assignment(NamedTuple):
     values: Sequence[Value]
     pull: bool
     progress: str = ""  # of an earlier attempt, JSON text
-    traceparent: str = ""  # the run's place in a trace
+    traceparent: str = ""  # W3C trace context of the run
 
 
 class Owned(NamedTuple):
-    """An attempt is another member's to answer for, or is this one's."""
+    """Tells a runner which member owns an attempt's run."""
 
     attempt_ref: UUID
     token: int
@@ -52,13 +52,13 @@ class Owned(NamedTuple):
 
 
 class Peers(NamedTuple):
-    """Where the other orchestrators may be reached."""
+    """Addresses of the other orchestrators."""
 
     addresses: tuple[str, ...]
 
 
 class Demand(NamedTuple):
-    """How many places wait for a runner."""
+    """How many nodes wait for a runner."""
 
     waiting: int
 
@@ -69,33 +69,33 @@ Outgoing = Definition | Assignment | Command
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One runner's stream: commands queue here after their commit, the RPC sends them."""
+    """One runner's stream: commands are queued after their commit and sent by the RPC."""
 
     runner: UUID
     definitions_max: int = DEFINITIONS_MAX
     outgoing: list[Outgoing] = field(default_factory=list)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     closed: bool = False
-    by_lane: bool = False  # whether what it sends travels beside it
-    # Says commands without a wait, where there is a way for that; whether it did.
+    by_lane: bool = False  # whether frames go through a unix socket beside the RPC
+    # Sends commands without waiting, if that is possible; returns whether it did.
     say: Callable[[Sequence[Outgoing]], bool] | None = None
-    _awaited: bool = False  # whether somebody waits for what is queued next
+    _awaited: bool = False  # whether `take` is waiting
     _definitions: OrderedDict[_Key, Definition] = field(default_factory=OrderedDict)
 
     def send(self, command: Outgoing) -> None:
-        """Have a command sent."""
+        """Queue a command and send what is queued."""
         self.queue(command)
         self.let_go()
 
     def queue(self, command: Outgoing) -> None:
-        """Have a command sent with what is let go next."""
+        """Queue a command for the next `let_go`."""
         if not self.closed:
             self.outgoing.append(command)
 
     def let_go(self) -> None:
-        """Have what is queued sent: at once where that can be, else by whoever takes it.
+        """Send what is queued: directly if possible, else by waking `take`.
 
-        Nothing overtakes what was taken before: at once is only while the taker waits for more.
+        It is sent directly only while `take` waits, so that it does not overtake what was taken.
         """
         if not self.outgoing:
             return
@@ -113,15 +113,15 @@ class Stream:
         *,
         first: bool = True,
     ) -> Definition:
-        """Return what attempts of a place share, queued for the runner before its first use.
+        """Return the definition for attempts of a place; queues it before its first use.
 
-        A loop's turns after the first take other inputs.
+        Turns of a loop after the first (`first=False`) have other inputs.
         """
         key = (plan.pins_id, place, first, tenant_id, given)
         known = self._definitions.get(key)
         if known is None:
             number = len(self._definitions) + 1
-            if number > self.definitions_max:  # the one that was used longest ago makes room
+            if number > self.definitions_max:  # evict the least recently used
                 _, forgotten = self._definitions.popitem(last=False)
                 number = forgotten.number
             bindings = plan.places[place].inputs if first else plan.places[place].turn_inputs
@@ -136,7 +136,7 @@ class Stream:
         return known
 
     async def take(self) -> list[Outgoing]:
-        """Wait for commands and take them all, in order."""
+        """Wait for commands; remove and return them all, in order."""
         self._awaited = True
         try:
             await self.ready.wait()
@@ -147,7 +147,7 @@ class Stream:
         return taken
 
     def close(self) -> None:
-        """Let the RPC end; what waits is derived again when the runner is back."""
+        """End the RPC; what is queued is derived again when the runner reconnects."""
         self.closed = True
         self.outgoing.clear()
         self.ready.set()

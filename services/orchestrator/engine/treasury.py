@@ -1,4 +1,4 @@
-"""What a run is to have is taken out of what its tenant has left before anything of it begins."""
+"""Reserves a run's budget from its tenant's quota before the run begins."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from services.orchestrator.storage import quota_usage
 from services.orchestrator.storage.quota_usage import Refused
 
 _US: Final = 1_000_000
-# Runs that a transaction reserves for: other starts of the tenant wait for its end.
+# How many runs one transaction reserves for: other starts of the tenant wait for it.
 _TOGETHER: Final = 50
 _SECONDS: Final = frozenset({"cpu_seconds_per_day", "gb_seconds_per_day"})
 
 
 class Treasury:
-    """Gives runs their budgets, one tenant's runs one after the other."""
+    """Reserves budgets; the runs of one tenant are served one after the other."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -30,7 +30,7 @@ class Treasury:
     async def reserve(
         self, ledger: Ledger, member_id: UUID, wanted: Sequence[tuple[Run, Amounts]]
     ) -> dict[UUID, Budget | QuotaExceeded]:
-        """Take what each run is to have, or nothing of it where its tenant has too little."""
+        """Reserve each run's budget, or return the refusal if too little of the quota is left."""
         told: dict[UUID, Budget | QuotaExceeded] = {}
         for begin in range(0, len(wanted), _TOGETHER):
             try:
@@ -38,13 +38,13 @@ class Treasury:
                     for run, asked in wanted[begin : begin + _TOGETHER]:
                         told[run.id] = await _taken(db, ledger, member_id, run, asked)
             except QflowError:
-                with suppress(QflowError):  # what the sweep finds otherwise, a minute later
+                with suppress(QflowError):  # else the sweep releases it, within a minute
                     await self.release(member_id, told)
                 raise
         return told
 
     async def release(self, member_id: UUID, runs: Collection[UUID]) -> None:
-        """Give back what was taken for runs that did not begin."""
+        """Release the budgets of runs that were not started."""
         async with transaction(self._pool) as db:
             for run_id in runs:
                 await quota_usage.release(db, member_id, run_id)

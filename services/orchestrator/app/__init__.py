@@ -1,4 +1,4 @@
-"""The orchestrator put together."""
+"""The orchestrator service, assembled."""
 
 from __future__ import annotations
 

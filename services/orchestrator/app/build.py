@@ -1,4 +1,4 @@
-"""The orchestrator put together."""
+"""Assembles the orchestrator service."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ from services.orchestrator.usecases.watch import Watcher
 log = structlog.get_logger()
 
 _LOCK_WAIT_S: Final = 2.0
-_LOCK_POLL_S: Final = 0.05  # of a standby, which is to take over within half a second
+_LOCK_POLL_S: Final = 0.05  # short, since a standby should take over within half a second
 
 
 @asynccontextmanager
 async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
-    """Put the orchestrator together; `join` owns the shards and loads what is open."""
+    """Assemble the orchestrator; its `join` takes shards and loads their open runs."""
     settings = Settings.from_env(env)
     at_rest = data_at_rest(env)
     api_pool = await open_pool(
@@ -70,7 +70,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
     lock = None
     try:
         await at_rest.begin(engine_pool)
-        # The last thing to wait for: one that stands by has all else done when its turn comes.
+        # Locked last, so that a standby has everything else done when it gets the lock.
         lock = await _lock_home(settings)
         base = Base(
             env=env,
@@ -90,7 +90,7 @@ async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
 
 
 async def _lock_home(settings: Settings) -> int:
-    """Hold the home's lock. One that stands by waits for it; any other, for one about to end."""
+    """Acquire the home's lock; a standby waits for it, others only briefly, for one that stops."""
     home, standby = settings.home, settings.standby
     return await lock_home(
         home / "run" / "orchestrator.lock",
@@ -103,7 +103,7 @@ async def _lock_home(settings: Settings) -> int:
 
 
 def _wait(home: Path, *, standby: bool) -> None:
-    if standby:  # what takes a while is done by the time that its turn comes
+    if standby:  # do slow things while waiting
         compile_ahead("qflow.orchestrator.v1")
         settle_garbage()
     log.info("standing_by" if standby else "home_awaited", home=str(home))

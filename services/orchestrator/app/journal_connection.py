@@ -1,4 +1,4 @@
-"""The journal's own connection to PostgreSQL, over which an orchestrator also hears the others."""
+"""The journal's connection to PostgreSQL, which also receives notifications of other members."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from services.orchestrator.storage.shards import CHANNEL as MEMBERS_CHANNEL
 
 
 async def connect_journal(url: str, engine: Engine) -> asyncpg.Connection[asyncpg.Record]:
-    """Open the journal's connection, which also hears what other members tell.
+    """Open the journal's connection, and listen for notifications of other members.
 
-    Its statements find rows by key. Planned while the tables are small, they must not choose to
-    read them whole, since a prepared plan stays when the tables have grown; the journal has them
-    planned anew after that (`Journal._plan_anew`), for an index may be read whole, too.
+    Its statements find rows by key. A plan made while the tables are small could choose a sequential
+    scan and would be kept when they have grown, so such plans are disabled; and because an index may
+    be scanned whole as well, the journal has its statements replanned (`Journal._plan_anew`).
     """
     db = await asyncpg.connect(
         url,
@@ -26,7 +26,7 @@ async def connect_journal(url: str, engine: Engine) -> asyncpg.Connection[asyncp
         server_settings={
             "application_name": "qflow-journal",
             "statement_timeout": "60000",
-            "lock_timeout": "2000",  # a row that somebody holds holds up one try, not every run
+            "lock_timeout": "2000",  # a locked row must not hold up the flushes of all runs
             "enable_seqscan": "off",
             "enable_hashjoin": "off",
             "enable_mergejoin": "off",
@@ -42,18 +42,18 @@ async def connect_journal(url: str, engine: Engine) -> asyncpg.Connection[asyncp
     await db.add_listener(
         LIMITS_CHANNEL, lambda _db, _pid, _channel, told: _hear_of_limits(engine, str(told))
     )
-    engine.hear_of_limits()  # whatever was told before, nobody here heard it
+    engine.hear_of_limits()  # notifications sent before `LISTEN` were missed
     return db
 
 
 def _hear_of_members(engine: Engine, told_by: str) -> None:
-    """Look at the members when another one says that something changed."""
+    """Have the members surveyed when another member reports a change."""
     if told_by != str(engine.member.id):
         engine.shards.look.set()
 
 
 def _hear_of_limits(engine: Engine, told: str) -> None:
-    """Look again at what waits when another member gave places back, or at all limits."""
+    """Recheck waiting nodes when another member released slots, or reread all limits."""
     member_id, limit_ids = freed_by(told)
     if member_id is None:
         engine.hear_of_limits()

@@ -1,4 +1,4 @@
-"""The parts that an orchestrator is put together from."""
+"""The parts of an orchestrator service."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from services.orchestrator.usecases.watch import Watcher
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """What everything else stands on."""
+    """Settings, pools and what else all parts use."""
 
     env: Mapping[str, str]
     settings: Settings
@@ -30,14 +30,14 @@ class Base:
     api_pool: Pool
     engine_pool: Pool
     authenticator: Authenticator
-    # Set when schedules and events changed, here or elsewhere: their loops look at once.
+    # Set when schedules or events changed, here or elsewhere, to wake their loops.
     schedules_changed: asyncio.Event = field(default_factory=asyncio.Event)
     events_changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runs:
-    """What starts, reads, watches and writes runs."""
+    """The parts that start, read, watch and write runs."""
 
     engine: Engine
     writer: Writer
@@ -50,7 +50,7 @@ class Runs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Posting:
-    """What posts events to their subscribers, signed with secrets derived from one key."""
+    """The client that posts events, and the key from which signing secrets are derived."""
 
     webhooks: Webhooks
     key: bytes

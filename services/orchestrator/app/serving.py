@@ -1,4 +1,4 @@
-"""What an orchestrator serves and keeps doing."""
+"""The servicers and loops of an orchestrator."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ from services.orchestrator.usecases.schedule_runs import Scheduler
 
 log = structlog.get_logger()
 
-# Those whose calls another orchestrator passes on when this one owns the run.
+# Servicers whose calls other orchestrators forward to the owner of the run.
 Forwarded = tuple[ExecutionServicer, ControlServicer, ExplainServicer]
 
 
 def app_of(base: Base, runs: Runs, posting: Posting, lanes: Lanes) -> App:
-    """Give the service of these parts."""
+    """Return the service made of these parts."""
     forwarded = (
         ExecutionServicer(
             starter=runs.starter,
@@ -140,7 +140,7 @@ def _servicers(base: Base, runs: Runs, posting: Posting, forwarded: Forwarded) -
 def _internal_servicers(
     base: Base, runs: Runs, lanes: Lanes, forwarded: Forwarded
 ) -> list[Servicer]:
-    """Give what runners and other orchestrators call."""
+    """Return the servicers for runners and other orchestrators."""
     attach = AttachServicer(runs.engine, base.engine_pool, lanes)
     peer = PeerServicer(
         base.authenticator, list(forwarded), watcher=runs.watcher, overlaps=runs.overlaps
@@ -187,7 +187,7 @@ def _loops(base: Base, runs: Runs, posting: Posting) -> list[Loop]:
 
 
 def _until_fenced(*loops: Loop) -> Sequence[Loop]:
-    """End the process in order when another member owns the runs now: that is no fault."""
+    """Stop the process cleanly when another member has taken over, which is not a failure."""
 
     async def until_fenced(loop: Loop, stop: asyncio.Event) -> None:
         try:

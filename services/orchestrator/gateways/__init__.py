@@ -1,1 +1,1 @@
-"""What the orchestrator reaches outside of its database."""
+"""Clients of what the orchestrator uses besides its database."""

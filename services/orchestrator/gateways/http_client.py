@@ -1,8 +1,8 @@
-"""Posting to addresses that others chose: what is dialled is what was checked, and nothing else.
+"""An HTTP client for user-supplied URLs that is safe against server-side request forgery.
 
-Names are resolved here, each address they stand for is checked, and those are the ones connected
-to: a name that means something else a moment later is never asked again. Redirects are not
-followed, no proxy is taken from the environment, and no more of an answer is read than its head.
+Names are resolved here, every address is checked, and only checked addresses are connected to, so
+that DNS rebinding has no effect. Redirects are not followed, no proxy is taken from the environment,
+and only the head of a response is read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CONNECTIONS_MAX: Final = 32
 
 
 class HttpClient:
-    """Posts over HTTPS to public addresses alone."""
+    """Posts over HTTPS to public addresses only."""
 
     def __init__(self, *, loopback: bool, resolver: Resolve, timeout_s: float) -> None:
         self._loopback = loopback
@@ -36,9 +36,9 @@ class HttpClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, url: str, body: str, headers: Mapping[str, str]) -> Answer:
-        """Post a body of JSON."""
+        """Post a JSON body; returns an `Answer` with status 0 if there was no response."""
         try:
-            # Again, whatever was checked when the address was given: settings change.
+            # Checked when the subscription was made, too, but settings may have changed since.
             check_url(url, loopback=self._loopback)
             literal = literal_address(urlsplit(url).hostname or "")
             if literal is not None:
@@ -61,7 +61,7 @@ class HttpClient:
             return Answer(0, f"not called: {why}" if why else _said(error))
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""
         if self._session is not None:
             await self._session.close()
 
@@ -83,7 +83,7 @@ class HttpClient:
 
 
 class _Checked(AbstractResolver):
-    """Resolves a name to addresses that may be called, or refuses it whole."""
+    """Resolves names; refuses a name if any of its addresses may not be called."""
 
     def __init__(self, inner: Resolve, *, loopback: bool) -> None:
         self._inner = inner
@@ -93,7 +93,7 @@ class _Checked(AbstractResolver):
         self,
         host: str,
         port: int = 0,
-        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002  # the client's interface
+        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002  # aiohttp's interface
     ) -> list[ResolveResult]:
         found: list[ResolveResult] = []
         for text in await self._inner(host, port):
@@ -121,11 +121,11 @@ class _Checked(AbstractResolver):
 
 
 class _RefusedNameError(OSError):
-    """A name stands for an address that is not called."""
+    """A name resolved to an address that may not be called."""
 
 
 def _refusal(error: BaseException) -> str:
-    """Find the refusal under what the client made of it."""
+    """Return the message of a `_RefusedNameError` among the causes of an error, if there is one."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, _RefusedNameError):
@@ -135,7 +135,7 @@ def _refusal(error: BaseException) -> str:
 
 
 def _said(error: BaseException) -> str:
-    # Not the text of the error: it may quote addresses of this side.
+    # Not the text of the error, which may show local addresses.
     match error:
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
             return "its certificate is not trusted"

@@ -1,4 +1,4 @@
-"""The other orchestrators, as one calls another in a user's name."""
+"""Clients of other orchestrators, to forward calls on behalf of a user."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from services.kit.rpc.errors import relayed
 from services.kit.rpc.tls import Trust
 
 NOT_OWNER: Final = "NOT_OWNER"
-_LOOP_S: Final = 2.0  # for the answer to a loop, which has other things to do
-_ANSWER_S: Final = 2.0  # for another one to say that the time of a wait is up
+_LOOP_S: Final = 2.0  # deadline of calls made by a loop
+_ANSWER_S: Final = 2.0  # on top of the timeout of a long poll
 _CANCEL: Final = "/qflow.orchestrator.v1.ExecutionService/CancelExecution"
 
 
-class PeerGone(Exception):  # noqa: N818  # what happened, for the caller to look again
-    """The other one does not answer, or the run is not its own any more."""
+class PeerGone(Exception):  # noqa: N818  # an event, not an error
+    """The peer does not answer, or does not own the run any more: look the owner up again."""
 
     def __init__(self, message: str, *, undone: bool = False) -> None:
-        """`undone` says that it certainly did nothing."""
+        """`undone` says that the peer has certainly not executed the call."""
         super().__init__(message)
         self.undone = undone
 
 
 class Peers:
-    """One channel to each, made when it is needed."""
+    """One channel per peer, opened on first use."""
 
     def __init__(self, token: str, *, trust: Trust | None = None) -> None:
         self._token = token
@@ -48,7 +48,7 @@ class Peers:
         request: bytes,
         caller: Caller,
     ) -> bytes:
-        """Have another one answer a call; raises what it raised there, or PeerGone."""
+        """Forward a call; returns the serialized response. Raises the peer's error, or `PeerGone`."""
         asked = pb.ForwardCallRequest(
             method=method,
             request=request,
@@ -62,12 +62,12 @@ class Peers:
         return bytes(answer.response)
 
     async def cancel(self, address: str, execution_id: UUID, caller: Caller) -> None:
-        """Have another one ask a run of its own to stop."""
+        """Request cancellation of a run that the peer owns."""
         request = CancelExecutionRequest(execution_id=str(execution_id))
         await self.call(address, _CANCEL, request.SerializeToString(), caller)
 
     async def cancel_overlapping(self, address: str, execution_id: UUID, schedule_id: UUID) -> None:
-        """Have another one ask a run of a schedule to stop, before the next one begins."""
+        """Request cancellation of a schedule's run, because its next run is due."""
         asked = pb.CancelOverlappingRequest(
             schedule_id=str(schedule_id), execution_id=str(execution_id)
         )
@@ -77,7 +77,7 @@ class Peers:
             raise _fault(error) from error
 
     async def await_end(self, address: str, execution_id: UUID, timeout_s: float) -> None:
-        """Wait until a run of another one is over, or moved, or so long."""
+        """Wait until a run of the peer has ended or moved, at most `timeout_s`."""
         asked = pb.AwaitEndRequest(
             execution_id=str(execution_id), timeout=duration_ms(timeout_s * 1000)
         )
@@ -89,7 +89,7 @@ class Peers:
     async def stream(
         self, address: str, method: str, request: bytes, caller: Caller
     ) -> AsyncIterator[bytes]:
-        """Have another one answer with a stream; raises what it raised there, or PeerGone."""
+        """Forward a streaming call; yields serialized responses. Raises as `call` does."""
         asked = pb.ForwardStreamRequest(
             method=method,
             request=request,
@@ -106,7 +106,7 @@ class Peers:
             call.cancel()
 
     async def close(self) -> None:
-        """Close every channel."""
+        """Close all channels."""
         stubs, self._stubs = self._stubs, {}
         for channel, _ in stubs.values():
             await channel.close()
@@ -119,7 +119,7 @@ class Peers:
 
 
 def _fault(error: grpc.aio.AioRpcError) -> QflowError | PeerGone:
-    """Tell what the owner answered from what the way to it did."""
+    """Return the owner's own error, or `PeerGone` if the call did not reach the owner."""
     answered = relayed(error)
     if answered is None or answered.reason in {NOT_OWNER, "DRAINING"}:
         undone = answered is not None and answered.reason == NOT_OWNER

@@ -1,4 +1,4 @@
-"""The key that the secrets of subscriptions are derived from: a file of the orchestrators alone."""
+"""The key from which the secrets of event subscriptions are derived, in a private file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BYTES: Final = 32
 
 
 def read_or_make(path: Path) -> bytes:
-    """Give the key; the first orchestrator of a home makes it, for its owner's eyes alone."""
+    """Return the key; the first orchestrator of a home creates it, readable by its user only."""
     try:
         if not path.exists():
             _make(path)
@@ -35,7 +35,7 @@ def _make(path: Path) -> None:
             file.write(secrets.token_bytes(_BYTES))
             file.flush()
             os.fsync(file.fileno())
-        # Whole or not at all, and the first one stays where two begin at once.
+        # Atomic; if two processes create it at once, the first file stays.
         with contextlib.suppress(FileExistsError):
             os.link(name, path)
     finally:

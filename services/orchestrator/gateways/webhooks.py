@@ -1,4 +1,4 @@
-"""Posting events to addresses that others chose, by a client that is read when it is needed."""
+"""Posts events to subscribers, with an HTTP client that is imported on first use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CLIENT: Final = "services.orchestrator.gateways.http_client"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: a status, or 0 and why there is none; and when to come again, if it said."""
+    """A response: its status, or 0 and an error if there was none; and its Retry-After, if any."""
 
     status: int
     error: str = ""
@@ -26,15 +26,15 @@ class Answer:
 
 
 class Poster(Protocol):
-    """Posts a body to an address."""
+    """Posts a body to a URL."""
 
     async def post(self, url: str, body: str, headers: Mapping[str, str]) -> Answer:
-        """Post, and say what came back; never raises for what the other side does."""
+        """Post and return the answer; never raises because of the receiver."""
         ...
 
 
 class Resolve(Protocol):
-    """Gives the addresses of a host."""
+    """Returns the addresses of a host."""
 
     async def __call__(self, host: str, port: int) -> list[str]:
         """Resolve a name."""
@@ -42,17 +42,17 @@ class Resolve(Protocol):
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """Ask the system's resolver."""
+    """Resolve a name with the system's resolver."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class Webhooks:
-    """Posts over HTTPS to public addresses alone.
+    """Posts over HTTPS to public addresses only.
 
-    To read the client takes a quarter of what the whole service takes: most have no subscriptions,
-    and a start is not to wait for it.
+    Importing the client takes a quarter of the service's start-up time, and most deployments have
+    no subscriptions: it is imported on first use.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Webhooks:
         self._client: HttpClient | None = None
 
     async def post(self, url: str, body: str, headers: Mapping[str, str]) -> Answer:
-        """Post a body of JSON."""
+        """Post a JSON body."""
         module = await asyncio.to_thread(importlib.import_module, _CLIENT)
         if self._client is None:
             self._client = module.HttpClient(
@@ -74,6 +74,6 @@ class Webhooks:
         return await self._client.post(url, body, headers)
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""
         if self._client is not None:
             await self._client.close()

@@ -1,1 +1,1 @@
-"""What the orchestrator does by itself."""
+"""Background loops of the orchestrator."""

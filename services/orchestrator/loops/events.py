@@ -1,4 +1,4 @@
-"""Events on their way out: asleep until there is one, or until the next try is due."""
+"""The loop that delivers events: sleeps until there is one, or until the next retry is due."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from services.orchestrator.usecases.event_courier import Courier
 
 
 async def deliver_events(courier: Courier, changed: asyncio.Event, stop: asyncio.Event) -> None:
-    """Deliver events, until told to stop."""
+    """Deliver events until `stop` is set."""
     try:
         await repeat(stop, courier.step, name="events", wake=changed)
     finally:

@@ -1,4 +1,4 @@
-"""The lease: renewed while there is work, given back when there is none."""
+"""The loop that renews the lease while there is work, and gives it up when there is none."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def keep_lease(engine: Engine, stop: asyncio.Event) -> None:
                     await member.rest(unless=engine.busy)
                 idle_since = None
                 continue
-            if member.live:  # also while it is not known yet whether more comes
+            if member.live:  # also while idle for less than `_IDLE_AFTER_S`
                 await member.renew()
         except DATABASE_FAULTS as error:
             log.warning("lease_not_renewed", error=repr(error))

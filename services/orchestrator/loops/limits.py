@@ -1,4 +1,4 @@
-"""Places under limits: taken when something waits for them, given back when nothing uses them."""
+"""The loop that acquires slots of limits for what waits for them, and releases unused ones."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ log = structlog.get_logger()
 
 _CLAIMS_MAX: Final = 256
 _AGAIN_S: Final = 0.5
-# While something waits: what nobody tells is found so, such as places of a member that died.
+# While something waits, slots that nobody will release are swept: those of a dead member, say.
 _SWEEP_S: Final = 5.0
-# Before it takes again what it gave back, a member lets the others hear of that.
+# How long a member that released slots lets others take them first, on average.
 _YIELD_S: Final = 0.005
 
 
 async def keep_limits(engine: Engine, pool: Pool, stop: asyncio.Event) -> None:
-    """Take and give back places. Quiet while nothing waits; raises `FencedError`."""
+    """Acquire and release slots. Runs no statement while nothing waits; raises `FencedError`."""
     swept_at = engine.now()
     while not stop.is_set():
         await wait_either(engine.limits_wanted, stop, _wait_s(engine, swept_at))
@@ -66,24 +66,24 @@ def _wait_s(engine: Engine, swept_at: float) -> float | None:
 
 
 async def take_once(engine: Engine, pool: Pool) -> bool:
-    """Ask for places once; returns whether there was anything to ask for."""
+    """Request slots once; returns whether there was anything to request."""
     core = engine.core
     claims = core.limited.ask(_CLAIMS_MAX, uuid7)
     if not claims:
         return False
     try:
-        fence = await engine.member.ensure_live(False)  # as the member has it
+        fence = await engine.member.ensure_live(False)  # no forced renewal
         if fence.epoch != core.epoch:
-            return False  # this memory is over: what the next epoch took for it nobody would free
+            return False  # memory is about to be reloaded, and nobody would release these slots
         async with transaction(pool) as db:
             answers = await limit_slots.take(db, fence.member_id, fence.epoch, claims)
     except BaseException as error:
         for claim in claims:
             core.limited.unanswered(claim)
         if isinstance(error, asyncpg.PostgresError) and error.sqlstate == FENCED:
-            await engine.member.ensure_live(True)  # raises where it is fenced
+            await engine.member.ensure_live(True)  # raises if this member is fenced
         raise
-    if core is not engine.core:  # memory was made anew: these are of the epoch before
+    if core is not engine.core:  # memory was reloaded meanwhile: release these
         engine.core.limited.abandoned.extend(slot for claim in claims for slot in claim.slots)
         return True
     now = engine.now()
@@ -99,13 +99,13 @@ async def take_once(engine: Engine, pool: Pool) -> bool:
 
 
 async def give_back(engine: Engine, pool: Pool) -> None:
-    """Give back what nothing was begun with, once nothing on its way to disk can use it."""
+    """Release slots that nothing was started with, once no queued flush can refer to them."""
     limited = engine.core.limited
     if not limited.abandoned:
         return
     slots, limited.abandoned = limited.abandoned, []
     if not await engine.journal.written():
-        return  # an epoch is over, and what it took is swept
+        return  # the epoch has ended: the sweep frees its slots
     try:
         async with transaction(pool) as db:
             freed = await limit_slots.give_back(db, slots)
@@ -131,7 +131,7 @@ def _free(engine: Engine, freed: set[UUID]) -> None:
 
 
 async def _tell(engine: Engine, pool: Pool) -> None:
-    """Let the others hear first of what was given back, so that none takes it all."""
+    """Notify other members of released slots, and give them a chance to take some first."""
     freed, engine.limits_freed = engine.limits_freed, set()
     if not freed or not engine.shards.peers:
         return

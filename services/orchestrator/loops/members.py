@@ -1,4 +1,7 @@
-"""The members: looked at when one tells of a change, when a lease ends, and once a minute."""
+"""The loops about other members: shards, attempts that belong elsewhere, and demand for runners.
+
+Members are surveyed when one reports a change, when a lease ends, and once a minute.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,8 @@ async def keep_share(engine: Engine, stop: asyncio.Event) -> None:
 
 
 async def _unless_stopped(engine: Engine, stop: asyncio.Event) -> float:
-    """Look, but do not wait for a journal that nobody can write: a stop gives all shards away."""
-    await engine.journal.open()  # which hears what others tell
+    """Survey the members, unless stopped: a stop hands all shards over, so nothing is taken."""
+    await engine.journal.open()  # its connection receives the notifications of other members
     looking = asyncio.create_task(look(engine))
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -50,7 +53,7 @@ async def _unless_stopped(engine: Engine, stop: asyncio.Event) -> float:
 
 
 async def judge_strays(engine: Engine, pool: Pool, stop: asyncio.Event) -> None:
-    """Say of attempts that memory does not know whose they are. Quiet when there are none."""
+    """Look up the owners of attempts that memory does not know. Idle while there are none."""
     while not stop.is_set():
         await wait_either(engine.strays.found, stop, None)
         strays = engine.strays.take()
@@ -74,17 +77,20 @@ async def _judge(engine: Engine, pool: Pool, strays: Mapping[tuple[UUID, UUID], 
             engine.superseded(runner, ref, token)
         elif found.owner is not None and found.owner != engine.member.id:
             engine.elsewhere(runner, ref, token, found.owner)
-        # Else it is being loaded here, or nobody has it yet: its runner will be asked again.
+        # Else it is being loaded here or has no owner yet: its runner will report it again.
 
 
 async def tell_demand(engine: Engine, stop: asyncio.Event) -> None:
-    """Tell runners how much waits here, by which they share their slots. Quiet when alone."""
+    """Tell runners how many nodes wait here, so that they divide their slots among members.
+
+    Sends nothing while this is the only member.
+    """
     told = 0
     while not stop.is_set():
         await wait_either(engine.work, stop, None)
         if await pause(stop, _DEMAND_S):
             return
-        # In steps of two: a little more or less changes no share that matters.
+        # Rounded up to a power of two: smaller changes hardly move a share.
         waiting = 1 << engine.core.ready.size.bit_length() if engine.shards.peers else 0
         waiting = waiting if engine.core.ready.size else 0
         if waiting != told:

@@ -1,4 +1,4 @@
-"""Ends the runs of tenants that used up their day. Quiet while none with a quota runs anything."""
+"""The loop that ends runs of tenants with no quota left today. Idle while no quota is charged."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from services.orchestrator.storage import quota_usage
 
 log = structlog.get_logger()
 
-# How far behind it may be: so much longer a tenant uses what it has not.
+# How long usage may exceed a quota before its runs are ended.
 _BEHIND_S: Final = 1.0
 
 
 async def keep_quotas(engine: Engine, pool: Pool, stop: asyncio.Event) -> None:
-    """Look at what tenants used, once a second while they use anything."""
+    """Check the usage of tenants, once a second while any quota is charged."""
     while not stop.is_set():
         await wait_either(engine.quota_charged, stop, None)
         if await pause(stop, _BEHIND_S):
@@ -34,7 +34,7 @@ async def keep_quotas(engine: Engine, pool: Pool, stop: asyncio.Event) -> None:
 
 
 async def look_once(engine: Engine, pool: Pool) -> None:
-    """Hold what tenants used against what they may, once it is written."""
+    """Compare the usage of tenants with their quotas, after it is committed."""
     ledger = engine.core.ledger
     tenants = set(ledger.charged)
     if not tenants or not await engine.journal.written():

@@ -1,4 +1,4 @@
-"""The cache of results: asked before nodes run, told what they gave. It never holds a run up."""
+"""The loop that looks results up in the cache and stores new ones. It never holds a run up."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from services.orchestrator.storage import cached_results
 log = structlog.get_logger()
 
 _ASKS_MAX: Final = 256
-_ASK_MAX_S: Final = 2.0  # a node that would wait longer runs
+_ASK_MAX_S: Final = 2.0  # after that, nodes run as if nothing was cached
 
 
 async def keep_cache(engine: Engine, pool: Pool, stop: asyncio.Event) -> None:
-    """Answer what the cache is asked, keep what it is told. Quiet while no node is cached."""
+    """Look up and store results. Idle while no node uses the cache."""
     while not stop.is_set():
         await wait_either(engine.cache_wanted, stop, None)
         engine.cache_wanted.clear()
@@ -31,7 +31,7 @@ async def keep_cache(engine: Engine, pool: Pool, stop: asyncio.Event) -> None:
 
 
 async def answer_once(engine: Engine, pool: Pool) -> None:
-    """Answer what is asked now; where the database does not say, the nodes run."""
+    """Answer the pending lookups; if the database fails, as misses."""
     asks = engine.core.cache.take(_ASKS_MAX)
     if not asks:
         return
@@ -45,7 +45,7 @@ async def answer_once(engine: Engine, pool: Pool) -> None:
 
 
 async def keep_once(engine: Engine, pool: Pool) -> None:
-    """Keep what was committed since; what cannot be kept is given up."""
+    """Store newly committed results; if that fails they are dropped."""
     kept, engine.cache_kept = engine.cache_kept[:_ASKS_MAX], engine.cache_kept[_ASKS_MAX:]
     if engine.cache_kept:
         engine.cache_wanted.set()

@@ -1,4 +1,4 @@
-"""Schedules: asleep until the earliest is due, or until somebody says that this has changed."""
+"""The loop of schedules: sleeps until the earliest is due, or until a schedule has changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.orchestrator.usecases.schedule_runs import Scheduler, run_due
 
 
 async def run_schedules(scheduler: Scheduler, changed: asyncio.Event, stop: asyncio.Event) -> None:
-    """Start what schedules owe, until told to stop."""
+    """Start due runs of schedules until `stop` is set."""
     try:
         await repeat(stop, partial(run_due, scheduler), name="schedules", wake=changed)
     finally:

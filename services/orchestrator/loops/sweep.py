@@ -1,4 +1,4 @@
-"""The sweep: finds runners whose leases ran out, and locks that are known by now."""
+"""The loops that find runners with expired leases, and node versions with a finished lock."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _LOCKS_S: Final = 0.5
 
 
 async def sweep_runners(engine: Engine, pool: Pool, stop: asyncio.Event) -> None:
-    """Fence runners that are gone and give their attempts to others. Quiet when nothing runs."""
+    """Fence lost runners, so that their attempts go to others. Idle while nothing runs."""
     while not stop.is_set():
         if not any(runner.in_flight for runner in engine.core.runners.values()):
             await wait_either(engine.attempts_begun, stop, None)
-        # A lease outlasts the wait by far: what begins now, and is over before, asks for no look.
+        # Leases last far longer than this wait: attempts that end within it need no check.
         await wait_either(engine.sweep_now, stop, _WATCHFUL_S if engine.silent_since else _CALM_S)
         engine.attempts_begun.clear()
         engine.sweep_now.clear()
@@ -40,7 +40,7 @@ async def sweep_runners(engine: Engine, pool: Pool, stop: asyncio.Event) -> None
 
 
 async def sweep_once(engine: Engine, pool: Pool) -> None:
-    """Look once at the runners that have attempts."""
+    """Check the leases of the runners that have attempts, once."""
     holders = [each.incarnation for each in engine.core.runners.values() if each.in_flight]
     if not holders:
         return
@@ -63,7 +63,7 @@ async def sweep_once(engine: Engine, pool: Pool) -> None:
 
 
 async def watch_locks(engine: Engine, pool: Pool, stop: asyncio.Event) -> None:
-    """Look for the locks that places wait for. Quiet when none does."""
+    """Poll for the locks that nodes wait for. Idle while none waits."""
     while not stop.is_set():
         waiting = list(engine.core.locks_pending)
         if not waiting:

@@ -1,4 +1,4 @@
-"""The loop that outlives the others: what calls and runners still cause is written to the end."""
+"""The journal's task, which ends last: what calls and runners still cause is committed."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ _FLUSH_POLL_S: Final = 0.01
 
 
 class Writer:
-    """The member's part in the work: from when it joins until it signs off, its journal writes."""
+    """Runs the engine's journal from when the member joins until it leaves."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._writing: asyncio.Task[None] | None = None
 
     async def join(self) -> None:
-        """Own the shards, load what is open, and write from then on."""
+        """Take shards, load their open runs, and start to write."""
         await begin(self._engine)
         self._writing = asyncio.create_task(self._engine.run())
 
     async def follow(self, stop: asyncio.Event) -> None:
-        """Take the process down when the journal fails. It goes on writing while calls drain."""
+        """Raise when the journal fails, which ends the process; return when `stop` is set.
+
+        The journal goes on while calls drain.
+        """
         assert self._writing is not None
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({self._writing, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -40,9 +43,9 @@ class Writer:
             await self._writing
 
     async def drain(self) -> None:
-        """Give the runs to the others and write what is queued, unless nothing writes any more.
+        """Hand the shards over and write what is queued, if the journal still runs.
 
-        Runners go on with what they have; who waits for a run is told to wait elsewhere.
+        Runners keep their attempts; callers that wait for a run are told to resume elsewhere.
         """
         try:
             await self._hand_over_and_write()
@@ -60,7 +63,7 @@ class Writer:
             await asyncio.sleep(_FLUSH_POLL_S)
 
     async def close(self) -> None:
-        """Sign off."""
+        """Leave: end the lease for good."""
         if self._writing is not None:
             self._writing.cancel()
         if not self._engine.member.epoch:  # it never joined

@@ -15,9 +15,10 @@ from services.orchestrator.storage.shards import CHANNEL as MEMBERS_CHANNEL
 async def connect_journal(url: str, engine: Engine) -> asyncpg.Connection[asyncpg.Record]:
     """Open the journal's connection, and listen for notifications of other members.
 
-    Its statements find rows by key. A plan made while the tables are small could choose a sequential
-    scan and would be kept when they have grown, so such plans are disabled; and because an index may
-    be scanned whole as well, the journal has its statements replanned (`Journal._plan_anew`).
+    Its statements find rows by key. A plan made while the tables are small could choose a
+    sequential scan and would be kept when they have grown, so such plans are disabled; and because
+    an index may be scanned whole as well, the journal has its statements replanned
+    (`Journal._plan_anew`).
     """
     db = await asyncpg.connect(
         url,

@@ -1,8 +1,8 @@
 """An HTTP client for user-supplied URLs that is safe against server-side request forgery.
 
 Names are resolved here, every address is checked, and only checked addresses are connected to, so
-that DNS rebinding has no effect. Redirects are not followed, no proxy is taken from the environment,
-and only the head of a response is read.
+that DNS rebinding has no effect. Redirects are not followed, no proxy is taken from the
+environment, and only the head of a response is read.
 """
 
 from __future__ import annotations

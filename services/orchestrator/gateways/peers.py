@@ -48,7 +48,7 @@ class Peers:
         request: bytes,
         caller: Caller,
     ) -> bytes:
-        """Forward a call; returns the serialized response. Raises the peer's error, or `PeerGone`."""
+        """Forward a call; returns its serialized response. Raises the peer's error, or PeerGone."""
         asked = pb.ForwardCallRequest(
             method=method,
             request=request,

@@ -1,1 +1,1 @@
-"""The orchestrator's contract: decode, call one use case, encode."""
+"""The servicers of the orchestrator: decode, call one use case, encode."""

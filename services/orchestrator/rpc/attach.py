@@ -1,4 +1,4 @@
-"""AttachService: the held streams of runners."""
+"""AttachService: the long-lived streams of runners."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ PROGRESS_CHARS_MAX: Final = 8192
 _ID_BYTES: Final = 16
 _SHA256_BYTES: Final = 32
 
-# What follows from what is known of runs; the rest is as true of a member that rests.
+# Commands that depend on the state of runs: sent only while this member certainly owns them.
 _OF_MEMORY: Final = (Assignment, AckCommand, SupersededCommand, KillCommand, Owned)
 
 _TIERS: Final = {
@@ -60,7 +60,7 @@ _NETWORK_WORDS: Final = {
 
 
 class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
-    """Turns frames into events of the engine, and its commands into frames."""
+    """Turns frames of runners into engine events, and engine commands into frames."""
 
     def __init__(self, engine: Engine, pool: Pool, lanes: Lanes | None = None) -> None:
         self._engine = engine
@@ -70,7 +70,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
     async def Attach(
         self, request_iterator: AsyncIterator[pb.AttachRequest], context: Context
     ) -> AsyncIterator[pb.AttachResponse]:
-        """Hold a runner's stream until either side ends it."""
+        """Serve a runner's stream until either side ends it."""
         first = await anext(request_iterator, None)
         if first is None or not first.HasField("hello"):
             raise InvalidArgument("HELLO_MISSING", "hello: the first frame must say who attaches")
@@ -108,7 +108,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
                 else:
                     await lane.send(frame.SerializeToString())
             if reader.done():
-                await reader  # tells why, when it failed
+                await reader  # raises if reading failed
             way.tell()
         except LaneLost as lost:
             way.tell()
@@ -120,7 +120,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
             log.info("runner_detached", incarnation=str(runner_id))
 
     async def _said(self, stream: Stream) -> AsyncIterator[pb.AttachResponse]:
-        """Give what is let out, until the stream is to end."""
+        """Yield frames of released commands until the stream is closed."""
         while not stream.closed:
             commands = await stream.take()
             if any(isinstance(each, _OF_MEMORY) for each in commands) and (
@@ -131,23 +131,23 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
                 yield frame
 
     def _say(self, lane: Lane, commands: Sequence[Outgoing]) -> bool:
-        """Say by a lane, at once, what waits for no answer and no room; False where it does.
+        """Send commands by the lane without waiting; False if that is not possible now.
 
-        Also where anything is wrong with it: that is to end its stream, and nothing else.
+        Also False if encoding fails: the stream's own task then meets the error, and ends with it.
         """
         if not self._engine.member.certain or _forgets(commands):
             return False
         try:
             frames = [frame.SerializeToString() for frame in frames_of(commands)]
-        except Exception:  # noqa: BLE001  # whoever says it otherwise meets it again
+        except Exception:  # noqa: BLE001  # `_said` raises it again
             return False
         return lane.put_at_once(frames)
 
     async def _knows(self, commands: list[Outgoing]) -> bool:
-        """Whether what is said here still is so.
+        """Return whether these commands still hold, because this member still owns the runs.
 
-        What is superseded is so for good, but only by the word of whoever owned the run when it
-        said so: the database confirms it after that moment, whatever became of its clock.
+        A runner drops a superseded result for good, so for that the database is asked, not the
+        lease alone.
         """
         return await self._engine.knows(anew=_forgets(commands))
 
@@ -168,7 +168,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
                     continue
                 self._take(stream.runner, frame)
                 while self._is_behind():  # noqa: ASYNC110  # rare
-                    await asyncio.sleep(ROOM_CHECK_S)  # what is not read holds the runner back
+                    await asyncio.sleep(ROOM_CHECK_S)  # backpressure on the runner
         finally:
             stream.close()
             way.nothing_comes()
@@ -179,7 +179,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
     def _take(self, runner_id: UUID, frame: pb.AttachRequest) -> None:
         if frame.results:
             self._engine.outcomes(runner_id, [_outcome(each) for each in frame.results])
-        if frame.HasField("grant"):  # first: what a runner declines must not come back at once
+        if frame.HasField("grant"):  # before declines, or a declined attempt could return at once
             self._engine.granted(runner_id, frame.grant.credits, frame.grant.grant_epoch)
         for decline in frame.declines:
             log.info("attempt_declined", reason=decline.reason)
@@ -188,7 +188,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
     async def GetValues(
         self, request: pb.GetValuesRequest, context: Context
     ) -> AsyncIterator[pb.GetValuesResponse]:
-        """Give the inputs of an attempt in parts."""
+        """Stream the inputs of an attempt in parts."""
         known = self._engine.core.find(uuid_from_bytes(request.attempt_ref))
         record = known and known[0].records[known[1]]
         if known is None or record is None or record.token != request.token:
@@ -204,7 +204,7 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
 
 
 def _forgets(commands: Sequence[Outgoing]) -> bool:
-    """Whether a runner forgets anything over it."""
+    """Return whether any command makes the runner drop a result."""
     return SupersededCommand in map(type, commands)
 
 
@@ -265,12 +265,12 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
 
 
 def _storable(text: str) -> str:
-    """Take out what no column takes; runners do so too, but this one may be another's."""
+    """Replace NUL characters, which no text column takes; not every runner does so."""
     return text.replace("\0", "\ufffd")
 
 
 def _progress(text: str) -> str | None:
-    """Take what user code said of its progress where it can be kept; the failure counts anyhow."""
+    """Return the progress that user code saved, or None if it is not valid JSON of allowed size."""
     if not text or len(text) > PROGRESS_CHARS_MAX:
         return None
     try:
@@ -285,7 +285,7 @@ def _attempt(message: pb.AttemptResult | pb.AttemptDecline) -> UUID:
 
 
 def _id(raw: bytes, field: str) -> UUID:
-    """Read an id of a frame; only a stream's first one was searched on its way here."""
+    """Decode an id of a frame; only the first frame of a stream is validated by the server."""
     if len(raw) != _ID_BYTES:
         raise kit.invalid(field, f"must have {_ID_BYTES} bytes")
     return uuid_from_bytes(raw)
@@ -294,7 +294,7 @@ def _id(raw: bytes, field: str) -> UUID:
 def _offer(hello: pb.RunnerHello) -> Offer:
     return Offer(
         pythons=frozenset(hello.pythons),
-        # The names of the tiers are in their order.
+        # Tiers are ordered by name.
         tier=max((_TIERS[each] for each in hello.tiers), default=""),
         labels=frozenset(hello.labels.items()),
         cpus=hello.cpus,

@@ -1,4 +1,4 @@
-"""What a batch of starts says, between messages and values; each is checked and answered alone."""
+"""Conversion of a batch of starts; each is checked and answered on its own."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from services.orchestrator.rpc.starting import asked_from
 from services.orchestrator.usecases.start import Starter
 from services.orchestrator.usecases.start_many import Answer, Asked, start_many
 
-# Of what is read without a turn of the loop for others, a few milliseconds.
+# How many starts are decoded per turn of the event loop: a few milliseconds.
 _SLICE: Final = 200
-# For the refusals of one answer, which shares 4 MiB with the runs; alone, each is as large as ever.
+# Size limits of the refusals in a response, which is limited to 4 MiB.
 _REFUSALS_BYTES_MAX: Final = 3 * 1024 * 1024
 _REFUSAL_BYTES_MAX: Final = 6 * 1024
 _TOLD_MAX: Final = 100
@@ -29,7 +29,7 @@ _TOLD_MAX: Final = 100
 async def start_batch(
     starter: Starter, starts: Sequence[pb.StartExecutionRequest]
 ) -> pb.BatchStartExecutionsResponse:
-    """Start what is right of them, and give an answer for each."""
+    """Start the valid ones; returns an answer for each."""
     asked: dict[int, Asked] = {}
     answers: dict[int, Answer] = {}
     for at, request in enumerate(starts):
@@ -51,7 +51,7 @@ async def start_batch(
 
 
 def _put(item: pb.BatchStartItem, answer: Answer, room: int) -> None:
-    """Write an answer where it stands: of those made apart each would be copied there."""
+    """Encode an answer in place: a separate message would be copied."""
     if isinstance(answer, QflowError):
         item.status.CopyFrom(to_status(answer, bytes_max=room))
         return
@@ -66,7 +66,7 @@ def _put(item: pb.BatchStartItem, answer: Answer, room: int) -> None:
 
 
 def _tell(answers: Collection[Answer]) -> None:
-    """Have the history say how many runs began, and which were the first of them."""
+    """Put the number of started runs and the ids of the first ones into the audit record."""
     begun = [each for each in answers if not isinstance(each, QflowError)]
     new = [str(each.execution_id) for each in begun if each.execution_id and not each.existing]
     told = {"began": len(new), "refused": len(answers) - len(begun)}

@@ -1,4 +1,4 @@
-"""Between executions and their messages."""
+"""Conversion between executions and their messages."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ _COUNTED: Final = {
 
 
 def execution_to_pb(execution: Execution, plan: Plan) -> pb.Execution:
-    """Encode an execution; what was not read stays absent."""
+    """Encode an execution; fields that were not read stay unset."""
     message = pb.Execution()
     put_execution(message, execution, plan)
     return message
 
 
 def put_execution(message: pb.Execution, execution: Execution, plan: Plan) -> None:
-    """Encode an execution where it is to stand; what it does not have is not written.
+    """Encode an execution into an existing message, setting only fields that have a value.
 
-    That is most: to name every field costs as much again, and a message that is made apart is
-    copied into the answer.
+    Most have none, and setting all of them takes twice as long; a separate message would be copied
+    into the response.
     """
     message.id = str(execution.id)
     message.status = RUN_STATUS[execution.status]
@@ -95,7 +95,7 @@ def _put_times(message: pb.Execution, execution: Execution) -> None:
 
 
 def _put_options(message: pb.Execution, execution: Execution) -> None:
-    """Encode how it was started, and where it ran."""
+    """Encode how the execution was started and where it ran."""
     if execution.business_key:
         message.business_key = execution.business_key
     if execution.labels:
@@ -117,7 +117,7 @@ def _put_options(message: pb.Execution, execution: Execution) -> None:
 
 
 def node_to_pb(execution_id: str, node: NodeExecution) -> pb.NodeExecution:
-    """Encode a node of an execution; what was not read stays absent."""
+    """Encode a node execution; fields that were not read stay unset."""
     message = pb.NodeExecution(
         id=str(node.id) if node.id else "",
         execution_id=execution_id,

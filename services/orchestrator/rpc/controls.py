@@ -1,4 +1,4 @@
-"""ControlService: steers runs that are under way, and brings them what they wait for."""
+"""ControlService: pauses, resumes and skips in open runs, and delivers signals and approvals."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ControlServicer(control_service_pb2_grpc.ControlServiceServicer):
     async def PauseExecution(
         self, request: pb.PauseExecutionRequest, context: Context
     ) -> pb.PauseExecutionResponse:
-        """Let nothing new begin in a run."""
+        """Pause a run: no further node starts."""
         found = await self._controls.pause(current_caller(), _execution_id(request))
         return pb.PauseExecutionResponse(execution=codec.execution_to_pb(*found))
 
@@ -50,7 +50,7 @@ class ControlServicer(control_service_pb2_grpc.ControlServiceServicer):
     async def ResumeExecution(
         self, request: pb.ResumeExecutionRequest, context: Context
     ) -> pb.ResumeExecutionResponse:
-        """Let a paused run go on."""
+        """Resume a paused run."""
         found = await self._controls.resume(current_caller(), _execution_id(request))
         return pb.ResumeExecutionResponse(execution=codec.execution_to_pb(*found))
 
@@ -58,7 +58,7 @@ class ControlServicer(control_service_pb2_grpc.ControlServiceServicer):
     async def PauseNode(
         self, request: pb.PauseNodeRequest, context: Context
     ) -> pb.PauseNodeResponse:
-        """Hold up a node."""
+        """Pause a node."""
         execution_id = _execution_id(request)
         node = await self._controls.pause_node(current_caller(), execution_id, request.node)
         return pb.PauseNodeResponse(node_execution=_node(execution_id, node))
@@ -67,14 +67,14 @@ class ControlServicer(control_service_pb2_grpc.ControlServiceServicer):
     async def ResumeNode(
         self, request: pb.ResumeNodeRequest, context: Context
     ) -> pb.ResumeNodeResponse:
-        """Let a node go."""
+        """Resume a node."""
         execution_id = _execution_id(request)
         node = await self._controls.resume_node(current_caller(), execution_id, request.node)
         return pb.ResumeNodeResponse(node_execution=_node(execution_id, node))
 
     @to_owner
     async def SkipNode(self, request: pb.SkipNodeRequest, context: Context) -> pb.SkipNodeResponse:
-        """End a node by hand."""
+        """Skip a node with a given output."""
         execution_id = _execution_id(request)
         node = await self._controls.skip_node(
             current_caller(), execution_id, request.node, request.output_json
@@ -85,7 +85,7 @@ class ControlServicer(control_service_pb2_grpc.ControlServiceServicer):
     async def SendSignal(
         self, request: pb.SendSignalRequest, context: Context
     ) -> pb.SendSignalResponse:
-        """Bring a word."""
+        """Deliver a signal."""
         node_id = await self._messenger.send(
             current_caller(),
             _execution_id(request),
@@ -118,7 +118,7 @@ class ControlServicer(control_service_pb2_grpc.ControlServiceServicer):
     async def ListWaits(
         self, request: pb.ListWaitsRequest, context: Context
     ) -> pb.ListWaitsResponse:
-        """Give what a run waits for."""
+        """Return the signals and approvals that a run waits for."""
         found = await self._messenger.waits(current_caller(), _execution_id(request))
         return pb.ListWaitsResponse(waits=[_wait(each) for each in found])
 

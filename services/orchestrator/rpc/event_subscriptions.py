@@ -21,7 +21,7 @@ from services.orchestrator.usecases.event_subscriptions import Given, Subscribin
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-# In the order of the numbers of the enum, from 1.
+# In the order of the enum's numbers, from 1.
 _TYPES: Final = (
     *("execution.started", "execution.completed", "execution.failed", "execution.cancelled"),
     *("execution.waiting", "test"),

@@ -1,4 +1,4 @@
-"""ExecutionService: starts, shows and steers runs of workflows."""
+"""ExecutionService: starts, shows, watches and cancels runs of workflows."""
 
 from __future__ import annotations
 
@@ -33,16 +33,15 @@ from services.orchestrator.usecases.watch import Step, Watcher
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-# How often a watch looks for the owner of its run, and for how long: longer than it takes others
-# to take over.
+# How often and how long a watch looks for the new owner of its run: longer than a takeover takes.
 _LOOK_AGAIN_S: Final = 0.25
 _OWNER_WAIT_S: Final = 20.0
 _BASIC: Final = execution_pb2.EXECUTION_VIEW_BASIC
 _FULL: Final = execution_pb2.EXECUTION_VIEW_FULL
-# Of one message of a watch: beside its nodes there is room for an input and an output.
+# Limits of one message of a watch, which may also hold the run's input and output.
 _PART_NODES_MAX: Final = 500
 _PART_BYTES_MAX: Final = 1024 * 1024
-# Deltas that are kept for other watchers: few and small, what they tell is over in a moment.
+# Encoded deltas kept for other watchers of the same run: few and small, since soon outdated.
 _SHARED_MAX: Final = 32
 _SHARED_NODES_MAX: Final = 50
 _SHARED_OUTPUT_MAX: Final = 64 * 1024
@@ -72,7 +71,7 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
     async def StartExecution(
         self, request: pb.StartExecutionRequest, context: Context
     ) -> pb.StartExecutionResponse:
-        """Start a run; an OK means that it is committed."""
+        """Start a run; it is committed when this returns."""
         started = await starting.start(self._starter, request)
         return pb.StartExecutionResponse(
             execution=starting.execution(started, validate_only=request.validate_only),
@@ -82,13 +81,13 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
     async def BatchStartExecutions(
         self, request: pb.BatchStartExecutionsRequest, context: Context
     ) -> pb.BatchStartExecutionsResponse:
-        """Start many runs; an answer means that those which began are committed."""
+        """Start many runs; those that were accepted are committed when this returns."""
         return await start_batch(self._starter, request.starts)
 
     async def GetExecution(
         self, request: pb.GetExecutionRequest, context: Context
     ) -> pb.GetExecutionResponse:
-        """Give one run."""
+        """Return one run."""
         execution_id = kit.uuid_from(request.execution_id, field="execution_id")
         execution, plan = await self._reader.get(
             current_caller(), execution_id, full=request.view != _BASIC
@@ -98,7 +97,7 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
     async def ListExecutions(
         self, request: pb.ListExecutionsRequest, context: Context
     ) -> pb.ListExecutionsResponse:
-        """Give a page of runs."""
+        """Return a page of runs."""
         workflow_id = kit.uuid_or_none(request.workflow_id, field="workflow_id")
         statuses = sorted({codec.RUN_STATUS_BY_NUMBER[each] for each in request.statuses})
         asked = listing.asked_from(
@@ -129,7 +128,7 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
     async def ListNodeExecutions(
         self, request: pb.ListNodeExecutionsRequest, context: Context
     ) -> pb.ListNodeExecutionsResponse:
-        """Give a page of a run's nodes."""
+        """Return a page of a run's nodes."""
         execution_id = kit.uuid_from(request.execution_id, field="execution_id")
         pages = Pages("ListNodeExecutions", request, execution_id)
         nodes = await self._reader.list_nodes(
@@ -150,7 +149,7 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
     async def WaitExecution(
         self, request: pb.WaitExecutionRequest, context: Context
     ) -> pb.WaitExecutionResponse:
-        """Give a run once it is over, or when the time is up; the wait follows the run."""
+        """Return a run once it has ended or on timeout; follows the run to another orchestrator."""
         timeout_s = starting.WAIT_DEFAULT_S
         if request.HasField("timeout"):
             timeout_s = kit.milliseconds_from(request.timeout, field="timeout") / 1000
@@ -161,7 +160,7 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
             full=request.view != _BASIC,
         )
         if self._engine.hub.leaving and not execution.final:
-            raise draining()  # the time is not up: the wait goes on elsewhere
+            raise draining()  # before the timeout: the client resumes at another orchestrator
         return pb.WaitExecutionResponse(
             execution=codec.execution_to_pb(execution, plan), done=execution.final
         )
@@ -170,7 +169,7 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
     async def WatchExecution(
         self, request: pb.WatchExecutionRequest, context: Context
     ) -> AsyncIterator[pb.WatchExecutionResponse]:
-        """Stream what stands, then every change to the end; the stream follows the run."""
+        """Stream a snapshot, then every change to the end; follows the run to its next owner."""
         seen, whole = request.after_revision, False
         gives_up_at: float | None = None
         while True:
@@ -182,14 +181,14 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
                         begun, gives_up_at = True, None
                         seen = max(seen, message.revision)
                         if message.HasField("bookmark") and whole:
-                            continue  # of the second part of a watch, which its client took for one
+                            continue  # of a resumed watch: the client has had its bookmark
                         whole = whole or message.WhichOneof("event") != "snapshot"
                         yield message
                 return
             except (PeerGone, Moved):
                 now = self._engine.now()
                 gives_up_at = gives_up_at or now + _OWNER_WAIT_S
-                # A snapshot that was cut off cannot be gone on with: the client begins again.
+                # A snapshot that broke off cannot be resumed: the client has to start again.
                 if (begun and not whole) or now >= gives_up_at:
                     raise owner_gone() from None
                 await asyncio.sleep(_LOOK_AGAIN_S)
@@ -197,7 +196,7 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
     async def _watched(
         self, request: pb.WatchExecutionRequest
     ) -> AsyncGenerator[pb.WatchExecutionResponse, None]:
-        """Watch where the run is now."""
+        """Watch the run at its present owner."""
         elsewhere = await follow(self, "WatchExecution", request)
         if elsewhere is not None:
             async for message in elsewhere:
@@ -215,7 +214,7 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
     async def CancelExecution(
         self, request: pb.CancelExecutionRequest, context: Context
     ) -> pb.CancelExecutionResponse:
-        """Ask a run to stop."""
+        """Request cancellation of a run."""
         execution, plan = await cancel_execution(
             self._reader,
             self.router,
@@ -226,18 +225,18 @@ class ExecutionServicer(execution_service_pb2_grpc.ExecutionServiceServicer):
 
 
 class _Deltas:
-    """Deltas as they were encoded last: watchers of a run that keep up are all told the same."""
+    """A cache of encoded deltas: watchers of a run that keep up all get the same ones."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[object, ...], list[pb.WatchExecutionResponse]]
         self._known = OrderedDict()
 
     def messages(self, execution_id: str, step: Step) -> Iterable[pb.WatchExecutionResponse]:
-        """Encode a step, once for all who have seen the same before it."""
+        """Encode a step, reusing the messages made for others who saw the same before it."""
         execution = step.execution
         if step.kind != "delta" or execution is None or not _is_small(execution, step):
             return _messages(execution_id, step)
-        # What a delta says follows from the run and from where in its history it begins and ends.
+        # A delta is determined by the run and the revisions between which it lies.
         key = (execution_id, step.seen, step.revision, execution.status, len(step.nodes))
         known = self._known.get(key)
         if known is None:
@@ -253,7 +252,7 @@ def _is_small(execution: Execution, step: Step) -> bool:
 
 
 def _messages(execution_id: str, step: Step) -> Iterator[pb.WatchExecutionResponse]:
-    """Encode a step, in as many parts as its nodes need; the execution goes with one of them."""
+    """Encode a step in as many messages as its nodes need; one of them has the execution."""
     if step.kind == "bookmark":
         yield pb.WatchExecutionResponse(revision=step.revision, bookmark=pb.WatchBookmark())
     elif step.kind == "progress":
@@ -267,7 +266,7 @@ def _messages(execution_id: str, step: Step) -> Iterator[pb.WatchExecutionRespon
     else:
         *parts, last = _parts(execution_id, step)
         for part in parts:
-            # Who is cut off between parts has not seen the rest, and must be told of all again.
+            # The old revision: a watcher that is cut off here must get the whole delta again.
             delta = pb.WatchDelta(node_executions=part)
             yield pb.WatchExecutionResponse(revision=step.seen, delta=delta)
         delta = pb.WatchDelta(execution=_execution(step), node_executions=last)

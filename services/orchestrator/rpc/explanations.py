@@ -1,4 +1,4 @@
-"""ExplainService: says why runs stand as they stand."""
+"""ExplainService: explains why runs do not move, or failed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ExplainServicer(explain_service_pb2_grpc.ExplainServiceServicer):
     async def ExplainExecution(
         self, request: pb.ExplainExecutionRequest, context: Context
     ) -> pb.ExplainExecutionResponse:
-        """Say why a run stands as it stands."""
+        """Explain the state of a run."""
         execution_id = kit.uuid_from(request.execution_id, field="execution_id")
         execution, reasons = await explain_execution(
             self._reader, self._engine, current_caller(), execution_id

@@ -1,4 +1,4 @@
-"""Calls about a run go to the orchestrator that has it, whichever one was called."""
+"""Forwards calls about a run to the orchestrator that owns it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ Unary = Callable[[Any, Any, Any], Awaitable[Response]]
 
 
 class Routed(Protocol):
-    """A servicer of which some calls are answered by the owner of the run they name."""
+    """A servicer with calls that the owner of the run answers."""
 
     service: str  # its full name
     router: Router
 
 
 def to_owner(method: Unary[Response]) -> Unary[Response]:
-    """Have a unary call whose request names a run by `execution_id` answered by its owner.
+    """Decorate a unary RPC with `execution_id` in its request: the run's owner executes it.
 
-    The owner's answer comes after its flush. While there is none the call fails with UNAVAILABLE
-    and RetryInfo: it may or may not have been carried out, so that it has to be repeatable.
+    The owner answers after its flush. While there is no owner the call fails with UNAVAILABLE and
+    RetryInfo; it may have been executed, so it must be idempotent.
     """
     name = method.__name__
 
@@ -48,13 +48,13 @@ def to_owner(method: Unary[Response]) -> Unary[Response]:
 
 
 def may_be_forwarded(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Let other orchestrators send this call here."""
+    """Allow other orchestrators to forward this RPC."""
     method.forwardable = True  # type: ignore[attr-defined]
     return method
 
 
 async def follow(servicer: Routed, name: str, request: Any) -> AsyncIterator[Any] | None:
-    """Give the stream of the run's owner; None to answer here."""
+    """Return the stream of the run's owner; None if that is this orchestrator."""
     address = await _address(servicer, request)
     if address is None:
         return None
@@ -88,7 +88,7 @@ def _execution_id(request: Any) -> UUID:
 
 
 def method_of(service: str, name: str) -> MethodDescriptor:
-    """Find an RPC of the contract; KeyError for one that is not there."""
+    """Return the descriptor of an RPC; raises KeyError if there is none."""
     found: MethodDescriptor = (
         descriptor_pool.Default().FindServiceByName(service).methods_by_name[name]
     )

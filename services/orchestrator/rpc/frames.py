@@ -1,4 +1,4 @@
-"""The frames in which an orchestrator tells a runner what is let out."""
+"""Packs commands for a runner into frames."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _NETWORKS: Final = {
 
 
 def frames_of(commands: Sequence[Outgoing]) -> Iterable[pb.AttachResponse]:
-    """Pack commands into frames, in order, each under the size limit unless one command is not.
+    """Pack commands into frames, in order, each below the size limit unless one command exceeds it.
 
-    A frame's assignments are read last: a definition that takes over the number of another, or a
-    word on an attempt, must not come in the frame of the assignment that it follows.
+    A runner reads the assignments of a frame last. So a definition that reuses a number, or a
+    command about an attempt, must not be in the same frame as an assignment queued before it.
     """
     frame, size = pb.AttachResponse(), 0
-    meant: set[int | UUID] = set()  # the definitions and attempts of its assignments
+    meant: set[int | UUID] = set()  # definitions and attempts of the frame's assignments
     for command in commands:
         cost = _cost(command)
         follows = meant and not isinstance(command, Assignment) and _subject(command) in meant
@@ -67,7 +67,7 @@ def _subject(command: Definition | Command) -> int | UUID | None:
 
 
 def _cost(command: Outgoing) -> int:
-    """Give about how many bytes a command takes on the wire."""
+    """Estimate the encoded size of a command in bytes."""
     match command:
         case Assignment():
             inline = sum([len(value) for value in command.values if isinstance(value, bytes)])
@@ -131,7 +131,7 @@ def _add(frame: pb.AttachResponse, command: Definition | Command) -> None:
 
 
 def _add_assignment(message: pb.AttemptAssignment, command: Assignment) -> None:
-    """Fill a message field by field: made of keywords and of others, it takes twice as long."""
+    """Encode an assignment field by field: keyword arguments take twice as long."""
     message.attempt_ref = command.attempt_ref.bytes
     message.token = command.token
     message.definition = command.definition
@@ -153,7 +153,7 @@ def _add_assignment(message: pb.AttemptAssignment, command: Assignment) -> None:
 
 
 def file_to_pb(part: FilePart) -> pb.AttemptValueFile:
-    """Say where a value stands."""
+    """Encode the file that holds a part of a value."""
     return pb.AttemptValueFile(
         file_id=part.file.file_id.bytes,
         size_bytes=part.file.size_bytes,

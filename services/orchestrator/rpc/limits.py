@@ -1,4 +1,4 @@
-"""LimitService: keeps how much of something goes on at once, and how often it begins."""
+"""LimitService: manages concurrency limits and rate limits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LimitServicer(limit_service_pb2_grpc.LimitServiceServicer):
     async def CreateLimit(
         self, request: pb.CreateLimitRequest, context: Context
     ) -> pb.CreateLimitResponse:
-        """Make a limit."""
+        """Create a limit."""
         made = await self._keeper.create(
             current_caller(),
             request.name,
@@ -44,7 +44,7 @@ class LimitServicer(limit_service_pb2_grpc.LimitServiceServicer):
         return pb.CreateLimitResponse(limit=_limit(made))
 
     async def GetLimit(self, request: pb.GetLimitRequest, context: Context) -> pb.GetLimitResponse:
-        """Give a limit."""
+        """Return a limit."""
         found = await self._keeper.get(current_caller(), request.name)
         return pb.GetLimitResponse(limit=_limit(found))
 
@@ -64,7 +64,7 @@ class LimitServicer(limit_service_pb2_grpc.LimitServiceServicer):
     async def UpdateLimit(
         self, request: pb.UpdateLimitRequest, context: Context
     ) -> pb.UpdateLimitResponse:
-        """Change what a limit allows."""
+        """Change the amounts of a limit."""
         changed = await self._keeper.update(
             current_caller(), request.name, _allowed(request), etag=request.etag
         )
@@ -73,14 +73,14 @@ class LimitServicer(limit_service_pb2_grpc.LimitServiceServicer):
     async def DeleteLimit(
         self, request: pb.DeleteLimitRequest, context: Context
     ) -> pb.DeleteLimitResponse:
-        """Remove a limit."""
+        """Delete a limit."""
         await self._keeper.delete(current_caller(), request.name, etag=request.etag)
         return pb.DeleteLimitResponse()
 
 
 def _allowed(request: pb.CreateLimitRequest | pb.UpdateLimitRequest) -> Allowed:
     body = type(request)()
-    body.CopyFrom(request)  # type: ignore[arg-type]  # it is of its own type
+    body.CopyFrom(request)  # type: ignore[arg-type]  # the types are the same
     body.request_id = ""
     digest = hashlib.sha256(body.SerializeToString(deterministic=True)).hexdigest()
     period_ms = request.period.ToMilliseconds() if request.HasField("period") else None

@@ -1,4 +1,4 @@
-"""PeerService: answers calls that were made to another orchestrator."""
+"""PeerService: executes calls that other orchestrators forward."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class PeerServicer(peer_service_pb2_grpc.PeerServiceServicer):
-    """Makes the calls of others here, as the users who made them, and under the same rules."""
+    """Executes forwarded calls as their original callers, under the same auth rules."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class PeerServicer(peer_service_pb2_grpc.PeerServiceServicer):
     async def ForwardCall(
         self, request: pb.ForwardCallRequest, context: Context
     ) -> pb.ForwardCallResponse:
-        """Make a unary call."""
+        """Execute a forwarded unary call."""
         handler, inner, rule = self._found(request.method, request.request, streams=False)
         caller = await self._authenticator.authenticate(_credential(request))
         auth.check(caller, rule)
@@ -55,7 +55,7 @@ class PeerServicer(peer_service_pb2_grpc.PeerServiceServicer):
     async def ForwardStream(
         self, request: pb.ForwardStreamRequest, context: Context
     ) -> AsyncIterator[pb.ForwardStreamResponse]:
-        """Make a call that answers with a stream."""
+        """Execute a forwarded streaming call."""
         handler, inner, rule = self._found(request.method, request.request, streams=True)
         caller = await self._authenticator.authenticate(_credential(request))
         auth.check(caller, rule)
@@ -75,7 +75,7 @@ class PeerServicer(peer_service_pb2_grpc.PeerServiceServicer):
     async def CancelOverlapping(
         self, request: pb.CancelOverlappingRequest, context: Context
     ) -> pb.CancelOverlappingResponse:
-        """Ask a run to stop for the next one of its schedule."""
+        """Request cancellation of a run because the next one of its schedule is due."""
         with forwarded():
             await self._overlaps.cancel(
                 codec.uuid_from(request.schedule_id, field="schedule_id"),

@@ -1,4 +1,4 @@
-"""PlacementService: what waits for runners, told to whoever can start some."""
+"""PlacementService: reports demand for runners to services that can start some."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from services.orchestrator.engine.placements import Placement
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-# What waits comes and goes within milliseconds; a runner takes a second to start.
+# Demand changes within milliseconds, but a runner takes a second to start.
 _LOOK_S: Final = 0.25
 
 
 class PlacementServicer(placement_service_pb2_grpc.PlacementServiceServicer):
-    """Reads the queue of the engine; gives out nothing of it."""
+    """Reads the queue of the engine; assigns nothing."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -30,7 +30,7 @@ class PlacementServicer(placement_service_pb2_grpc.PlacementServiceServicer):
     async def WatchDemand(
         self, request: pb.WatchDemandRequest, context: Context
     ) -> AsyncIterator[pb.WatchDemandResponse]:
-        """Tell what waits, until whoever asked goes away."""
+        """Stream what waits for runners until the caller disconnects."""
         placement = Placement(
             [_offer(each, request.pythons) for each in request.machines], request.machines_come
         )
@@ -44,7 +44,7 @@ class PlacementServicer(placement_service_pb2_grpc.PlacementServiceServicer):
                     yield pb.WatchDemandResponse(
                         waiting=[_waiting(wanted, count) for wanted, count in waiting.items()]
                     )
-                if not waiting:  # quiet while no run is open at all
+                if not waiting:  # idle while no run is open
                     await self._engine.work.wait()
                 await asyncio.sleep(_LOOK_S)
         finally:

@@ -1,4 +1,4 @@
-"""PlanService: says what a start would do, before anything runs."""
+"""PlanService: shows what a start would do, without running anything."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class PlanServicer(plan_service_pb2_grpc.PlanServiceServicer):
     async def PlanExecution(
         self, request: pb.PlanExecutionRequest, context: Context
     ) -> pb.PlanExecutionResponse:
-        """Say what a start would do."""
+        """Plan a start."""
         asked = execution_service_pb2.StartExecutionRequest()
         asked.CopyFrom(request.start)
         asked.validate_only = True
@@ -89,12 +89,12 @@ class PlanServicer(plan_service_pb2_grpc.PlanServiceServicer):
             queued_node_count=planned.queued,
             warnings=map(_warning, planned.cautions),
         )
-        # Ten thousand nodes take a while, and the loop has heartbeats to keep.
+        # In a thread: ten thousand nodes take a while, and the event loop must renew leases.
         return (await asyncio.to_thread(_Answer, answer, planned)).message
 
 
 class _Answer:
-    """An answer that is filled while there is room: what is needed to read the rest comes first."""
+    """A response filled up to its size limit; what the rest refers to comes first."""
 
     def __init__(self, answer: pb.PlanExecutionResponse, planned: Planned) -> None:
         self.message = answer
@@ -109,7 +109,7 @@ class _Answer:
             self._fill(workflow, shown)
 
     def _takes(self, message: Message) -> bool:
-        """Say whether a message still fits. After one that does not, none does."""
+        """Return whether a message still fits; after the first that does not, none does."""
         self._left -= message.ByteSize() + FRAME_BYTES
         if self._left < 0:
             self.message.truncated = True
@@ -149,7 +149,7 @@ class _Answer:
             shown.longest_path.extend(names)
 
     def _index(self, place: Place) -> int | None:
-        """Say where what runs at a place stands in the answer."""
+        """Return the index of what a place runs in the response's versions or workflows."""
         if place.sub is not None:
             return self._workflows.get((place.sub.workflow_id, place.sub.workflow_version))
         return self._versions.get(place.node_version_id)

@@ -1,4 +1,4 @@
-"""QuotaService: tells what tenants may consume and what they did, and sets it."""
+"""QuotaService: shows and sets the quotas of tenants, and shows their usage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class QuotaServicer(quota_service_pb2_grpc.QuotaServiceServicer):
         self._keeper = keeper
 
     async def GetQuota(self, request: pb.GetQuotaRequest, context: Context) -> pb.GetQuotaResponse:
-        """Give the quota of the caller's tenant."""
+        """Return the quota of the caller's tenant."""
         caller = current_caller()
         found = await self._keeper.get(caller, caller.tenant_id)
         return pb.GetQuotaResponse(quota=_quota(found))
@@ -34,7 +34,7 @@ class QuotaServicer(quota_service_pb2_grpc.QuotaServiceServicer):
     async def GetTenantQuota(
         self, request: pb.GetTenantQuotaRequest, context: Context
     ) -> pb.GetTenantQuotaResponse:
-        """Give the quota of any tenant."""
+        """Return the quota of any tenant."""
         found = await self._keeper.get(current_caller(), _tenant(request.tenant_id))
         return pb.GetTenantQuotaResponse(quota=_quota(found))
 

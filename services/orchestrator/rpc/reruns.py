@@ -1,4 +1,4 @@
-"""RerunService: makes new runs of runs that were, one or many."""
+"""RerunService: makes new runs of earlier ones, one by one or in bulk."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class RerunServicer(rerun_service_pb2_grpc.RerunServiceServicer):
     async def RetryExecution(
         self, request: pb.RetryExecutionRequest, context: Context
     ) -> pb.RetryExecutionResponse:
-        """Run everything again."""
+        """Retry a run from the beginning."""
         started, _ = await self._rerunner.make(current_caller(), _again(request, RETRY))
         shown = starting.execution(started, validate_only=request.validate_only)
         return pb.RetryExecutionResponse(execution=shown)
@@ -51,7 +51,7 @@ class RerunServicer(rerun_service_pb2_grpc.RerunServiceServicer):
     async def RerunExecution(
         self, request: pb.RerunExecutionRequest, context: Context
     ) -> pb.RerunExecutionResponse:
-        """Run a part again, keep the rest."""
+        """Rerun some nodes of a run and keep the other results."""
         again = _again(request, RERUN, from_nodes=_from_nodes(request.from_nodes))
         started, kept = await self._rerunner.make(current_caller(), again)
         shown = starting.execution(started, validate_only=request.validate_only)
@@ -60,7 +60,7 @@ class RerunServicer(rerun_service_pb2_grpc.RerunServiceServicer):
     async def ForkExecution(
         self, request: pb.ForkExecutionRequest, context: Context
     ) -> pb.ForkExecutionResponse:
-        """Take another way from a run."""
+        """Fork a run: rerun from some nodes, with another input if given."""
         again = _again(
             request,
             FORK,
@@ -74,7 +74,7 @@ class RerunServicer(rerun_service_pb2_grpc.RerunServiceServicer):
     async def RetryQuarantined(
         self, request: pb.RetryQuarantinedRequest, context: Context
     ) -> pb.RetryQuarantinedResponse:
-        """Run the elements that maps put aside again."""
+        """Rerun the elements that maps quarantined."""
         again = _again(request, RETRY_QUARANTINED)
         started, kept = await self._rerunner.make(current_caller(), again)
         shown = starting.execution(started, validate_only=request.validate_only)
@@ -83,7 +83,7 @@ class RerunServicer(rerun_service_pb2_grpc.RerunServiceServicer):
     async def BatchCancelExecutions(
         self, request: pb.BatchCancelExecutionsRequest, context: Context
     ) -> pb.BatchCancelExecutionsResponse:
-        """Ask many runs to stop."""
+        """Request cancellation of many runs."""
         caller, dry = current_caller(), request.validate_only
         ids, more = await self._choose(request, batch.CANCELLABLE)
         items = await batch.cancel_many(self._rerunner, caller, ids, validate_only=dry)
@@ -100,7 +100,7 @@ class RerunServicer(rerun_service_pb2_grpc.RerunServiceServicer):
     async def BatchRerunExecutions(
         self, request: pb.BatchRerunExecutionsRequest, context: Context
     ) -> pb.BatchRerunExecutionsResponse:
-        """Rerun many runs from what did not complete."""
+        """Rerun many runs from the nodes that did not complete."""
         key = request_key(request, "orchestrator.BatchRerunExecutions", _kept)
         items, more = await self._made(request, RERUN, batch.BROKEN, key)
         return pb.BatchRerunExecutionsResponse(items=map(_item, items), truncated=more)
@@ -165,7 +165,7 @@ def _from_nodes(named: Iterable[pb.RerunNode]) -> tuple[FromNode, ...]:
 
 
 def _kept(chosen: Chosen) -> pb.BatchRetryExecutionsResponse:
-    """Encode what a batch is about, as it is kept under its request id."""
+    """Encode the runs of a batch, as stored under its request id."""
     items = (pb.BatchItem(execution_id=str(each)) for each in chosen.ids)
     return pb.BatchRetryExecutionsResponse(items=items, truncated=chosen.more)
 
@@ -176,7 +176,7 @@ def _chosen_from(kept: bytes) -> Chosen:
 
 
 def _item(item: batch.Item) -> pb.BatchItem:
-    """Encode what became of one; of a refusal the first detail, so that a thousand fit."""
+    """Encode one result; of an error only the first detail, so that a thousand fit."""
     status = to_status(item.error) if item.error else status_pb2.Status()
     del status.details[1:]
     return pb.BatchItem(

@@ -1,4 +1,4 @@
-"""RunService: runs something and answers with what came of it."""
+"""RunService: starts a run, waits for it and returns its output in one call."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
     async def ExecuteWorkflow(
         self, request: pb.ExecuteWorkflowRequest, context: Context
     ) -> pb.ExecuteWorkflowResponse:
-        """Start a run, wait for its end, give its output."""
+        """Run a workflow, wait for its end and return its output."""
         started = await starting.start(self._starter, request.start)
         if request.start.validate_only:
             shown = starting.execution(started, validate_only=True)
@@ -42,7 +42,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         return answer
 
     async def RunNode(self, request: pb.RunNodeRequest, context: Context) -> pb.RunNodeResponse:
-        """Run a node alone, wait for its end, give its output."""
+        """Run a single node, wait for its end and return its output."""
         options = RunOptions(labels=dict(request.labels), priority=request.priority)
         started = await run_node(
             self._watcher.reader,
@@ -61,7 +61,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
     async def _put_ended(
         self, shown: execution_pb2.Execution, started: Started, request: Any
     ) -> bool:
-        """Wait for a run's end and show it; whether it is over."""
+        """Wait for a run's end and encode the run; returns whether it has ended."""
         execution, plan = await self._watcher.wait(
             current_caller(),
             started.run.id,

@@ -1,4 +1,4 @@
-"""Between schedules and their messages."""
+"""Conversion between schedules and their messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.orchestrator.domain.timing import Cron, Interval, Timing
 from services.orchestrator.storage.schedule_ticks import Backfill, Tick
 from services.orchestrator.storage.schedules import Definition, Schedule
 
-# In the order of the numbers of the enums, from 1.
+# In the order of the enums' numbers, from 1.
 _OVERLAPS: Final = ("skip", "buffer_one", "allow", "cancel_running")
 _CATCH_UPS: Final = ("none", "last", "all")
 _SKIPPED: Final = ("after_gap", "omit")
@@ -23,14 +23,14 @@ _WINDOW_MS: Final = 3_600_000
 
 
 def definition_from(message: pb.ScheduleDefinition) -> Definition:
-    """Decode a definition, with the defaults of what it leaves out. A timing is required."""
+    """Decode a definition, with defaults for what is unset; a timing is required."""
     if not message.HasField("timing"):
         raise codec.invalid("definition.timing", "is required", "TIMING_MISSING")
     return _definition(message, timing_from(message.timing, field="definition.timing"))
 
 
 def changes_from(message: pb.ScheduleDefinition, mask: list[str]) -> Definition:
-    """Decode a definition of which only what the mask names counts."""
+    """Decode a definition of which only the fields in the mask matter."""
     if "timing" in mask:
         return definition_from(message)
     return _definition(message, Timing(times=Interval(every_ms=1000)))
@@ -57,7 +57,7 @@ def _definition(message: pb.ScheduleDefinition, timing: Timing) -> Definition:
 
 
 def timing_from(message: pb.ScheduleTiming, *, field: str) -> Timing:
-    """Decode times; what they say is checked by the domain."""
+    """Decode a timing; the domain validates it."""
     times: Cron | Interval
     if message.HasField("cron"):
         times = Cron(
@@ -80,7 +80,7 @@ def timing_from(message: pb.ScheduleTiming, *, field: str) -> Timing:
 
 
 def _whole_ms(encoded: Duration, *, field: str) -> int:
-    """Decode a span that begins times anew each time: what was cut off it would add up."""
+    """Decode an interval in milliseconds; refuses fractions, whose loss would add up."""
     if encoded.nanos % 1_000_000:
         seconds = f"{encoded.seconds + encoded.nanos / 1e9:.9g}"
         raise codec.invalid(field, f"is {seconds} s; give whole milliseconds", "INTERVAL_TOO_FINE")
@@ -88,14 +88,14 @@ def _whole_ms(encoded: Duration, *, field: str) -> int:
 
 
 def moment_or_none(message: object, field: str, *, within: str = "") -> datetime | None:
-    """Decode a time that may be left out; `within` is where in the request its message stands."""
+    """Decode an optional timestamp; `within` is the prefix of its field in errors."""
     if not message.HasField(field):  # type: ignore[attr-defined]
         return None
     return moment_from(getattr(message, field), field=f"{within}{field}")
 
 
 def moment_from(encoded: Timestamp, *, field: str) -> datetime:
-    """Decode a time to the microsecond."""
+    """Decode a timestamp, to the microsecond."""
     return codec.moment_from(encoded, field=field, reason="TIME_INVALID")
 
 

@@ -1,4 +1,4 @@
-"""What a start says, between messages and values."""
+"""Decodes the requests of starts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from services.orchestrator.usecases.start_many import Asked, start_one
 
 _AHEAD_MAX: Final = timedelta(days=366)
 WAIT_DEFAULT_S: Final = 30.0
-# What is left of a call's deadline for answering it.
+# Reserved of a call's deadline for the response.
 _ANSWER_S: Final = 0.25
 _CONFLICT: Final[Mapping[int, KeyConflict]] = {
     0: KeyConflict.FAIL,
@@ -46,12 +46,12 @@ _REUSE: Final[Mapping[int, KeyReuse]] = {
 
 
 async def start(starter: Starter, request: pb.StartExecutionRequest) -> Started:
-    """Start what a request says."""
+    """Start a run as a request asks."""
     return await start_one(starter, current_caller(), asked_from(request))
 
 
 def asked_from(request: pb.StartExecutionRequest) -> Asked:
-    """Read what a request says; what is only checked is no request that comes again."""
+    """Decode a request; with `validate_only` its request id is not recorded."""
     if request.workflow_alias and request.workflow_version:
         raise _refused("workflow_alias", "name a version or an alias, not both", _TWICE)
     request_id = kit.uuid_or_none(request.request_id, field="request_id")
@@ -69,7 +69,7 @@ def asked_from(request: pb.StartExecutionRequest) -> Asked:
 _TWICE: Final = "VERSION_NAMED_TWICE"
 
 
-# What every start says; who says nothing else has no wishes, and is spared what reads them.
+# A start with only these fields has no options, and skips decoding them.
 _PLAIN: Final = frozenset(
     {
         pb.StartExecutionRequest.WORKFLOW_ID_FIELD_NUMBER,
@@ -110,14 +110,14 @@ def _wishes(request: pb.StartExecutionRequest) -> Wishes:
 
 
 def timeout_ms(request: Any) -> int | None:
-    """Read how long a run may take."""
+    """Decode the timeout of a run in milliseconds."""
     if not request.HasField("timeout"):
         return None
     return kit.milliseconds_from(request.timeout, field="timeout")
 
 
 def moment(request: Any, field: str) -> datetime | None:
-    """Read a moment that is not too far ahead; one that has passed is now, which is unset."""
+    """Decode a start time, at most a year ahead; None if unset or past."""
     if not request.HasField(field):
         return None
     stamp: Timestamp = getattr(request, field)
@@ -133,7 +133,7 @@ def moment(request: Any, field: str) -> datetime | None:
 
 
 def wait_s(request: Any) -> float:
-    """Read how long to wait: as asked, but not so long that the call ends unanswered."""
+    """Decode how long to wait, in seconds; less, if the call has to end before."""
     wanted = WAIT_DEFAULT_S
     if request.HasField("wait"):
         wanted = kit.milliseconds_from(request.wait, field="wait") / 1000
@@ -142,7 +142,7 @@ def wait_s(request: Any) -> float:
 
 
 def execution(started: Started, *, validate_only: bool) -> execution_pb2.Execution:
-    """Encode the run of a start; one that was only checked has no id yet."""
+    """Encode the run of a start; with `validate_only` a new run has no id."""
     message = codec.execution_to_pb(started.execution, started.plan)
     if validate_only and not started.existing:
         message.id = ""

@@ -1,4 +1,4 @@
-"""The way by which an Attach stream's frames travel: the stream itself, or a lane beside it."""
+"""The transport of an Attach stream's frames: the stream itself, or a lane (unix socket)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ROOM_CHECK_S: Final = 0.02
 
 
 class Way:
-    """Offers a runner a lane, and goes it where the runner does.
+    """Offers a runner a lane, and uses it if the runner chooses it.
 
-    Between the welcome and the runner's choice nothing is sent, and what comes by the lane is not
-    read: so nothing overtakes anything.
+    Between the welcome and the runner's choice nothing is sent and nothing is read from the lane,
+    so that frames stay in order.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Way:
         take: Callable[[pb.AttachRequest], None],
         is_behind: Callable[[], bool],
     ) -> None:
-        """`take` gets what comes by the lane; while `is_behind`, nothing is read there."""
+        """`take` receives frames of the lane; nothing is read from it while `is_behind()`."""
         self._stream = stream
         self._lanes = lanes
         self._place = None if lanes is None else lanes.promise()
@@ -46,18 +46,18 @@ class Way:
             self._chosen.set_result(None)
 
     def offer(self) -> pb.RunnerLane | None:
-        """Give what the welcome says of the lane; None where there is none."""
+        """Return the lane to offer in the welcome; None if there is none."""
         if self._place is None:
             return None
         place = self._place
         return pb.RunnerLane(path=place.path, key=place.key, answer=place.answer)
 
     async def chosen(self) -> Lane | None:
-        """Wait for what the runner says, or for its end; None where all goes by the stream."""
+        """Wait for the runner's choice or its end; None if it stays with the stream."""
         return await self._chosen
 
     def choose(self, frame: pb.AttachRequest) -> None:
-        """Go on by the lane, or without it, as a frame of the stream says."""
+        """Handle the runner's choice of transport, a frame of the stream."""
         lane = self._place.lane if self._place is not None and frame.lane else None
         if self._chosen.done() or (frame.lane and lane is None):
             raise InvalidArgument(
@@ -75,18 +75,18 @@ class Way:
             lane.listen(partial(self._hear, lane))
 
     def close(self) -> None:
-        """End the lane; nobody can come to it any more."""
+        """Close the lane, and withdraw the offer."""
         self.nothing_comes()
         if self._lanes is not None and self._place is not None:
             self._lanes.withdraw(self._place)
 
     def nothing_comes(self) -> None:
-        """Wait for no choice: the stream has ended."""
+        """Stop waiting for a choice: the stream has ended."""
         if not self._chosen.done():
             self._chosen.set_result(None)
 
     def tell(self) -> None:
-        """Raise what was wrong with what came by the lane, where that ended it."""
+        """Raise the fault that ended the lane, if there was one."""
         lane = None if self._place is None else self._place.lane
         if lane is None or lane.fault is None:
             return
@@ -107,7 +107,7 @@ class Way:
             ) from None
         self._take(frame)
         if self._is_behind():
-            lane.hold()  # what is not read holds the runner back
+            lane.hold()  # backpressure: the runner waits while nothing is read
             self._go_on(lane)
 
     def _go_on(self, lane: Lane) -> None:
@@ -115,4 +115,4 @@ class Way:
         if self._is_behind():
             loop.call_later(ROOM_CHECK_S, self._go_on, lane)
         else:
-            loop.call_soon(lane.go_on)  # not while it hands on
+            loop.call_soon(lane.go_on)  # not from within its own callback

@@ -1,1 +1,1 @@
-"""What the orchestrator reads and writes, one module per cluster of tables."""
+"""SQL of the orchestrator, one module per group of tables."""

@@ -1,4 +1,4 @@
-"""What is due of schedules and events, told by one statement for those that look now and then."""
+"""Whether any schedule or event is due, for members that check only now and then."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final, LiteralString
 
 from services.kit.pg import Db
 
-# Each part reads one entry of an index. What is claimed is not due until its claim runs out.
+# Each part reads one index entry. A claimed row is not due until its claim expires.
 _DUE: Final[LiteralString] = """
     SELECT EXISTS (SELECT FROM schedules WHERE fire_at <= clock_timestamp())
         OR EXISTS (SELECT FROM schedule_ticks AS tick
@@ -24,7 +24,7 @@ _DUE: Final[LiteralString] = """
 
 
 async def due(db: Db) -> tuple[bool, bool]:
-    """Say whether schedules have anything to do now, and whether events have."""
+    """Return whether schedules have work now, and whether events have."""
     row = await db.fetchrow(_DUE)
     assert row is not None
     return row["schedules"], row["events"]

@@ -1,4 +1,4 @@
-"""Results that may be given again, and the digests by which they are found."""
+"""Cached results, found by the digest of what they were computed from."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from services.orchestrator.domain.commands import CacheCommand
 from services.orchestrator.domain.values import FileValue, NodeOutput
 from services.orchestrator.storage.recovery import split_object
 
-# What a result is made of: the source with its types, the Python, the packages, the inputs. The
-# entry counts only while the version that gave it may be read, its run is not being removed, and a
-# file is there and still the same one.
+# The key is a digest of source and types, Python version, packages and inputs. An entry is a hit
+# only while the caller may read its node version, its run is not being removed, and its file, if
+# any, is present and unchanged.
 _FIND: Final[LiteralString] = """
     WITH asked AS MATERIALIZED (
         SELECT given.at, given.tenant_id, given.ttl_ms,
@@ -58,7 +58,7 @@ _FIND: Final[LiteralString] = """
 
 
 async def find(db: Db, asks: Sequence[Ask]) -> list[Answer]:
-    """Answer what the cache is asked, in that order."""
+    """Look results up; returns an answer for each, in the same order."""
     rows = await db.fetch(
         _FIND,
         list(range(len(asks))),
@@ -92,7 +92,7 @@ _KEEP: Final[LiteralString] = """
 
 
 async def keep(db: Db, results: Iterable[CacheCommand]) -> None:
-    """Keep results that are committed; of equal ones the latest."""
+    """Store committed results; a later one replaces an equal entry."""
     await db.execute(_KEEP, *map(list, zip(*results, strict=True)))
 
 

@@ -1,4 +1,4 @@
-"""Definitions as the engine reads them: immutable versions, and what a run pins."""
+"""Workflow versions as the engine reads them, and what runs pin of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.orchestrator.domain.plan import Definition, NodeVersion
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowHead:
-    """What a start needs to know of the workflow itself."""
+    """What a start needs of the workflow itself."""
 
     id: UUID
     version: int
@@ -31,7 +31,7 @@ _HEAD: Final[LiteralString] = """
 
 
 async def get_head(db: Db, workflow_id: UUID) -> WorkflowHead | None:
-    """Give a workflow as the caller of the transaction may see it."""
+    """Return a workflow, if the caller of the transaction can read it."""
     row = await db.fetchrow(_HEAD, workflow_id)
     return None if row is None else WorkflowHead(**row)
 
@@ -42,7 +42,7 @@ _ALIASED: Final[LiteralString] = """
 
 
 async def get_aliased(db: Db, workflow_id: UUID, alias: str) -> int | None:
-    """Give the version that an alias stands for, where the caller may see the workflow."""
+    """Return the version of an alias, if the caller can read the workflow."""
     version: int | None = await db.fetchval(_ALIASED, workflow_id, alias)
     return version
 
@@ -54,12 +54,12 @@ _DEFINITION: Final[LiteralString] = """
 
 
 async def get_definition(db: Db, workflow_id: UUID, version: int) -> Definition | None:
-    """Give one immutable version of a workflow."""
+    """Return one immutable version of a workflow."""
     row = await db.fetchrow(_DEFINITION, workflow_id, version)
     return None if row is None else _to_definition(row)
 
 
-# A version of 0 floats: the node's current one. A node of others that turned private is gone.
+# Version 0 means the current one. Another tenant's node that became private is left out.
 _RESOLVE: Final[LiteralString] = """
     SELECT wanted.place, version.id, version.python_version, version.output_types,
            version.input_types
@@ -76,9 +76,9 @@ _RESOLVE: Final[LiteralString] = """
 async def resolve(
     db: Db, tenant_id: UUID, nodes: Sequence[Mapping[str, Any]]
 ) -> dict[str, NodeVersion]:
-    """Give the version each place of a definition stands for now, by place.
+    """Return the node version of each place of a definition as of now, by place.
 
-    Places whose node the tenant may not read are left out.
+    Places whose node the tenant cannot read are left out.
     """
     rows = await db.fetch(
         _RESOLVE,
@@ -90,7 +90,7 @@ async def resolve(
     return {row["place"]: _to_version(row, row["input_types"]) for row in rows}
 
 
-# A sub-workflow as a run of this tenant may start it. A version of 0 floats.
+# A sub-workflow, if a run of this tenant may start it. Version 0 means the current one.
 _RESOLVE_WORKFLOW: Final[LiteralString] = """
     SELECT version.version
       FROM workflows AS workflow
@@ -103,22 +103,22 @@ _RESOLVE_WORKFLOW: Final[LiteralString] = """
 
 
 async def resolve_workflow(db: Db, tenant_id: UUID, workflow_id: UUID, version: int) -> int | None:
-    """Give the version that a sub-workflow stands for now; None where it cannot be started."""
+    """Return the version of a sub-workflow as of now; None if it cannot be started."""
     found: int | None = await db.fetchval(_RESOLVE_WORKFLOW, tenant_id, workflow_id, version)
     return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
-    """A variable as it stands; `stamp` is another after every change of it."""
+    """A variable; its `stamp` changes with each change of it."""
 
     name: str
     stamp: tuple[UUID, int]
     text: str
 
 
-# The workflow's own variable stands before the tenant's. Nobody reads another tenant's, not even
-# those of a template that it shares.
+# A variable of the workflow takes precedence over one of the tenant. Those of other tenants are
+# never read, not even for a template that one of them shares.
 _VARIABLES: Final[LiteralString] = """
     SELECT DISTINCT ON (name) name, id, revision, CASE WHEN $4 THEN value::text END AS text
       FROM variables
@@ -130,7 +130,7 @@ _VARIABLES: Final[LiteralString] = """
 async def get_variables(
     db: Db, tenant_id: UUID, workflow_id: UUID, names: Iterable[str], *, with_text: bool = True
 ) -> list[Variable]:
-    """Give the variables that a start of a workflow takes, those that there are."""
+    """Return the existing ones of the variables that a workflow uses."""
     rows = await db.fetch(_VARIABLES, tenant_id, workflow_id, list(names), with_text)
     return [
         Variable(name=row["name"], stamp=(row["id"], row["revision"]), text=row["text"] or "")
@@ -144,22 +144,22 @@ _VERSIONS: Final[LiteralString] = """
 
 
 async def get_versions(db: Db, ids: Iterable[UUID]) -> dict[UUID, NodeVersion]:
-    """Give node versions by id, without their inputs: what was pinned was checked then."""
+    """Return node versions by id, without inputs, which were checked when they were pinned."""
     rows = await db.fetch(_VERSIONS, list(set(ids)))
     return {row["id"]: _to_version(row) for row in rows}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pins:
-    """Which node versions a run took, by place."""
+    """The node versions and variables that a run uses, by place."""
 
     id: UUID
-    workflow_id: UUID | None  # none of a node that runs alone
+    workflow_id: UUID | None  # None for a run of a single node
     workflow_version: int | None
     by_place: Mapping[str, UUID]
-    variables: Mapping[str, str]  # the texts that were taken, by name
-    node_version_id: UUID | None  # of a node that runs alone
-    inputs: Mapping[str, Mapping[str, str]]  # new texts of inputs, by place and input
+    variables: Mapping[str, str]  # JSON texts by name
+    node_version_id: UUID | None  # of a run of a single node
+    inputs: Mapping[str, Mapping[str, str]]  # edited JSON texts, by place and input
 
 
 _KEEP_PINS: Final[LiteralString] = """
@@ -182,9 +182,9 @@ async def find_pins(
     pinned: Mapping[str, UUID],
     variables: Mapping[str, str],
 ) -> Pins | None:
-    """Give what was stored of a definition that resolved to these versions and texts before.
+    """Return the stored pins of a definition that resolved to the same versions and variables.
 
-    `pinned` has a node version's id by place; of a sub-workflow, the id of its own pins.
+    `pinned` holds the node version's id by place; for a sub-workflow, the id of its pins.
     """
     digest = _digest_of(definition, _by_place(pinned), variables)
     row = await db.fetchrow(_FIND_PINS, tenant_id, digest)
@@ -198,7 +198,7 @@ async def keep_pins(
     pinned: Mapping[str, UUID],
     variables: Mapping[str, str],
 ) -> Pins:
-    """Store what a definition resolved to, once for all runs that got the same."""
+    """Store what a definition resolved to, one row for all runs with the same."""
     by_place = _by_place(pinned)
     digest = _digest_of(definition, by_place, variables)
     await db.execute(
@@ -236,13 +236,13 @@ _PINS: Final[LiteralString] = """
 
 
 async def get_pins(db: Db, ids: Iterable[UUID]) -> list[Pins]:
-    """Give pins by id."""
+    """Return pins by id."""
     return [_to_pins(row) for row in await db.fetch(_PINS, list(set(ids)))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockState:
-    """How far the environment of a node version is known."""
+    """The state of the lock file of a node version's environment."""
 
     node_version_id: UUID
     state: str
@@ -255,7 +255,7 @@ _LOCKS: Final[LiteralString] = """
 
 
 async def get_locks(db: Db, node_version_ids: Iterable[UUID]) -> list[LockState]:
-    """Give the lock states of node versions; one without a row is not resolved yet."""
+    """Return the lock states of node versions; one without a row is not resolved yet."""
     rows = await db.fetch(_LOCKS, list(set(node_version_ids)))
     return [LockState(**row) for row in rows]
 

@@ -1,8 +1,8 @@
-"""Events on their way, as the engine sees them across tenants.
+"""Deliveries of events, as the engine sees them across tenants.
 
-The outbox has one row per event; each becomes a delivery per subscription that asks for it. A
-delivery that somebody tries is due again when the time of that try is over: whoever dies in between
-leaves it to the next, with the same event id.
+The outbox has one row per event, which becomes one delivery per matching subscription. A claimed
+delivery is due again when its attempt should be over: if the claimant dies, another member retries
+it with the same event id.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ _SPREAD: Final[LiteralString] = """
 
 
 async def spread(db: Db, *, limit: int) -> int:
-    """Make deliveries of events; gives how many events there were."""
+    """Turn events of the outbox into deliveries; returns the number of events."""
     return len(await db.fetch(_SPREAD, limit))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parcel:
-    """A delivery to try now, and what that takes."""
+    """A delivery to attempt now, and what that needs."""
 
     id: UUID
     subscription_id: UUID
     tenant_id: UUID
     event_id: UUID
     body: str
-    attempts: int  # this one counts
+    attempts: int  # including this one
     url: str
     key_fingerprint: str
     secret_generation: int
@@ -63,8 +63,8 @@ class Parcel:
     now: datetime
 
 
-# A few of each subscription that has none under way here, and of each tenant no more than its
-# share: slow ones hold up themselves alone. Tenants with the fewest under way come first.
+# A few per subscription that has none in flight here, and no more than its share per tenant, so
+# that slow receivers delay only themselves. Tenants with the fewest in flight come first.
 _CLAIM: Final[LiteralString] = """
     WITH waiting AS (
         SELECT delivery.id, delivery.due_at,
@@ -99,22 +99,22 @@ _CLAIM: Final[LiteralString] = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnderWay:
-    """What is being tried here, and how much may be."""
+    """What is in flight here, and how much may be."""
 
     subscriptions: Sequence[UUID]
-    tenants: Mapping[UUID, int]  # how many deliveries of each
+    tenants: Mapping[UUID, int]  # deliveries in flight by tenant
     of_tenant_max: int
 
     @property
     def full(self) -> list[UUID]:
-        """Tenants that have all that they may have."""
+        """Tenants with as many in flight as allowed."""
         return [each for each, count in self.tenants.items() if count >= self.of_tenant_max]
 
 
 async def claim(
     db: Db, *, limit: int, each: int, under_way: UnderWay, lasting: timedelta
 ) -> list[Parcel]:
-    """Take deliveries that are due, for as long as a try may take."""
+    """Claim due deliveries for as long as an attempt may take."""
     rows = await db.fetch(
         _CLAIM,
         limit,
@@ -128,8 +128,7 @@ async def claim(
     return [Parcel(**dict(row)) for row in rows]
 
 
-# Whoever asked meanwhile for another try has set the count back: the answer to this one is not that
-# one's.
+# A resend requested meanwhile has reset the count: this answer does not belong to it.
 _DELIVERED: Final[LiteralString] = """
     UPDATE event_deliveries
        SET state = 'delivered', due_at = NULL, status_code = $3, error = ''
@@ -148,19 +147,19 @@ _PAUSE: Final[LiteralString] = """
 
 
 async def delivered(db: Db, parcel: Parcel, status: int) -> None:
-    """Write that a try was taken."""
+    """Record a successful attempt."""
     await db.execute(_DELIVERED, parcel.id, parcel.attempts, status)
 
 
 async def failed(
     db: Db, parcel: Parcel, *, status: int, error: str, pause: timedelta | None
 ) -> None:
-    """Write that a try failed; without a pause it was the last."""
+    """Record a failed attempt; it was the last one if `pause` is None."""
     await db.execute(_FAILED, parcel.id, parcel.attempts, status or None, error, pause)
 
 
 async def pause_subscription(db: Db, parcel: Parcel, reason: str) -> None:
-    """Stop sending to an address that is gone for good, unless there is another by now."""
+    """Pause a subscription whose URL is gone for good, unless the URL has been changed."""
     await db.execute(_PAUSE, parcel.subscription_id, parcel.url, reason)
 
 
@@ -177,6 +176,6 @@ _NEXT: Final[LiteralString] = """
 
 
 async def next_s(db: Db, under_way: UnderWay) -> float | None:
-    """Give how many seconds nothing is due that may be tried; None when nothing comes at all."""
+    """Return the seconds until a delivery is due that may be attempted; None if there is none."""
     left: float | None = await db.fetchval(_NEXT, list(under_way.subscriptions), under_way.full)
     return left

@@ -1,4 +1,4 @@
-"""Subscriptions to events and their deliveries as callers see them, under row-level security."""
+"""Event subscriptions and their deliveries for callers, under row-level security."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Subscription:
 
     @property
     def etag(self) -> str:
-        """What changes with every change by a caller."""
+        """Changes with every change by a caller."""
         return etag_of(self.revision, self.created_at)
 
 
@@ -60,7 +60,7 @@ _WAKE: Final[LiteralString] = "SELECT pg_notify('qflow_events', '')"
 
 
 async def wake(db: Db) -> None:
-    """Have what is to be delivered looked at, when this transaction ends."""
+    """Wake the couriers when this transaction commits."""
     await db.execute(_WAKE)
 
 
@@ -70,7 +70,7 @@ _LOCK: Final[LiteralString] = """
 
 
 async def lock_tenant(db: Db, tenant_id: UUID) -> None:
-    """Hold the number of a tenant's subscriptions until the transaction ends."""
+    """Lock the number of a tenant's subscriptions until the transaction ends."""
     await db.execute(_LOCK, str(tenant_id))
 
 
@@ -115,7 +115,7 @@ _GET: Final[LiteralString] = """
 
 
 async def get(db: Db, subscription_id: UUID) -> Subscription | None:
-    """Give one that the caller may see."""
+    """Return a subscription that the caller can read."""
     row = await db.fetchrow(_GET, subscription_id)
     return None if row is None else Subscription(**dict(row))
 
@@ -128,7 +128,7 @@ _HOLD: Final[LiteralString] = """
 
 
 async def hold(db: Db, subscription_id: UUID) -> Subscription | None:
-    """Give one that the caller may change, held until the transaction ends."""
+    """Return a subscription that the caller may change, locked until the transaction ends."""
     row = await db.fetchrow(_HOLD, subscription_id)
     return None if row is None else Subscription(**dict(row))
 
@@ -147,7 +147,7 @@ _LIST: Final[LiteralString] = """
 async def list_page(
     db: Db, *, before: tuple[datetime, UUID] | None, limit: int
 ) -> list[Subscription]:
-    """Give the tenant's subscriptions, newest first."""
+    """Return the tenant's subscriptions, newest first."""
     created_at, row_id = before or (None, None)
     rows = await db.fetch(_LIST, created_at, row_id, limit)
     return [Subscription(**dict(row)) for row in rows]
@@ -165,7 +165,7 @@ _UPDATE: Final[LiteralString] = """
 
 
 async def update(db: Db, subscription: Subscription) -> Subscription:
-    """Change one that is held."""
+    """Update a locked subscription."""
     row = await db.fetchrow(
         _UPDATE,
         subscription.id,
@@ -187,7 +187,7 @@ _DELETE: Final[LiteralString] = "DELETE FROM event_subscriptions WHERE id = $1"
 
 
 async def delete(db: Db, subscription_id: UUID) -> None:
-    """Remove one, with its deliveries."""
+    """Delete a subscription and its deliveries."""
     await db.execute(_DELETE, subscription_id)
 
 
@@ -202,7 +202,7 @@ _TEST: Final[LiteralString] = """
 async def insert_test(
     db: Db, delivery_id: UUID, subscription_id: UUID, event_id: UUID, body: str
 ) -> Delivery:
-    """Add a delivery that says nothing."""
+    """Add a test delivery."""
     row = await db.fetchrow(_TEST, delivery_id, subscription_id, event_id, body)
     assert row is not None
     return Delivery(**dict(row))
@@ -227,7 +227,7 @@ async def list_deliveries(
     before: tuple[datetime, UUID] | None,
     limit: int,
 ) -> list[Delivery]:
-    """Give the deliveries of a subscription, newest first."""
+    """Return the deliveries of a subscription, newest first."""
     created_at, row_id = before or (None, None)
     rows = await db.fetch(
         _LIST_DELIVERIES, subscription_id, list(states), created_at, row_id, limit
@@ -244,6 +244,6 @@ _RESEND: Final[LiteralString] = """
 
 
 async def resend(db: Db, delivery_id: UUID) -> Delivery | None:
-    """Begin a delivery anew; None where the caller sees none."""
+    """Restart a delivery; None if the caller cannot read it."""
     row = await db.fetchrow(_RESEND, delivery_id)
     return None if row is None else Delivery(**dict(row))

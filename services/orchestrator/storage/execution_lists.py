@@ -1,8 +1,8 @@
-"""How executions of a list are found: by filter and order, as ids, before anything of them is read.
+"""Finds the ids of a page of executions by filter and order, before their rows are read.
 
-The text is made of constants alone: those below, and the conditions of the fields. A caller's words
-choose among them and are parameters; `tests/contracts/test_sql.py` prepares every field, operator
-and order.
+The SQL is built from constants only: those below and the conditions of the fields. A caller's input
+selects among them and is passed as parameters; `tests/contracts/test_sql.py` prepares every field,
+operator and order.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from services.kit.page import Found
 from services.kit.pg import Db, Pool, connection
 from services.orchestrator.domain.status import RunStatus
 
-# Above so many candidates a search walks the list's own order instead.
+# With more candidates than this a search scans in the list's order instead.
 CANDIDATES_MAX: Final = 2_000
 LABELS: Final = "labels."
 
 _STATUSES: Final = frozenset(RunStatus)
 _PRIORITY: Final = re.compile(r"-?[0-9]{1,3}")
-# The row of the node that failed first says what it raised; where none failed no row is looked for.
+# What the first failing node raised is in its row; without a failure no row is looked up.
 _EXCEPTION_TYPE: Final[LiteralString] = """
     COALESCE(CASE WHEN listed.failed_node_id IS NOT NULL THEN (
         SELECT failed.error_detail ->> 'exception' FROM node_executions AS failed
@@ -44,7 +44,7 @@ _EXCEPTION_TYPE: Final[LiteralString] = """
 
 
 def _nullable(field: Field, column: LiteralString) -> Field:
-    """Make conditions that are false where there is no value, not unknown: NOT finds those."""
+    """Make conditions false rather than NULL where there is no value, so that NOT matches those."""
     conditions: dict[str, LiteralString] = {
         operator: f"({condition} AND {column} IS NOT NULL)"
         for operator, condition in field.sql.items()
@@ -72,7 +72,7 @@ def _priority(text: str) -> int | None:
 
 
 def _label(name: str) -> Field:
-    """Make the field of one label; its values are held against as a part of all labels."""
+    """Return the field of one label; conditions test containment in the labels column."""
     key = name.removeprefix(LABELS)
     return Field(
         name,
@@ -86,7 +86,7 @@ def _label(name: str) -> Field:
 
 
 def label_text(key: str, value: str) -> str:
-    """Write one label as the JSON object that rows which have it contain."""
+    """Return one label as a JSON object, for a containment test."""
     return json.dumps({key: value})
 
 
@@ -136,16 +136,16 @@ NEWEST_FIRST: Final = Order(ORDERS[0], descending=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What the list is asked: a filter, an order, the last row of the page before, how many."""
+    """A list request: filter, order, last row of the previous page, limit."""
 
     expression: Expression | None
     order: Order = NEWEST_FIRST
     after: tuple[str | datetime, UUID] | None = None
     limit: int
-    full: bool = False  # whether the rows will be read whole
+    full: bool = False  # whether inputs and outputs will be read too
 
 
-# A column of JSON is told by its size on disk, compressed: about an eighth of what it becomes.
+# The size of a JSON column is estimated from its compressed size on disk, about an eighth.
 _FIND: Final = """
     SELECT listed.id, {column} AS key,
            CASE WHEN $3::boolean
@@ -161,12 +161,12 @@ _AFTER: Final = " AND ({column}, listed.id) {beyond} ($4::{type}, $5::uuid)"
 
 
 def statement(question: Question, *, among_ids: bool) -> tuple[str, tuple[object, ...]]:
-    """Put the statement of a question together; gives its text and its parameters from $4 on.
+    """Build the statement of a question; returns its text and its parameters from $4 on.
 
-    $1 is the caller's tenant, or the ids to choose from; $2 the limit; $3 whether rows are whole.
+    $1 is the caller's tenant, or the ids to choose from; $2 the limit; $3 is `full`.
     """
     order = question.order
-    # An order by a time that not every run has lists those that have it.
+    # Ordered by a time that not every run has, only those with it are listed.
     condition = f"{order.field.column} IS NOT NULL"
     parameters = tuple[object, ...]()
     if question.after is not None:
@@ -190,15 +190,15 @@ def statement(question: Question, *, among_ids: bool) -> tuple[str, tuple[object
 async def find(
     db: Db, question: Question, *, tenant_id: UUID, ids: Sequence[UUID] | None
 ) -> list[Found]:
-    """Find a page of the caller's runs that the filter lets through; with `ids`, of these alone."""
+    """Find a page of the caller's runs that match the filter; only among `ids`, if given."""
     text, parameters = statement(question, among_ids=ids is not None)
     whose = tenant_id if ids is None else ids
     rows = await db.fetch(text, whose, question.limit, question.full, *parameters)
     return [Found(row["id"], row["key"], row["size_bytes"]) for row in rows]
 
 
-# Run by the engine's login, whose policy keeps no operator from the index. What it gives are ids,
-# and the caller's statement decides about them.
+# Run with the engine's login, since under row-level security the operator would not use the index.
+# It returns candidates only: the caller's statement decides which of them are visible.
 _BY_LABELS: Final[LiteralString] = """
     SELECT CASE WHEN count(*) <= $3 THEN COALESCE(array_agg(id), '{}') END
       FROM (SELECT id FROM workflow_executions
@@ -209,7 +209,7 @@ _BY_LABELS: Final[LiteralString] = """
 
 
 async def ids_by_labels(pool: Pool, labels: str, *, tenant_id: UUID) -> list[UUID] | None:
-    """Find what may have all these labels, a JSON object; None where that is too much."""
+    """Return ids of runs with all these labels, a JSON object; None if they are too many."""
     async with connection(pool) as db:
         ids: list[UUID] | None = await db.fetchval(_BY_LABELS, tenant_id, labels, CANDIDATES_MAX)
     return ids
@@ -228,5 +228,5 @@ _DEPTHS: Final[LiteralString] = """
 
 
 async def depths(db: Db, ids: Sequence[UUID]) -> dict[UUID, int]:
-    """Say within how many runs these are, one in the other; those that are in none are left out."""
+    """Return by run how many levels of parents it has; runs without a parent are left out."""
     return {row["part"]: row["depth"] for row in await db.fetch(_DEPTHS, ids)}

@@ -1,20 +1,20 @@
 """The flush: whole transitions of many executions in one statement under the member's fence.
 
-A statement is put together from `flush_parts`, only those that the batch needs: an unused part
-would cost its start in every flush. Each combination is one prepared statement, and of most there
-are two: where no part has more than one row, as in a chain of nodes, they are plain values, which
-cost a third less than arrays of one do.
+A statement is built from those of `flush_parts` that the batch needs: an unused part would still
+have to be started in every flush. Each combination is one prepared statement; most have a second
+form for batches in which no part has more than one row, as in a chain of nodes: plain values, which
+cost a third less than arrays with one element.
 
-The fence locks the member's row before anything is written. Without it `engine_check` raises QF002;
-where a guarded part found fewer rows than it was given, QF001. Either way nothing of the batch is
-written, whatever the parts did: they are one statement.
+The fence locks the member's row before anything is written. If the member is fenced, `engine_check`
+raises QF002; if a guarded part finds fewer rows than it was given, QF001. Either way nothing of the
+batch is written, since all parts are one statement.
 
-`stamp` is one time for the whole flush, never before that of the flush before: so a successor
-never starts before its predecessor completed, whatever the clock does. It is the statement's own
-time, which is the same wherever it is asked.
+`stamp` is one timestamp for the whole flush, never earlier than that of the previous flush: so a
+node never starts before its predecessor completed, whatever the clock does. It is the statement's
+own time, which is the same in all parts.
 
-New rows are not sorted: they come in the order in which they were queued, nearly that of their ids,
-and no other flush can wait for an id that only this one knows.
+New rows are not sorted: they are inserted in the order in which they were queued, nearly that of
+their ids, and no other flush can wait for an id that only this one knows.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FENCED: Final = "QF002"
 GUARD_MISSED: Final = "QF001"
 ENGINE_FORMAT: Final = 1
 
-# The order of tables is the order of locks: runs before nodes before what hangs on them.
+# The order of tables is the order of locks: runs, then nodes, then what refers to them.
 PARTS: Final = (
     runs.FOLLOWS,
     runs.RUN_INSERTS,
@@ -63,14 +63,14 @@ PARTS: Final = (
 _FENCE: Final[LiteralString] = """
     SELECT 1 FROM engine_members WHERE id = $1 AND epoch = $2 AND state = 'live' FOR UPDATE
 """
-_GIVEN: Final = re.compile(r"(?<=FROM |SING )given(?![.])")  # where rows are read, not a column
-# The transaction's own time, in the words that need no look-up of a function: what lies ahead is
-# told by it as it is, so that a clock that was ahead for a while holds up nothing.
+_GIVEN: Final = re.compile(r"(?<=FROM |SING )given(?![.])")  # as a row source, not in a column
+# The transaction's time, in the form that needs no function look-up. Times in the future, such as
+# deadlines, are computed from it, so that a clock that was ahead for a while delays nothing.
 _CLOCK: Final = "CURRENT_TIMESTAMP"
-# What follows is never stamped earlier than what came before, whatever the clock did meanwhile.
+# Never earlier than the previous flush, whatever the clock did since.
 _STAMP: Final = f"GREATEST({_CLOCK}, $3::timestamptz)"
-# The bits of a statement's mask: its parts, what rows are asked besides, of which parts some row is
-# unusual, whether each part has one row.
+# The bits of a statement's mask: its parts, their optional clauses, which parts have rows with
+# unusual values in the last columns, and whether each part has just one row.
 _ASKED: Final = tuple(asked.column for part in PARTS for asked in part.asked)
 _UNUSUAL: Final = tuple(part.name for part in PARTS if part.usual)
 MASK_BITS: Final = len(PARTS) + len(_ASKED) + len(_UNUSUAL) + 1
@@ -87,7 +87,7 @@ def _bit_unusual(part: Part) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """A statement and its arguments after the fence's three."""
+    """A statement, and its arguments after the first three, which belong to the fence."""
 
     sql: str
     arguments: list[Any]
@@ -95,7 +95,7 @@ class Flush:
 
 @cache
 def statement(mask: int) -> str:
-    """Put together the statement for the parts whose bits are set."""
+    """Build the statement for a mask of parts."""
     at = 4
     parts: list[str] = []
     guards: list[str] = []
@@ -115,7 +115,7 @@ def statement(mask: int) -> str:
             rows, count = f"(SELECT {', '.join(values)}) AS given", "1"
         else:
             arrays = [f"${at + n}::{kind}[]" for n, (_, kind) in enumerate(columns)]
-            # In the list of a SELECT: in FROM each array would be copied to a store of its own.
+            # In the SELECT list: in FROM each array would be copied to a tuple store.
             taken = (f"unnest({a}) AS {n}" for a, (n, _) in zip(arrays, columns, strict=True))
             rows = f"(SELECT {', '.join(taken)}) AS given"
             count = f"cardinality({arrays[0]})"
@@ -130,9 +130,9 @@ def statement(mask: int) -> str:
             guards.append(_guard(part, due, single=bool(single)))
         at += len(columns)
     ids = "ARRAY(SELECT id FROM started)" if starts else "NULL::uuid[]"
-    # Cases are looked at one by one: first the fence, then the guarded parts, each of which is
-    # carried out as its rows are asked for. Before anything is written it is known who writes.
-    # Parts that nobody asks for a row are carried out after all that.
+    # The cases are evaluated one by one: first the fence, so that nothing is written without it,
+    # then the guarded parts, each executed as its rows are counted. Parts of which no row is read
+    # are executed after all that.
     return f"""
         WITH {", ".join(parts)}
         SELECT CASE WHEN ({_FENCE}) IS NULL THEN engine_check(0, 0, 0, 'fence')
@@ -142,7 +142,7 @@ def statement(mask: int) -> str:
 
 
 def _guard(part: Part, due: str, *, single: bool) -> str:
-    """Raise where a part wrote fewer rows than are due; of values that is none instead of one."""
+    """Return the case that raises if a part wrote fewer rows than it was given."""
     if single:
         found, missed = f"COALESCE((SELECT 1 FROM {part.name}), 0)", "0"
     else:
@@ -151,7 +151,7 @@ def _guard(part: Part, due: str, *, single: bool) -> str:
 
 
 def _literal(value: object) -> str:
-    """Write one of the code's own values as SQL has it."""
+    """Return one of the code's own constants as SQL."""
     return "NULL" if value is None else f"'{value}'"
 
 
@@ -159,7 +159,7 @@ _fields: Final = attrgetter(*(part.rows for part in PARTS))
 
 
 def prepare(batch: Sequence[Transition], seal: Seal | None = None) -> Flush:
-    """Lay a batch out as values or arrays; `seal` gives what is stored in place of user data."""
+    """Lay a batch out as values or arrays; `seal` encrypts user data."""
     mask = 0
     tables: list[tuple[Part, list[tuple[Any, ...]]]] = []
     by_part = zip(*map(_fields, batch), strict=True)
@@ -167,7 +167,7 @@ def prepare(batch: Sequence[Transition], seal: Seal | None = None) -> Flush:
         if not any(found):
             continue
         given = [each for each in found if each]
-        if part.once:  # by identity first: they may be ten thousand rows, in hundreds of starts
+        if part.once:  # by identity first: hundreds of starts may share ten thousand rows
             shared = {id(each): each for each in given}.values()
             rows: Iterable[tuple[Any, ...]] = dict.fromkeys(chain.from_iterable(shared))
         elif isinstance(given[0], dict):
@@ -190,7 +190,7 @@ def prepare(batch: Sequence[Transition], seal: Seal | None = None) -> Flush:
 
 
 def _columns(part: Part, rows: Sequence[tuple[Any, ...]]) -> tuple[Sequence[Sequence[Any]], int]:
-    """Give the columns without those that are usual in all rows, or all; and what the mask has."""
+    """Return the columns, without the last ones if all their values are usual, and the mask bit."""
     columns = list(zip(*rows, strict=True))
     if not part.usual:
         return columns, 0
@@ -215,5 +215,5 @@ def _sealed(columns: Sequence[Sequence[Any]], part: Part, seal: Seal) -> Sequenc
 
 
 def arguments(flush: Flush, member_id: UUID, epoch: int, last: datetime) -> list[Any]:
-    """All arguments of a flush, for one attempt at it: fence, earliest stamp, arrays."""
+    """Return all arguments for one attempt at a flush: fence, earliest stamp, values or arrays."""
     return [member_id, epoch, last, *flat(flush.arguments)]

@@ -1,4 +1,4 @@
-"""How nodes and runs went lately: bounded looks at a tenant's last runs."""
+"""Statistics of recent nodes and runs of a tenant, from a bounded number of rows."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from uuid import UUID
 from services.kit.pg import Db, Row
 from services.orchestrator.domain.forecast import Past, Times
 
-# No index leads from a node version to its rows: each would cost every node that runs. The last
-# runs of the tenant lead there too, those of the workflows in question first, through the keys that
-# rows have anyway. What was looked at is bounded before it is filtered.
+# There is no index from node versions to their rows, which would cost every insert. The tenant's
+# last runs lead to them by existing keys, those of the workflows in question first. The number of
+# rows is bounded before they are filtered.
 _OF_NODES: Final[LiteralString] = """
     WITH recent AS MATERIALIZED (
         SELECT id, workflow_id, created_at FROM workflow_executions
@@ -56,7 +56,7 @@ _OF_NODES: Final[LiteralString] = """
 async def of_nodes(
     db: Db, tenant_id: UUID, workflow_ids: Iterable[UUID], version_ids: Iterable[UUID]
 ) -> dict[tuple[UUID, str | None], Past]:
-    """Give how node versions went: their attempts, and by place what ran without a runner."""
+    """Return statistics of node versions, and by place of what runs without a runner."""
     rows = await db.fetch(_OF_NODES, tenant_id, list(workflow_ids), list(version_ids))
     return {
         (row["node_version_id"], row["place"]): Past(
@@ -83,7 +83,7 @@ _OF_RUNS: Final[LiteralString] = """
 
 
 async def of_runs(db: Db, tenant_id: UUID, workflow_id: UUID, version: int) -> Past:
-    """Give how long the last completed runs of a version of a workflow took."""
+    """Return the durations of the last completed runs of a workflow version."""
     row = await db.fetchrow(_OF_RUNS, tenant_id, workflow_id, version)
     assert row is not None
     return Past(times=_times(row), samples=row["samples"], ended=row["samples"])
@@ -97,18 +97,18 @@ def _times(row: Row) -> Times | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionFacts:
-    """What a plan shows of a node version: whose it is, and how far its environment is."""
+    """What a plan shows of a node version and the state of its environment."""
 
     node_id: UUID
     version: int
     name: str
     python_version: str
     lock_state: str  # of node_version_locks; pending where there is no row
-    environment_state: str | None  # of environments: what a runner made of the lock
+    environment_state: str | None  # of the environment that a runner built of the lock, if any
     error: str | None
 
 
-# An environment is a tenant's own. Where several machines have it, the best of them is told.
+# Environments belong to a tenant. If several machines have one, the best state is returned.
 _FACTS: Final[LiteralString] = """
     SELECT version.id, version.node_id, version.version, version.name, version.python_version,
            COALESCE(lock.state, 'pending') AS lock_state, environment.state AS environment_state,
@@ -128,7 +128,7 @@ _FACTS: Final[LiteralString] = """
 async def facts_of_versions(
     db: Db, tenant_id: UUID, version_ids: Iterable[UUID]
 ) -> Mapping[UUID, VersionFacts]:
-    """Give what a plan shows of node versions that the tenant was found to read."""
+    """Return what a plan shows of node versions, which the tenant is known to be able to read."""
     rows = await db.fetch(_FACTS, tenant_id, list(version_ids))
     return {
         row["id"]: VersionFacts(**{key: each for key, each in row.items() if key != "id"})

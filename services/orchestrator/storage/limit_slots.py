@@ -1,4 +1,4 @@
-"""Limits as the engine reads them, and the places under them that it takes and gives back."""
+"""Limits as the engine reads them, and the slots that it acquires and releases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.orchestrator.domain.limits import Claim, Demand, Limit, compile_ke
 log = structlog.get_logger()
 
 CHANNEL: Final = "qflow_limits"
-# A notification holds 8,000 bytes; whoever hears of none in particular looks at all.
+# A notification holds 8,000 bytes; one that names no limit makes members reread all.
 _TOLD_MAX: Final = 100
 
 _LIMITS: Final[LiteralString] = """
@@ -28,14 +28,14 @@ _LIMITS: Final[LiteralString] = """
 
 
 async def get_limits(db: Db) -> list[Limit]:
-    """Give the limits of all tenants."""
+    """Return the limits of all tenants."""
     return [_to_limit(**row) for row in await db.fetch(_LIMITS)]
 
 
 def _to_limit(*, key_expression: str, name: str, **fields: object) -> Limit:
     try:
         key = compile_key(key_expression)
-    except ExpressionError as error:  # it was accepted once, by another release
+    except ExpressionError as error:  # accepted by an earlier release
         log.warning("limit_key_refused", limit=name, error=str(error))
         key = None
     return Limit(name=name, key=key, **fields)  # type: ignore[arg-type]
@@ -49,7 +49,7 @@ _HELD: Final[LiteralString] = """
 
 
 async def get_held(db: Db, run_ids: Collection[UUID]) -> dict[UUID, Claim]:
-    """Give the places that runs and their attempts have, by the row that has them."""
+    """Return the slots held by runs and their attempts, by the row that holds them."""
     found: dict[UUID, Claim] = {}
     for row in await db.fetch(_HELD, list(run_ids)):
         before = found.get(row["row_id"], Claim((), ()))
@@ -59,7 +59,7 @@ async def get_held(db: Db, run_ids: Collection[UUID]) -> dict[UUID, Claim]:
 
 
 class Answer(NamedTuple):
-    """What came of a claim: the limit that refused it, and for how long if a rate did."""
+    """The result of a claim: the limit that refused it, if any, and how long a rate limit will."""
 
     refused_by: UUID | None
     wait_ms: int | None
@@ -72,7 +72,7 @@ _TAKE: Final[LiteralString] = """
 
 
 async def take(db: Db, member_id: UUID, epoch: int, claims: Sequence[Claim]) -> list[Answer]:
-    """Take the places of each claim, or none of it, in their order; fenced like a flush."""
+    """Acquire the slots of each claim in order, all or none of a claim; fenced like a flush."""
     asked = [
         (number, demand.limit_id, demand.key, slot)
         for number, claim in enumerate(claims)
@@ -89,11 +89,11 @@ _GIVE_BACK: Final[LiteralString] = """
 
 
 async def give_back(db: Db, slots: Iterable[UUID]) -> set[UUID]:
-    """Give back places that were made use of by nothing; returns the limits that they were of."""
+    """Release unused slots; returns their limits."""
     return {row["limit_id"] for row in await db.fetch(_GIVE_BACK, list(slots))}
 
 
-# A place stands for something that goes on: a member's word of a moment ago, a run, an attempt.
+# A slot must belong to a live member's claim, an open run or a running attempt.
 _SWEEP: Final[LiteralString] = """
     DELETE FROM limit_slots AS slot
      WHERE (slot.execution_id IS NULL AND NOT EXISTS (
@@ -117,7 +117,7 @@ _SWEEP_BUCKETS: Final[LiteralString] = """
 
 
 async def sweep(db: Db) -> set[UUID]:
-    """Free what is held by nothing any more; returns the limits of which that was."""
+    """Release slots whose holder is gone; returns their limits."""
     found = {row["limit_id"] for row in await db.fetch(_SWEEP)}
     await db.execute(_SWEEP_BUCKETS)
     return found
@@ -125,15 +125,15 @@ async def sweep(db: Db) -> set[UUID]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """How much of a count is taken, and when a rate lets the next begin."""
+    """How many slots of a limit are taken, and when its rate allows the next start."""
 
     max_running: int | None
     taken: int
-    holders: int  # executions that have some of it
+    holders: int  # executions that hold any
     free_at: datetime | None
 
 
-# Counted as engine_take_slots counts.
+# Counted in the same way as by engine_take_slots.
 _TAKEN: Final[LiteralString] = """
     SELECT l.id AS limit_id, wanted.key, l.max_running, held.taken, held.holders,
            CASE WHEN free.at > clock_timestamp() THEN free.at END AS free_at
@@ -152,7 +152,7 @@ _TAKEN: Final[LiteralString] = """
 
 
 async def get_taken(db: Db, demands: Collection[Demand]) -> dict[Demand, Taken]:
-    """Tell how much of some counts is taken; nothing of those whose limit is gone."""
+    """Return how many slots are taken; deleted limits are left out."""
     rows = await db.fetch(_TAKEN, *_columns(demands))
     return {
         Demand(row["limit_id"], row["key"]): Taken(
@@ -165,7 +165,7 @@ async def get_taken(db: Db, demands: Collection[Demand]) -> dict[Demand, Taken]:
     }
 
 
-# Runs that are paused and keep a place come first, then those that have had one for longest.
+# Paused runs that keep a slot first, then those that have held one for longest.
 _HOLDERS: Final[LiteralString] = """
     SELECT wanted.limit_id, wanted.key, holder.execution_id, holder.is_paused
       FROM unnest($1::uuid[], $2::text[]) AS wanted (limit_id, key)
@@ -185,7 +185,7 @@ _HOLDERS: Final[LiteralString] = """
 async def get_holders(
     db: Db, demands: Collection[Demand], *, limit: int
 ) -> dict[Demand, list[Holder]]:
-    """Give some of the executions that have places in some counts."""
+    """Return some of the executions that hold slots, by demand."""
     found: dict[Demand, list[Holder]] = {}
     for row in await db.fetch(_HOLDERS, *_columns(demands), limit):
         holder = Holder(row["execution_id"], is_paused=row["is_paused"])
@@ -201,7 +201,7 @@ _TELL: Final[LiteralString] = "SELECT pg_notify('qflow_limits', $1)"
 
 
 async def tell_freed(db: Db, member_id: UUID, limit_ids: Collection[UUID]) -> None:
-    """Tell the other members that places were given back."""
+    """Notify other members of released slots."""
     if len(limit_ids) > _TOLD_MAX:
         await tell_changed(db)
     else:
@@ -209,11 +209,11 @@ async def tell_freed(db: Db, member_id: UUID, limit_ids: Collection[UUID]) -> No
 
 
 async def tell_changed(db: Db) -> None:
-    """Tell all members that limits are not what they were."""
+    """Notify all members that limits have changed."""
     await db.execute(_TELL, "")
 
 
 def freed_by(told: str) -> tuple[UUID | None, list[UUID]]:
-    """Read what was told: who gave places of which limits back; nobody where limits changed."""
+    """Decode a notification: the member that released slots, if any, and their limits."""
     words = [UUID(each) for each in told.split()]
     return (words[0], words[1:]) if words else (None, [])

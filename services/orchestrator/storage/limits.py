@@ -1,4 +1,4 @@
-"""Limits as callers keep them, under row-level security."""
+"""Limits for callers, under row-level security."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.kit.pg import Db
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What a limit is about, and whom: that stays as long as the limit."""
+    """What a limit applies to; this never changes."""
 
     workflow_id: UUID | None
     node_id: UUID | None
@@ -23,9 +23,9 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredLimit:
-    """A limit: of a workflow's runs, of attempts at a node, or of all attempts of its tenant.
+    """A limit of a workflow's runs, of a node's attempts, or of all attempts of its tenant.
 
-    It is about what everybody started, or one user; or counts by itself what each user started.
+    It counts what all users started together, what one user started, or each user separately.
     """
 
     id: UUID
@@ -39,7 +39,7 @@ class StoredLimit:
     period_ms: int | None
     key_expression: str
     revision: int
-    request_id: UUID | None  # of the call that made it what it is
+    request_id: UUID | None  # of the call that changed it last
     request_digest: str | None
     created_by: UUID
     created_at: datetime
@@ -48,29 +48,29 @@ class StoredLimit:
 
     @property
     def etag(self) -> str:
-        """What changes with every change, and is not the same for one that is made again."""
+        """Changes with every change, and when a limit is deleted and created again."""
         return f"{self.revision}-{self.id.hex}"
 
 
-# One change of a tenant's limits at a time: so they are counted as they are.
+# Serializes changes of a tenant's limits, so that counting them is exact.
 _LOCK_TENANT: Final[LiteralString] = """
     SELECT pg_advisory_xact_lock(hashtextextended('limits ' || $1::text, 0))
 """
 
 
 async def lock_tenant(db: Db, tenant_id: UUID) -> None:
-    """Hold the limits of a tenant until the transaction ends."""
+    """Lock the limits of a tenant until the transaction ends."""
     await db.execute(_LOCK_TENANT, str(tenant_id))
 
 
-# What the engine holds while it counts: so it counts under what was, or under what is to be.
+# The lock that the engine takes while it counts: it sees the limit before or after a change.
 _LOCK: Final[LiteralString] = """
     SELECT pg_advisory_xact_lock(hashtextextended('limit ' || $1::text, 0))
 """
 
 
 async def lock(db: Db, limit_id: UUID) -> None:
-    """Hold a limit until the transaction ends; nobody takes a place under it meanwhile."""
+    """Lock a limit until the transaction ends; no slot of it can be acquired meanwhile."""
     await db.execute(_LOCK, str(limit_id))
 
 
@@ -83,7 +83,7 @@ _GET: Final[LiteralString] = """
 
 
 async def get_limit(db: Db, name: str) -> StoredLimit | None:
-    """Find a limit of the tenant."""
+    """Return a limit of the tenant by name."""
     row = await db.fetchrow(_GET, name)
     return None if row is None else StoredLimit(**row)
 
@@ -131,7 +131,7 @@ _SEES: Final[LiteralString] = """
 
 
 async def sees(db: Db, subject: Subject) -> Mapping[str, bool]:
-    """Tell whether the caller can read what a limit is to be of, and its owner is in the tenant."""
+    """Return whether the caller can read the subject of a limit, and its owner is in the tenant."""
     row = await db.fetchrow(_SEES, subject.workflow_id, subject.node_id, subject.owner_id)
     assert row is not None
     return dict(row)
@@ -150,7 +150,7 @@ _INSERT: Final[LiteralString] = """
 
 
 async def insert_limit(db: Db, limit: StoredLimit) -> StoredLimit | None:
-    """Add a limit and give it with its times; None where the name is taken."""
+    """Add a limit; returns it with its timestamps, None if the name is taken."""
     row = await db.fetchrow(
         _INSERT,
         limit.id,
@@ -182,7 +182,7 @@ _UPDATE: Final[LiteralString] = """
 
 
 async def update_limit(db: Db, limit: StoredLimit) -> StoredLimit:
-    """Save what a limit allows now; gives it with its times."""
+    """Update the amounts of a limit; returns it with its timestamps."""
     row = await db.fetchrow(
         _UPDATE,
         limit.id,
@@ -201,5 +201,5 @@ _DELETE: Final[LiteralString] = "DELETE FROM execution_limits WHERE id = $1"
 
 
 async def delete_limit(db: Db, limit_id: UUID) -> None:
-    """Remove a limit, with every place that is taken under it."""
+    """Delete a limit and all its slots."""
     await db.execute(_DELETE, limit_id)

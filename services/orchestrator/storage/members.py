@@ -1,4 +1,4 @@
-"""Orchestrators and runners: one row each is lease and fence. Only the database's clock judges."""
+"""Rows of orchestrators and runners: lease and fence, judged by the database's clock only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uuid import UUID
 
 from services.kit.pg import Db
 
-# Epochs only grow, over all members: the lock makes one joiner wait for the other.
+# Epochs only grow, over all members: the lock serializes joins.
 _LOCK: Final[LiteralString] = "LOCK TABLE engine_members IN SHARE ROW EXCLUSIVE MODE"
 
 _JOIN: Final[LiteralString] = """
@@ -35,16 +35,16 @@ _ADVANCE: Final[LiteralString] = """
 
 
 async def advance(db: Db, member_id: UUID, epoch: int) -> int | None:
-    """Take a higher epoch: whatever an older flush still does is refused. None if fenced."""
+    """Take a higher epoch, with which flushes of older ones are refused. None if fenced."""
     await db.execute(_LOCK)
     found = await db.fetchval(_ADVANCE, member_id, epoch)
     return None if found is None else int(found)
 
 
-# Whoever holds the home's lock has proof that no other member of this home is alive. One that rests
-# writes nothing and loses nothing: it is fenced late, to be forgotten.
-# Nobody fences who is fenced, or may be at any moment: of two whose leases ran out together, as
-# while the database was away, neither ends the other.
+# A member that holds the home's lock knows that no other member of this home is alive. An idle
+# member writes nothing: it is fenced only after a long silence, to remove it. A member that is
+# fenced, or may be at any moment, fences nobody: if two leases expired together, as while the
+# database was away, neither member ends the other.
 _FENCE_DEAD: Final[LiteralString] = """
     UPDATE engine_members AS other SET state = 'fenced', updated_at = clock_timestamp()
       FROM engine_members AS own
@@ -61,7 +61,7 @@ _FENCE_DEAD: Final[LiteralString] = """
 async def fence_dead(
     db: Db, member_id: UUID, *, host: str | None, silent_max_s: float, by_lease: bool
 ) -> list[UUID]:
-    """Fence members that are dead: by their lease, by their silence, or by proof on this host."""
+    """Fence dead members: by expired lease, by long silence, or by proof on this host."""
     rows = await db.fetch(_FENCE_DEAD, member_id, host, silent_max_s, by_lease)
     return [row["id"] for row in rows]
 
@@ -73,7 +73,7 @@ _LOOK_IN: Final[LiteralString] = """
 
 
 async def look_in(db: Db, member_id: UUID, epoch: int) -> None:
-    """Say that a resting member is still here."""
+    """Record that an idle member is still there."""
     await db.execute(_LOOK_IN, member_id, epoch)
 
 
@@ -87,7 +87,7 @@ _RENEW: Final[LiteralString] = """
 
 
 async def renew(db: Db, member_id: UUID, epoch: int, ttl_s: float) -> bool:
-    """Hold the lease for another while; False when another member fenced this one."""
+    """Renew the lease for `ttl_s`; False if another member fenced this one."""
     return bool(await db.fetchval(_RENEW, member_id, epoch, ttl_s))
 
 
@@ -99,7 +99,7 @@ _REST: Final[LiteralString] = """
 
 
 async def rest(db: Db, member_id: UUID, epoch: int, *, state: str) -> bool:
-    """Hold no lease: `idle` until there is work again, `gone` for good."""
+    """Give the lease up: `idle` until there is work again, or `gone` for good."""
     return bool(await db.fetchval(_REST, member_id, epoch, state))
 
 
@@ -109,11 +109,11 @@ _IS_FENCED: Final[LiteralString] = """
 
 
 async def is_fenced(db: Db, incarnation: UUID) -> bool:
-    """Say whether a runner was fenced; one without a row was not."""
+    """Return whether a runner was fenced; one without a row was not."""
     return bool(await db.fetchval(_IS_FENCED, incarnation))
 
 
-# `silent` are runners without a stream for longer than a lease: an idle one holds none to expire.
+# `silent` runners had no stream for longer than a lease: an idle one has no lease to expire.
 _FENCE_RUNNERS: Final[LiteralString] = """
     UPDATE runner_members SET state = 'fenced', updated_at = clock_timestamp()
      WHERE incarnation = ANY($1)
@@ -128,9 +128,9 @@ _STATES: Final[LiteralString] = """
 async def lost_runners(
     db: Db, incarnations: Sequence[UUID], *, silent: Iterable[UUID]
 ) -> dict[UUID, bool]:
-    """Fence the runners whose leases ran out; returns all of the given that are fenced or gone.
+    """Fence runners with expired leases; returns all given runners that are fenced or gone.
 
-    With each whether it left in order: then what it has not answered never began.
+    The value says whether a runner left in order: then its unanswered attempts never began.
     """
     await db.execute(_FENCE_RUNNERS, list(incarnations), list(silent))
     states = {

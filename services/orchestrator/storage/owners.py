@@ -1,4 +1,4 @@
-"""Users in whose names the engine starts runs by itself."""
+"""Users on whose behalf the engine starts runs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from services.kit.pg import Db
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """Whose rights are used, as they are now."""
+    """A user and the rights they have now."""
 
     id: UUID
     email: str
     role: str
     is_owner: bool
     is_active: bool
-    team_role: str | None  # in the team that was asked about; None for who is not in it
+    team_role: str | None  # in the tenant in question; None if not a member
 
 
 _OWNER: Final[LiteralString] = """
@@ -30,7 +30,7 @@ _OWNER: Final[LiteralString] = """
 
 
 async def get(db: Db, user_id: UUID, tenant_id: UUID) -> Owner:
-    """Give a user, and what they are in a tenant."""
+    """Return a user and their role in a tenant."""
     row = await db.fetchrow(_OWNER, user_id, tenant_id)
     assert row is not None, "a user who made something is never deleted"
     return Owner(**dict(row))

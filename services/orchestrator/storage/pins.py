@@ -1,4 +1,4 @@
-"""Pins of runs that no start of a workflow makes: of a node alone, and of a run made of another."""
+"""Pins of runs of a single node, and of runs made of another run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NODE_HEAD: Final[LiteralString] = """
 
 
 async def get_node_head(db: Db, node_id: UUID) -> int | None:
-    """Give the current version of a node, as the caller of the transaction may see it."""
+    """Return the current version of a node, if the caller of the transaction can read it."""
     version: int | None = await db.fetchval(_NODE_HEAD, node_id)
     return version
 
@@ -32,7 +32,7 @@ _NODE_VERSION: Final[LiteralString] = """
 
 
 async def get_node_version(db: Db, node_id: UUID, version: int) -> NodeVersion | None:
-    """Give one version of a node, with its inputs."""
+    """Return one version of a node, with its inputs."""
     row = await db.fetchrow(_NODE_VERSION, node_id, version)
     return None if row is None else NodeVersion(**row)
 
@@ -44,12 +44,12 @@ _WHOLE_VERSIONS: Final[LiteralString] = """
 
 
 async def get_whole_versions(db: Db, ids: Iterable[UUID]) -> dict[UUID, NodeVersion]:
-    """Give node versions by id, with their inputs."""
+    """Return node versions by id, with their inputs."""
     rows = await db.fetch(_WHOLE_VERSIONS, list(set(ids)))
     return {row["id"]: NodeVersion(**row) for row in rows}
 
 
-# A node of others that turned private is gone.
+# Another tenant's node that became private is left out.
 _READABLE: Final[LiteralString] = """
     SELECT version.id
       FROM python_node_versions AS version
@@ -60,13 +60,13 @@ _READABLE: Final[LiteralString] = """
 
 
 async def readable(db: Db, tenant_id: UUID, ids: Iterable[UUID]) -> set[UUID]:
-    """Give those of these node versions that a tenant may read."""
+    """Return which of these node versions a tenant can read."""
     return {row["id"] for row in await db.fetch(_READABLE, tenant_id, list(set(ids)))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewPins:
-    """Pins that are to be kept, with the digest that tells them from others of the tenant."""
+    """Pins to store, with the digest that identifies them within the tenant."""
 
     tenant_id: UUID
     digest: str
@@ -109,7 +109,7 @@ async def _keep(db: Db, new: NewPins) -> UUID:
 
 
 async def keep_node(db: Db, tenant_id: UUID, version_id: UUID) -> UUID:
-    """Keep that a node runs alone, once for all runs of a version; gives the pins' id."""
+    """Store the pins of a single node version, one row for all its runs; returns their id."""
     new = NewPins(
         tenant_id=tenant_id,
         digest=f"node {version_id}",
@@ -126,9 +126,10 @@ async def keep_node(db: Db, tenant_id: UUID, version_id: UUID) -> UUID:
 async def keep_edited(
     db: Db, tenant_id: UUID, pins: Pins, by_place: Mapping[str, UUID], inputs: Edits
 ) -> UUID:
-    """Keep the pins of one run that was made of another; gives their id.
+    """Store the pins of a run made of another; returns their id.
 
-    They are this run's and those made of it, never found by a start: they go when the runs do.
+    They belong to this run and runs made of it, are never found by a start, and are deleted with
+    the runs.
     """
     new = NewPins(
         tenant_id=tenant_id,

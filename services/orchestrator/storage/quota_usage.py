@@ -1,4 +1,4 @@
-"""Quotas as the engine reads them; what runs hold of them; what tenants used today."""
+"""Quotas as the engine reads them, budgets of runs, and what tenants used today."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _QUOTAS: Final[LiteralString] = """
 
 
 async def get_quotas(db: Db) -> dict[UUID, Quota]:
-    """Give the quotas of all tenants that have one."""
+    """Return the quotas of all tenants that have one."""
     return {row["tenant_id"]: _to_quota(row) for row in await db.fetch(_QUOTAS)}
 
 
@@ -50,7 +50,7 @@ _TENANT: Final[LiteralString] = "SELECT EXISTS (SELECT FROM tenants WHERE id = $
 
 
 async def tenant_exists(db: Db, tenant_id: UUID) -> bool:
-    """Tell whether there is such a tenant."""
+    """Return whether there is such a tenant."""
     return bool(await db.fetchval(_TENANT, tenant_id))
 
 
@@ -62,7 +62,7 @@ _BUDGETS: Final[LiteralString] = """
 
 
 async def get_budgets(db: Db, run_ids: Collection[UUID]) -> dict[UUID, Budget]:
-    """Give the budgets of those runs that have one."""
+    """Return the budgets of those runs that have one."""
     return {
         row["execution_id"]: Budget(
             Amounts(row["nodes"], row["cpu_us"], row["gb_us"], row["moved_bytes"]),
@@ -77,7 +77,7 @@ async def get_budgets(db: Db, run_ids: Collection[UUID]) -> dict[UUID, Budget]:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Which quota had too little left for a run, how much it is, and how much of it is taken."""
+    """The quota of which too little is left for a run, its limit, and how much is taken."""
 
     by: str
     most: int
@@ -93,7 +93,7 @@ _RESERVE: Final[LiteralString] = """
 async def reserve(
     db: Db, tenant_id: UUID, member_id: UUID, run_id: UUID, wanted: Amounts
 ) -> Budget | Refused:
-    """Take what a run is to have out of what its tenant has left, or nothing."""
+    """Reserve a run's budget from its tenant's quota, all or nothing."""
     row = await db.fetchrow(_RESERVE, tenant_id, member_id, run_id, *wanted)
     assert row is not None
     if row["refused_by"] is not None:
@@ -103,7 +103,7 @@ async def reserve(
     )
 
 
-# The run that is not there is not counted among those of the day either.
+# The run was not started, so it does not count for the day either.
 _RELEASE: Final[LiteralString] = """
     WITH gone AS (
         DELETE FROM execution_budgets WHERE execution_id = $1 RETURNING tenant_id, created_at
@@ -116,11 +116,11 @@ _RELEASE: Final[LiteralString] = """
 
 
 async def release(db: Db, member_id: UUID, run_id: UUID) -> None:
-    """Give back what was taken for a run that did not begin."""
+    """Release the budget of a run that was not started."""
     await db.execute(_RELEASE, run_id, member_id)
 
 
-# With what is promised to the open runs that have a budget.
+# Including what is reserved for open runs with a budget.
 _USED: Final[LiteralString] = """
     SELECT tenant_id, sum(nodes)::bigint AS nodes, sum(cpu_us)::bigint AS cpu_us,
            sum(gb_us)::bigint AS gb_us, sum(moved_bytes)::bigint AS moved_bytes
@@ -137,7 +137,7 @@ _USED: Final[LiteralString] = """
 
 
 async def get_used(db: Db, tenant_ids: Collection[UUID]) -> dict[UUID, Amounts]:
-    """Give what tenants used today, with what their open runs may still take."""
+    """Return what tenants used today, including what is reserved for open runs."""
     rows = await db.fetch(_USED, list(tenant_ids))
     return {
         row["tenant_id"]: Amounts(row["nodes"], row["cpu_us"], row["gb_us"], row["moved_bytes"])
@@ -147,7 +147,7 @@ async def get_used(db: Db, tenant_ids: Collection[UUID]) -> dict[UUID, Amounts]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a tenant has under way, used today, and keeps."""
+    """What a tenant is running, used today, and stores."""
 
     executions_running: int = 0
     executions: int = 0
@@ -182,7 +182,7 @@ _USAGE: Final[LiteralString] = """
 
 
 async def get_usage(db: Db, tenant_id: UUID) -> Usage:
-    """Give what a tenant has under way, used since midnight UTC while it had a quota, and keeps."""
+    """Return what a tenant is running, used since midnight UTC while it had a quota, and stores."""
     row = await db.fetchrow(_USAGE, tenant_id)
     assert row is not None
     return Usage(**row)

@@ -1,4 +1,4 @@
-"""Quotas of tenants as those who run the deployment keep them, under row-level security."""
+"""Quotas of tenants for administrators of the deployment, under row-level security."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.kit.pg import Db, Row
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbers:
-    """What a quota says; None where a resource is not limited."""
+    """The amounts of a quota; None means unlimited."""
 
     executions_running: int | None = None
     executions_per_day: int | None = None
@@ -35,7 +35,7 @@ NO_NUMBERS: Final = Numbers()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredQuota:
-    """A tenant's quota; one that was never set has no revision and limits nothing."""
+    """A tenant's quota; one that was never set has revision 0 and limits nothing."""
 
     tenant_id: UUID
     numbers: Numbers = NO_NUMBERS
@@ -45,7 +45,7 @@ class StoredQuota:
 
     @property
     def etag(self) -> str:
-        """What changes with every change; empty while it was never set."""
+        """Changes with every change; empty if it was never set."""
         return str(self.revision) if self.revision else ""
 
 
@@ -59,7 +59,7 @@ _GET: Final[LiteralString] = """
 
 
 async def get_quota(db: Db, tenant_id: UUID) -> StoredQuota:
-    """Read a tenant's quota."""
+    """Return a tenant's quota."""
     row = await db.fetchrow(_GET, tenant_id)
     return StoredQuota(tenant_id=tenant_id) if row is None else _to_quota(row)
 
@@ -70,7 +70,7 @@ _LOCK: Final[LiteralString] = """
 
 
 async def lock(db: Db, tenant_id: UUID) -> None:
-    """Hold a tenant's quota until the transaction ends: no run of it begins meanwhile."""
+    """Lock a tenant's quota until the transaction ends: no run of it can begin meanwhile."""
     await db.execute(_LOCK, str(tenant_id))
 
 
@@ -100,7 +100,7 @@ _SET: Final[LiteralString] = """
 
 
 async def set_quota(db: Db, tenant_id: UUID, numbers: Numbers) -> StoredQuota:
-    """Write a tenant's quota: all that is said, as it is said."""
+    """Replace a tenant's quota."""
     row = await db.fetchrow(_SET, tenant_id, *astuple(numbers))  # in the order of the statement
     assert row is not None
     return _to_quota(row)

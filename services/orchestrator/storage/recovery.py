@@ -1,4 +1,4 @@
-"""Open executions as their rows say they stand, for an orchestrator that takes them over."""
+"""Loads open executions from their rows, for an orchestrator that takes them over."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _FIND: Final[LiteralString] = """
 async def find_open(
     db: Db, engine_format: int, *, ids: Sequence[UUID] | None, shards: Sequence[int] | None
 ) -> dict[UUID, UUID]:
-    """Give the open runs, the named ones or those of some shards, with the pins of their plans."""
+    """Return the pins by open run: of the given ids, or of some shards."""
     rows = await db.fetch(_FIND, engine_format, ids, shards)
     return {row["id"]: row["pins_id"] for row in rows}
 
@@ -123,30 +123,30 @@ _CHILDREN: Final[LiteralString] = f"""
 
 @dataclass(frozen=True, slots=True)
 class OpenRun:
-    """A run with what its timers need, in seconds from now by the database's clock."""
+    """A run and its timers, in seconds from now by the database's clock."""
 
     run: Run
     due_s: Mapping[int, float]
     deadline_s: float | None
-    clock: datetime  # what the database's showed
+    clock: datetime  # the database's time when it was read
     ended_children: Sequence[EndedChild] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LostRun:
-    """A run that cannot be made of its rows, with what it takes to end it."""
+    """A run whose rows could not be understood, and what is needed to end it."""
 
     id: UUID
     revision: int
     reason: str
     open_nodes: Sequence[tuple[UUID, int]]  # rows that are not final, with their tokens
-    told: str = ""  # what its callers are told of the reason
+    told: str = ""  # the reason as shown to users
 
 
 async def open_runs(
     db: Db, ids: Sequence[UUID], plans: Mapping[UUID, Plan]
 ) -> list[OpenRun | LostRun]:
-    """Give runs as their rows say they stand. One that makes no sense does not stop the others."""
+    """Load runs from their rows. One that cannot be understood does not affect the others."""
     rows = await db.fetch(_OPEN, ids)
     by_run: dict[UUID, list[Row]] = {row["id"]: [] for row in rows}
     for node in await db.fetch(_NODES, list(by_run)):
@@ -174,7 +174,7 @@ async def open_runs(
 
 
 async def _children(db: Db, by_run: Mapping[UUID, Sequence[Row]]) -> Mapping[UUID, EndedChild]:
-    """Give how the sub-workflows ended that nodes still wait for; most of them have not."""
+    """Return the ends of sub-workflows that nodes still wait for; most have not ended."""
     waited_for = [
         node["child_execution_id"]
         for nodes in by_run.values()
@@ -253,7 +253,7 @@ def _to_open_run(
 
 
 def _waits_for_its_time(run: Run) -> bool:
-    """Say whether nothing of a run has begun, paused or not; what closes one waits for nothing."""
+    """Return whether no node of a run has begun yet; a run that is being closed does not wait."""
     if run.cancelling or run.failure is not None:
         return False
     return not any(
@@ -319,5 +319,5 @@ _SPLIT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def split_object(text: str | bytes) -> dict[str, bytes]:
-    """Split a JSON object into the exact texts of its values."""
+    """Split a JSON object into the exact texts of its values, by name."""
     return {name: bytes(raw) for name, raw in _SPLIT.decode(text).items()}

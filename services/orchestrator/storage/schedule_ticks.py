@@ -1,4 +1,4 @@
-"""Ticks of schedules and backfills as callers see and make them, under row-level security."""
+"""Ticks of schedules and backfills for callers, under row-level security."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Backfill:
     completed_at: datetime | None
 
 
-# A manual tick has the time of its making.
+# A manual tick is at the time of the call.
 _TRIGGER: Final[LiteralString] = """
     INSERT INTO schedule_ticks (schedule_id, tick_at, kind, state, try_at)
     SELECT $1, moment, 'manual', 'pending', moment FROM clock_timestamp() AS moment
@@ -82,7 +82,7 @@ async def list_page(
     before: tuple[datetime, UUID] | None,
     limit: int,
 ) -> list[Tick]:
-    """Give ticks of a schedule, or the one of an execution; newest first."""
+    """Return ticks of a schedule, or the one of an execution; newest first."""
     tick_at, key = before or (None, None)
     rows = await db.fetch(_LIST, schedule_id, execution_id, list(states), tick_at, key, limit)
     return [Tick(**dict(row)) for row in rows]
@@ -94,7 +94,7 @@ _COUNT_BACKFILLS: Final[LiteralString] = """
 
 
 async def count_backfills(db: Db, schedule_id: UUID) -> int:
-    """Count the backfills of a schedule that run."""
+    """Count the running backfills of a schedule."""
     return int(await db.fetchval(_COUNT_BACKFILLS, schedule_id))
 
 
@@ -108,7 +108,7 @@ _INSERT_BACKFILL: Final[LiteralString] = """
 
 
 async def insert_backfill(db: Db, backfill: Backfill, timing: Timing, first: datetime) -> Backfill:
-    """Add a backfill by the times that a schedule has now."""
+    """Add a backfill with the present timing of a schedule."""
     row = await db.fetchrow(
         _INSERT_BACKFILL,
         backfill.id,
@@ -137,7 +137,7 @@ _LIST_BACKFILLS: Final[LiteralString] = """
 async def list_backfills(
     db: Db, schedule_id: UUID, *, before: tuple[datetime, UUID] | None, limit: int
 ) -> list[Backfill]:
-    """Give the backfills of a schedule, newest first."""
+    """Return the backfills of a schedule, newest first."""
     created_at, row_id = before or (None, None)
     rows = await db.fetch(_LIST_BACKFILLS, schedule_id, created_at, row_id, limit)
     return [Backfill(**dict(row)) for row in rows]
@@ -156,7 +156,7 @@ _GET_BACKFILL: Final[LiteralString] = """
 
 
 async def cancel_backfill(db: Db, backfill_id: UUID) -> Backfill | None:
-    """Stop a backfill that runs and give it as it then is; None where the caller sees none."""
+    """Cancel a backfill if it is running; returns it, None if the caller cannot read it."""
     await db.execute(_CANCEL_BACKFILL, backfill_id)
     row: Row | None = await db.fetchrow(_GET_BACKFILL, backfill_id)
     return None if row is None else Backfill(**dict(row))

@@ -1,4 +1,4 @@
-"""Schedules and their backfills as callers see and change them, under row-level security."""
+"""Schedules for callers, under row-level security."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.orchestrator.domain.timing import Timing, from_json, to_json
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
-    """What a caller says of a schedule."""
+    """What a caller sets of a schedule."""
 
     name: str
     description: str
@@ -53,7 +53,7 @@ class Schedule:
 
     @property
     def etag(self) -> str:
-        """What changes with every change by a caller."""
+        """Changes with every change by a caller."""
         return etag_of(self.revision, self.created_at)
 
 
@@ -61,28 +61,28 @@ _NOW: Final[LiteralString] = "SELECT clock_timestamp()"
 
 
 async def now(db: Db) -> datetime:
-    """Give the database's time, which alone says what is due."""
+    """Return the database's time, which alone decides what is due."""
     moment: datetime = await db.fetchval(_NOW)
     return moment
 
 
-# Whoever waits for the next tick wakes at the end of this transaction, in every orchestrator.
+# Wakes the schedule loops of all orchestrators when this transaction commits.
 _WAKE: Final[LiteralString] = "SELECT pg_notify('qflow_schedules', '')"
 
 
 async def wake(db: Db) -> None:
-    """Have what is due looked at."""
+    """Wake the schedule loops."""
     await db.execute(_WAKE)
 
 
-# One change of how many there are at a time, so that they are counted as they are.
+# Serializes inserts, so that counting is exact.
 _LOCK: Final[LiteralString] = """
     SELECT pg_advisory_xact_lock(hashtextextended('schedules ' || $1::text, 0))
 """
 
 
 async def lock_tenant(db: Db, tenant_id: UUID) -> None:
-    """Hold the number of a tenant's schedules until the transaction ends."""
+    """Lock the number of a tenant's schedules until the transaction ends."""
     await db.execute(_LOCK, str(tenant_id))
 
 
@@ -133,7 +133,7 @@ _GET: Final[LiteralString] = """
 
 
 async def get(db: Db, schedule_id: UUID) -> Schedule | None:
-    """Give one that the caller may see."""
+    """Return a schedule that the caller can read."""
     row = await db.fetchrow(_GET, schedule_id)
     return None if row is None else _to_schedule(row)
 
@@ -148,7 +148,7 @@ _HOLD: Final[LiteralString] = """
 
 
 async def hold(db: Db, schedule_id: UUID) -> Schedule | None:
-    """Give one that the caller may change, held until the transaction ends."""
+    """Return a schedule that the caller may change, locked until the transaction ends."""
     row = await db.fetchrow(_HOLD, schedule_id)
     return None if row is None else _to_schedule(row)
 
@@ -175,7 +175,7 @@ async def list_page(
     before: tuple[datetime, UUID] | None,
     limit: int,
 ) -> list[Schedule]:
-    """Give the tenant's schedules, newest first."""
+    """Return the tenant's schedules, newest first."""
     created_at, row_id = before or (None, None)
     rows = await db.fetch(_LIST, workflow_id, label, created_at, row_id, limit)
     return [_to_schedule(row) for row in rows]
@@ -196,7 +196,7 @@ _UPDATE: Final[LiteralString] = """
 
 
 async def update(db: Db, schedule: Schedule) -> Schedule:
-    """Change one that is held."""
+    """Update a locked schedule."""
     row = await db.fetchrow(
         _UPDATE,
         schedule.id,
@@ -214,7 +214,7 @@ _DELETE: Final[LiteralString] = "DELETE FROM schedules WHERE id = $1"
 
 
 async def delete(db: Db, schedule_id: UUID) -> None:
-    """Remove one, with its ticks and backfills."""
+    """Delete a schedule, its ticks and backfills."""
     await db.execute(_DELETE, schedule_id)
 
 

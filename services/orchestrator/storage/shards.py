@@ -1,7 +1,7 @@
-"""Shards and who owns them.
+"""Shards and their owners.
 
-Only three ever change that: an owner that gives one away by itself, whoever takes one of a member
-that is fenced, and whoever takes one of a member that rests, under a lock of its row.
+An owner changes in three ways only: the owner hands a shard over, another member takes it from a
+fenced one, or another member takes it from an idle one under a lock of that one's row.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _TELL: Final[LiteralString] = "SELECT pg_notify('qflow_members', $1::uuid::text)
 
 
 async def tell(db: Db, member_id: UUID) -> None:
-    """Wake the other members: something is different with this one."""
+    """Notify the other members that this one has changed."""
     await db.execute(_TELL, member_id)
 
 
-# One snapshot, so that no shard is seen with two owners or with none.
+# One statement, so that its snapshot shows each shard with exactly one owner.
 _SURVEY: Final[LiteralString] = """
     SELECT member.id, member.state, member.address,
            EXTRACT(epoch FROM member.expires_at - clock_timestamp())::float8 AS left_s,
@@ -39,7 +39,7 @@ _SURVEY: Final[LiteralString] = """
 
 
 async def survey(db: Db, *, silent_after_s: float) -> list[MemberState]:
-    """Give the members that may be alive, each with its shards, those it has longest first."""
+    """Return the members that may be alive, each with its shards, longest held first."""
     return [_to_member(row) for row in await db.fetch(_SURVEY, silent_after_s)]
 
 
@@ -47,16 +47,16 @@ _OWNED: Final[LiteralString] = "SELECT shard FROM engine_shards WHERE member_id 
 
 
 async def owned(db: Db, member_id: UUID) -> frozenset[int]:
-    """Give a member's shards."""
+    """Return a member's shards."""
     return frozenset(row["shard"] for row in await db.fetch(_OWNED, member_id))
 
 
-# Whoever takes waits for the others who do: each then sees what is left.
+# Serializes takers: each sees what the previous one left.
 _LOCK: Final[LiteralString] = "LOCK TABLE engine_shards IN SHARE ROW EXCLUSIVE MODE"
 _HOLDS: Final[LiteralString] = """
     SELECT true FROM engine_members WHERE id = $1 AND epoch = $2 AND state = 'live' FOR UPDATE
 """
-# Of a shard with a run of a format that the taker does not know, somebody else must take care.
+# A shard with runs in a format that the taker does not know is left to another member.
 _TAKE_ORPHANS: Final[LiteralString] = """
     UPDATE engine_shards SET member_id = $1, moved_at = clock_timestamp()
      WHERE shard IN (
@@ -76,7 +76,7 @@ _TAKE_ORPHANS: Final[LiteralString] = """
 async def take_orphans(
     db: Db, member_id: UUID, epoch: int, *, count: int, formats: Sequence[int]
 ) -> list[int]:
-    """Own shards of members that are fenced or gone; none where this one is fenced itself."""
+    """Take shards of members that are fenced or gone; none if this member is fenced itself."""
     await db.execute(_LOCK)
     if not await db.fetchval(_HOLDS, member_id, epoch):
         return []
@@ -84,7 +84,7 @@ async def take_orphans(
     return [row["shard"] for row in rows]
 
 
-# Locked, it cannot begin to write while its shards go; when it wakes it looks at what is left.
+# While locked, it cannot begin to write; when it wakes it reads which shards it still has.
 _RESTS: Final[LiteralString] = """
     SELECT true FROM engine_members WHERE id = $1 AND state = 'idle' FOR UPDATE
 """
@@ -99,14 +99,14 @@ _TAKE_OF: Final[LiteralString] = """
 async def take_of_resting(
     db: Db, member_id: UUID, epoch: int, *, owner: UUID, count: int
 ) -> list[int]:
-    """Own some shards of a member that rests; none where it woke meanwhile."""
+    """Take shards of an idle member; none if it woke meanwhile."""
     await db.execute(_LOCK)
     if not await db.fetchval(_HOLDS, member_id, epoch) or not await db.fetchval(_RESTS, owner):
         return []
     return [row["shard"] for row in await db.fetch(_TAKE_OF, member_id, owner, count)]
 
 
-# By the owner alone, after its last flush of the shard, and only to one who can go on with it.
+# By the owner only, after its last flush of the shard, and only to a member that can use it.
 _GIVE: Final[LiteralString] = """
     WITH me AS MATERIALIZED (
         SELECT 1 FROM engine_members
@@ -129,7 +129,7 @@ _GIVE: Final[LiteralString] = """
 
 
 async def give(db: Db, member_id: UUID, epoch: int, *, shard: int, taker: UUID) -> bool:
-    """Make a shard another live member's; False where that is not to be."""
+    """Hand a shard to another live member; False if that is not possible."""
     return bool(await db.fetchval(_GIVE, member_id, epoch, shard, taker))
 
 
@@ -140,17 +140,17 @@ _LEAVE: Final[LiteralString] = """
 
 
 async def leave(db: Db, member_id: UUID, epoch: int) -> None:
-    """Be given nothing any more: a member without an address is about to end."""
+    """Clear this member's address, which marks it as leaving: it is given no more shards."""
     await db.execute(_LEAVE, member_id, epoch)
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who answers for a run."""
+    """The owner of a run."""
 
     member_id: UUID
     address: str
-    alive: bool  # it has not been fenced; its lease may have run out
+    alive: bool  # not fenced; its lease may have expired
 
 
 _OWNER_OF: Final[LiteralString] = """
@@ -163,14 +163,14 @@ _OWNER_OF: Final[LiteralString] = """
 
 
 async def owner_of(db: Db, execution_id: UUID) -> Owner | None:
-    """Give who owns an open run; None for one that is over or is not there."""
+    """Return the owner of an open run; None if it has ended or does not exist."""
     row = await db.fetchrow(_OWNER_OF, execution_id)
     return None if row is None else Owner(row["id"], row["address"] or "", row["alive"])
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """An open attempt: which runner it is with, and which member answers for it."""
+    """An open attempt: its runner, and the member that owns its run."""
 
     runner: UUID | None
     owner: UUID | None
@@ -187,7 +187,7 @@ _HELD: Final[LiteralString] = """
 
 
 async def held(db: Db, attempt_refs: Collection[UUID]) -> dict[UUID, Held]:
-    """Give those of the attempts that are still under way."""
+    """Return those of the attempts that are still open."""
     rows = await db.fetch(_HELD, list(attempt_refs))
     return {row["id"]: Held(row["runner_incarnation"], row["member_id"]) for row in rows}
 

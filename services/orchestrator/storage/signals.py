@@ -1,4 +1,4 @@
-"""Words from outside as callers read them, under row-level security."""
+"""Signals and waits for callers, under row-level security."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.kit.pg import Db
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalRow:
-    """A word that was sent."""
+    """A signal that was sent."""
 
     workflow_execution_id: UUID
     name: str
@@ -29,14 +29,14 @@ _FIND: Final[LiteralString] = """
 
 
 async def find(db: Db, ids: Sequence[UUID], sent_by: UUID) -> SignalRow | None:
-    """Give the word that somebody sent under one of these ids."""
+    """Return the signal that a user sent with one of these ids."""
     row = await db.fetchrow(_FIND, ids, sent_by)
     return None if row is None else SignalRow(**row)
 
 
 @dataclass(frozen=True, slots=True)
 class WaitRow:
-    """When a node began to wait, and until when."""
+    """When a node began to wait, and when the wait times out."""
 
     started_at: datetime | None
     due_at: datetime | None
@@ -48,6 +48,6 @@ _WAITS: Final[LiteralString] = """
 
 
 async def get_waits(db: Db, node_execution_ids: Iterable[UUID]) -> dict[UUID, WaitRow]:
-    """Give the rows of nodes that wait, by id."""
+    """Return the rows of waiting nodes, by id."""
     rows = await db.fetch(_WAITS, list(node_execution_ids))
     return {row["id"]: WaitRow(row["started_at"], row["due_at"]) for row in rows}

@@ -1,4 +1,4 @@
-"""Triggers as the engine finds them for whoever calls without a session, across tenants."""
+"""Triggers for calls without a token, across tenants."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.kit.pg import Db
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Armed:
-    """What firing a trigger takes, and the digest that its secret must have."""
+    """What firing a trigger needs, and the digest of its secret."""
 
     id: UUID
     tenant_id: UUID
@@ -37,7 +37,7 @@ _FIND: Final[LiteralString] = """
 
 
 async def find(db: Db, trigger_id: UUID) -> Armed | None:
-    """Give a trigger, whoever asks: its secret is yet to be compared."""
+    """Return a trigger; the caller has yet to check its secret."""
     row = await db.fetchrow(_FIND, trigger_id)
     return None if row is None else Armed(**dict(row))
 
@@ -61,15 +61,15 @@ _FILTERED: Final[LiteralString] = """
 
 
 async def filtered(db: Db, trigger_id: UUID) -> None:
-    """Write that a call started nothing, since the filter did not hold."""
+    """Record a call that the filter did not match."""
     await db.execute(_FILTERED, trigger_id)
 
 
 async def fired(db: Db, trigger_id: UUID) -> None:
-    """Write that a call was answered with a run."""
+    """Record a call that started a run."""
     await db.execute(_FIRED, trigger_id)
 
 
 async def refused(db: Db, trigger_id: UUID, *, reason: str, message: str) -> None:
-    """Show at a trigger why a start was refused."""
+    """Record why a start was refused, for the user of the trigger."""
     await db.execute(_REFUSED, trigger_id, reason, message)

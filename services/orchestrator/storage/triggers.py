@@ -1,4 +1,4 @@
-"""Triggers: as callers see and change them, and as the engine finds whoever shows a secret."""
+"""Triggers for callers, under row-level security."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Trigger:
 
     @property
     def etag(self) -> str:
-        """What changes with every change by a caller."""
+        """Changes with every change by a caller."""
         return etag_of(self.revision, self.created_at)
 
 
@@ -47,7 +47,7 @@ _LOCK: Final[LiteralString] = """
 
 
 async def lock_tenant(db: Db, tenant_id: UUID) -> None:
-    """Hold the number of a tenant's triggers until the transaction ends."""
+    """Lock the number of a tenant's triggers until the transaction ends."""
     await db.execute(_LOCK, str(tenant_id))
 
 
@@ -96,7 +96,7 @@ _GET: Final[LiteralString] = """
 
 
 async def get(db: Db, trigger_id: UUID) -> Trigger | None:
-    """Give one that the caller may see."""
+    """Return a trigger that the caller can read."""
     row = await db.fetchrow(_GET, trigger_id)
     return None if row is None else Trigger(**dict(row))
 
@@ -110,7 +110,7 @@ _HOLD: Final[LiteralString] = """
 
 
 async def hold(db: Db, trigger_id: UUID) -> Trigger | None:
-    """Give one that the caller may change, held until the transaction ends."""
+    """Return a trigger that the caller may change, locked until the transaction ends."""
     row = await db.fetchrow(_HOLD, trigger_id)
     return None if row is None else Trigger(**dict(row))
 
@@ -130,7 +130,7 @@ _LIST: Final[LiteralString] = """
 async def list_page(
     db: Db, *, workflow_id: UUID | None, before: tuple[datetime, UUID] | None, limit: int
 ) -> list[Trigger]:
-    """Give the tenant's triggers, newest first."""
+    """Return the tenant's triggers, newest first."""
     created_at, row_id = before or (None, None)
     rows = await db.fetch(_LIST, workflow_id, created_at, row_id, limit)
     return [Trigger(**dict(row)) for row in rows]
@@ -157,7 +157,7 @@ _ROTATE: Final[LiteralString] = """
 
 
 async def update(db: Db, trigger: Trigger) -> Trigger:
-    """Change one that is held."""
+    """Update a locked trigger."""
     row = await db.fetchrow(
         _UPDATE,
         trigger.id,
@@ -174,7 +174,7 @@ async def update(db: Db, trigger: Trigger) -> Trigger:
 
 
 async def rotate(db: Db, trigger_id: UUID, secret_sha256: str) -> Trigger:
-    """Give one that is held another secret."""
+    """Set the digest of a locked trigger's new secret."""
     row = await db.fetchrow(_ROTATE, trigger_id, secret_sha256)
     assert row is not None, "it is held"
     return Trigger(**dict(row))
@@ -184,5 +184,5 @@ _DELETE: Final[LiteralString] = "DELETE FROM triggers WHERE id = $1"
 
 
 async def delete(db: Db, trigger_id: UUID) -> None:
-    """Remove one."""
+    """Delete a trigger."""
     await db.execute(_DELETE, trigger_id)

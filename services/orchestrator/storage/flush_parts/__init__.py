@@ -1,1 +1,1 @@
-"""The parts of a flush: what it does to each table, by what the tables are about."""
+"""The parts of a flush: what it writes to each table, grouped by subject."""

@@ -1,4 +1,4 @@
-"""What was consumed: of the days of tenants and of the budgets of runs."""
+"""Usage of resources: of tenants' daily quotas and of runs' budgets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 from services.orchestrator.storage.flush_parts.part import Part
 
-# Each member adds to a row of its own: none waits for another's flush.
+# Each member adds to its own row, so that members do not wait for each other's flushes.
 CHARGES: Final = Part(
     "charged",
     "tenant_id uuid, cpu_us bigint, gb_us bigint, moved_bytes bigint",
@@ -26,7 +26,7 @@ CHARGES: Final = Part(
     counted=False,
 )
 
-# A run's row is changed once, whatever ended of it; it may be gone, where it was swept.
+# The row of a run is changed once per flush; it may have been swept already.
 SPENDS: Final = Part(
     "spent",
     """

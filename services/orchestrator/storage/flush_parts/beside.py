@@ -1,4 +1,4 @@
-"""What hangs on nodes: attempts, errors, values that flowed, signals, places, files."""
+"""Rows that refer to nodes: attempts, errors, data flow, signals, limit slots, files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ERRORS: Final = Part(
     error_type text, error_message text, stack_trace text, stdout_tail text, stderr_tail text,
     error_detail text
     """,
-    # The runner writes a sandbox's row by itself, perhaps later than this.
+    # The runner writes the sandbox's row itself, perhaps later than this.
     """
     INSERT INTO error_logs
            (id, error_type, error_message, stack_trace, stdout_tail, stderr_tail,
@@ -62,7 +62,7 @@ ERRORS: Final = Part(
     counted=False,
 )
 
-# A node's reference to a file is only its word: the file counts where it is the run's tenant's.
+# User code can return any file id, so a file is referred to only if it is the tenant's.
 FLOWS: Final = Part(
     "flowed",
     """
@@ -101,7 +101,7 @@ FLOWS: Final = Part(
     ),
 )
 
-# Written when it comes, and once more when a node takes it.
+# Written when the signal arrives, and again when a node takes it.
 SIGNALS: Final = Part(
     "signalled",
     """
@@ -123,8 +123,8 @@ SIGNALS: Final = Part(
     data=("payload",),
 )
 
-# Places under limits. Neither is counted: a limit that was deleted took its rows along. None can be
-# another's by now, since a place is given to others only once its member is fenced.
+# Slots of limits. Not guarded: a deleted limit takes its slots along. No slot can belong to another
+# member by now, since slots are freed for others only after their member was fenced.
 SLOT_USES: Final = Part(
     "used",
     "id uuid, run_id uuid, node_execution_id uuid",
@@ -148,7 +148,7 @@ SLOT_FREES: Final = Part(
     counted=False,
 )
 
-# Whoever keeps a file says so: retention hands it on. One that has gone meanwhile refuses the rest.
+# Records which runs use a file, so that retention keeps it. A file that is gone fails the flush.
 FILE_USES: Final = Part(
     "used_files",
     "id uuid, run_id uuid, file_id uuid, first boolean",

@@ -1,4 +1,4 @@
-"""Nodes of runs: those that begin, that are taken over, that stand for a wait, and that end."""
+"""Node executions: that begin, are copied from another run, wait, and end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 from services.orchestrator.domain.rows import NodeComplete
 from services.orchestrator.storage.flush_parts.part import Part
 
-# With inserted runs in the same flush, their first nodes follow them.
+# The runs inserted by this flush, on which their first nodes depend.
 STARTED: Final = "(SELECT id FROM started)"
 
 NODE_INSERTS: Final = Part(
@@ -28,11 +28,11 @@ NODE_INSERTS: Final = Part(
      WHERE /*first*/ true
     """,
     "node_inserts",
-    counted=False,  # a duplicate key raises by itself; those of refused runs are left out
+    counted=False,  # a duplicate key raises anyway; rows of refused runs are left out
 )
 
-# What a run takes over: written from the rows that have it, which are over and never change; it
-# ends as the run begins.
+# Results that a rerun takes over: copied from final rows of the other run, which never change; the
+# copies end when the run begins.
 COPIES: Final = Part(
     "copied",
     """

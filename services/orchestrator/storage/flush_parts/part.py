@@ -1,4 +1,4 @@
-"""A part of the flush: the rows of one kind, and what is written of them."""
+"""A part of the flush: rows of one kind, and the SQL that writes them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, LiteralString, NamedTuple
 
 
 class Asked(NamedTuple):
-    """What the part's text has for `/*column*/`, by whether some row has a value in the column."""
+    """Replaces `/*column*/` in the part's SQL, depending on whether any row has a value there."""
 
     column: str
     clause: LiteralString
@@ -16,17 +16,17 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One data-modifying CTE over `given`, its rows."""
+    """One data-modifying CTE over its rows, which it reads as `given`."""
 
     name: str
     columns: LiteralString  # name and type of each, in the order of the row's fields
     sql: LiteralString
-    rows: str  # which field of a transition has its rows
-    counted: bool = True  # some given row may find nothing to write, which must not happen
-    once: bool = False  # rows that many transitions share are given once
-    of_first: bool = False  # those of a run that the flush inserts count where it was started
-    data: tuple[str, ...] = ()  # columns with what is sealed where data at rest is
-    # What rows with a value in a column are asked besides: left out where no row has one.
+    rows: str  # the field of a transition that holds its rows
+    counted: bool = True  # guarded: fail the flush if any given row is not written
+    once: bool = False  # rows shared by many transitions are given once
+    of_first: bool = False  # rows of runs inserted by this flush are guarded if the run was
+    data: tuple[str, ...] = ()  # columns encrypted if data at rest is
+    # Clauses needed only if some row has a value in a certain column.
     asked: tuple[Asked, ...] = ()
-    # What most rows have in the last columns: where all have, it stands in the statement instead.
+    # The usual values of the last columns: constants of the statement if all rows have them.
     usual: tuple[Any, ...] = ()

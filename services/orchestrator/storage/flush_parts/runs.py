@@ -1,4 +1,4 @@
-"""Runs: what they follow, how they begin, how they change."""
+"""Executions: checks of what they were started from, inserts and changes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 from services.orchestrator.domain.rows import RunChange, RunInsert
 from services.orchestrator.storage.flush_parts.part import Asked, Part
 
-# The plans that follow a node which stands elsewhere by now, or may not be read any more.
+# Pins of plans that use a node's current version, which has changed or is not readable any more.
 FOLLOWS: Final = Part(
     "stale",
     "pins_id uuid, tenant_id uuid, node_id uuid, version_id uuid",
@@ -27,12 +27,12 @@ FOLLOWS: Final = Part(
 
 FRESH: Final = "given.pins_id NOT IN (SELECT pins_id FROM stale)"
 
-# A run whose workflow went away or stands at another version than its plan, or whose alias does, is
-# not inserted, nor one whose plan is stale: the answer says which were. Nor are its nodes then. The
-# same goes for a run of one node whose node went away, and for one whose business key an open run
-# has (a unique index) or earlier ones forbid: those are seen as the statement began, so a run that
-# ends in this very flush still counts as open. And for one that would undo what another run has
-# taken over from the same one (a unique index).
+# A run is not inserted, nor are its nodes, if its plan is out of date: its workflow is gone or has
+# another current version, its alias has another version, its plan is stale, or the node of a single
+# run is gone. Neither is one whose business key is held by an open run (a unique index) or excluded
+# by earlier runs; since these are seen as of the start of the statement, a run that ends in the
+# same flush still counts as open. Nor one that would compensate what another run has already taken
+# over (a unique index). The statement returns which runs were inserted.
 RUN_INSERTS: Final = Part(
     "started",
     """

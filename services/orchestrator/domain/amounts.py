@@ -1,4 +1,4 @@
-"""Amounts of what runs consume: attempts at nodes, time of processors, memory over time, bytes."""
+"""Amounts of resources that runs consume: attempts, CPU time, memory over time, bytes moved."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _US: Final = 1_000_000
 
 
 class Amounts(NamedTuple):
-    """So much of each resource; None where nothing is said of it."""
+    """An amount of each resource; None means unlimited or unknown."""
 
     nodes: int | None = None  # attempts at nodes
     cpu_us: int | None = None
     gb_us: int | None = None  # GiB of memory times microseconds
-    moved_bytes: int | None = None  # of values and files that attempts were given and gave
+    moved_bytes: int | None = None  # of values and files, into and out of attempts
 
 
 NOTHING: Final = Amounts()
@@ -27,12 +27,12 @@ _UNITS: Final = (
 
 
 def exceeded(most: Amounts, used: Amounts) -> Iterator[str]:
-    """Say in words which amounts are used up."""
+    """Yield descriptions of the amounts that are used up."""
     for limit, taken, (unit, name) in zip(most, used, _UNITS, strict=True):
         if limit is not None and taken is not None and taken >= limit:
             yield f"{plain(limit, unit)} {name}"
 
 
 def plain(amount: int, unit: int = 1) -> str:
-    """Write an amount as people count it; whole ones exactly."""
+    """Format an amount in units; whole numbers exactly."""
     return str(amount // unit) if amount % unit == 0 else f"{amount / unit:g}"

@@ -1,4 +1,4 @@
-"""Questions to the result cache before nodes run, and the results that it is to keep."""
+"""Look-ups in the result cache before nodes run, and results to store in it."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class Ask(NamedTuple):
     node_version_id: UUID
     inputs_digest: str
     ttl_ms: int  # how old a result may be
-    outputs: tuple[str, ...]  # their names, in their order
+    outputs: tuple[str, ...]  # names, in order
 
 
 class Hit(NamedTuple):
     """A result that is in the cache."""
 
-    node_execution_id: UUID  # whose row has it
+    node_execution_id: UUID  # the row that holds it
     output: NodeOutput
 
 
 class Answer(NamedTuple):
-    """What the cache says; without a digest nothing is kept of the result either."""
+    """The result of a look-up; without a digest the node's result is not stored either."""
 
     ask: Ask
     digest: str | None
@@ -49,7 +49,7 @@ class Answer(NamedTuple):
 
 
 def ask_for(run: Run, slot: int) -> Ask | None:
-    """Give what to ask of the cache before a slot is given to a runner; None where nothing is."""
+    """Return the look-up to make before a slot is dispatched; None if it is not cached."""
     place = run.place(slot)
     if place.cache_ttl_ms is None or place.kind is not Kind.PYTHON or place.grouped:
         return None
@@ -62,16 +62,16 @@ def ask_for(run: Run, slot: int) -> Ask | None:
         run.tenant_id,
         place.node_version_id,
         digest,
-        # Of a run that ignores the cache the digest is asked for: others may take what it gives.
+        # A run that ignores the cache still needs the digest: its results are stored for others.
         0 if run.options.ignores_cache else place.cache_ttl_ms,
         place.outputs,
     )
 
 
 def inputs_digest(run: Run, slot: int) -> str | None:
-    """Give one text for all that a slot is given, as its node gets it; None where there is none.
+    """Return a digest of all inputs of a slot; None if it cannot be computed.
 
-    A value in a file is as good as the digest of the file.
+    A value in a file is represented by the digest of the file.
     """
     digest = hashlib.sha256()
     for at, binding in sorted(enumerate(run.bindings(slot)), key=lambda each: each[1].name):
@@ -104,20 +104,20 @@ def _parts(value: Value) -> list[bytes] | None:
 
 def _file_part(part: FilePart) -> bytes | None:
     if not part.file.sha256:
-        return None  # whoever wrote the file did not say
+        return None  # the file's writer reported no digest
     where = json.dumps([part.file.sha256.hex(), part.file.size_bytes, part.field, part.index])
     return b"file" + where.encode()
 
 
 @dataclass(slots=True)
 class CacheQueue:
-    """What is asked, and the digests of what was not there, by run and slot."""
+    """Pending look-ups, and the digests of misses, by run and slot."""
 
     wanted: dict[tuple[UUID, int], Ask] = field(default_factory=dict)
     digests: dict[UUID, dict[int, str | None]] = field(default_factory=dict)
 
     def asks(self, run: Run, slot: int) -> bool:
-        """Say whether a slot has to wait for what the cache says; then it is asked."""
+        """Return whether a slot has to wait for a look-up, which is then queued."""
         if (run.id, slot) in self.wanted:
             return True
         if slot in self.digests.get(run.id, ()) or run.records[slot] is not None:
@@ -129,15 +129,15 @@ class CacheQueue:
         return True
 
     def take(self, limit: int) -> list[Ask]:
-        """Give what is asked, oldest first; it stays asked until it is answered."""
+        """Return pending look-ups, oldest first; they stay pending until answered."""
         return list(self.wanted.values())[:limit]
 
     def asked_of(self, run_id: UUID) -> list[int]:
-        """Give the slots of a run that wait for an answer."""
+        """Return the slots of a run with a pending look-up."""
         return [slot for of, slot in self.wanted if of == run_id]
 
     def answered(self, answer: Answer) -> bool:
-        """Take an answer; returns whether anybody still waits for it."""
+        """Remove an answered look-up; returns whether it was still pending."""
         ask = answer.ask
         if self.wanted.get((ask.run_id, ask.slot)) is not ask:
             return False
@@ -152,19 +152,19 @@ class CacheQueue:
         self.unask(run_id)
 
     def unask(self, run_id: UUID) -> None:
-        """Ask nothing more for a run; what was answered stays known."""
+        """Drop the pending look-ups of a run, but not its digests."""
         for key in [key for key in self.wanted if key[0] == run_id]:
             del self.wanted[key]
 
     def keep(self, run: Run, slot: int, output: NodeOutput) -> Iterator[CacheCommand]:
-        """Give the command to keep the result of a slot that completed, where that was asked.
+        """Yield the command to store the result of a completed slot, if it was looked up before.
 
-        Not one that names a file; in the rows this could not be told of what is sealed.
+        Results that refer to files are not stored, which is decided here since rows may be encrypted.
         """
         digest = self.digests.get(run.id, {}).get(slot)
         record, place = run.records[slot], run.place(slot)
         if isinstance(output, tuple) and any(b'"$file"' in text for text in output):
-            return  # nobody could say whether that file is still there
+            return  # the file could be deleted before the entry expires
         if digest is not None and record is not None and place.cache_ttl_ms is not None:
             yield CacheCommand(
                 record.id, place.node_version_id, run.tenant_id, digest, place.cache_ttl_ms
@@ -172,7 +172,7 @@ class CacheQueue:
 
 
 def complete(run: Run, slot: int, t: Transition, hit: Hit, *, new_id: NewId) -> None:
-    """Write a slot as completed with a result of the cache, in a row that copies it."""
+    """Complete a slot with a cached result, in a row that copies it."""
     run.revision += 1
     run.order += 1
     place = run.place(slot)

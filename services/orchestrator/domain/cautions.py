@@ -1,4 +1,4 @@
-"""Warnings about a run before it begins."""
+"""Warnings about a planned run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from services.orchestrator.domain.forecast import NO_PAST, History, Past, Times
 from services.orchestrator.domain.plan import Kind, Place
 
 _NAMES_MAX: Final = 10
-# Fewer runs of a node say little of the next.
+# With fewer samples than this, history proves little.
 _ENOUGH: Final = 4
 
 
 class CautionCause(StrEnum):
-    """What kind of caution it is; what weighs most stands first."""
+    """The kinds of warnings, most severe first."""
 
     ENVIRONMENT_FAILED = "environment_failed"
     NO_RUNNER = "no_runner"
@@ -32,7 +32,7 @@ class CautionCause(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caution:
-    """One thing that speaks against it, with some of the nodes it is about."""
+    """A warning, with some of the nodes concerned."""
 
     cause: CautionCause
     message: str
@@ -42,7 +42,7 @@ class Caution:
 
 
 class Environment(StrEnum):
-    """How far the environment of a node version is."""
+    """The state of the environment of a node version."""
 
     NOT_NEEDED = "not_needed"
     READY = "ready"
@@ -65,7 +65,7 @@ _BUILT: Final = {
 
 
 def environment_of(lock_state: str, environment_state: str | None) -> Environment:
-    """Say how far an environment is, by the row of its lock and by what a runner made of it."""
+    """Return the state of an environment from the states of its lock and of its build."""
     by_lock = _BY_LOCK.get(lock_state)
     if by_lock is not None:
         return by_lock
@@ -73,7 +73,7 @@ def environment_of(lock_state: str, environment_state: str | None) -> Environmen
 
 
 class PythonSeats(NamedTuple):
-    """Who has a Python, and how many attempts they take."""
+    """How many runners have a Python version, and their slots."""
 
     python_version: str
     runners: int
@@ -82,7 +82,7 @@ class PythonSeats(NamedTuple):
 
 
 class Named(NamedTuple):
-    """A place and its name, those of sub-workflows with the way to them."""
+    """A place and its name; within sub-workflows, prefixed by their path."""
 
     name: str
     place: Place
@@ -90,7 +90,7 @@ class Named(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """What is known of a run before it begins."""
+    """What is known of a planned run."""
 
     places: Sequence[Named]
     environments: Mapping[UUID, Environment]
@@ -98,15 +98,15 @@ class Outlook:
     total: Times | None
     timeout_ms: int | None
     pythons: Sequence[PythonSeats]
-    runners: int  # that are attached, whatever they have
+    runners: int  # attached, with any Python
 
     def attempts(self, place: Place) -> Past:
-        """Give how the last attempts at a place's version went."""
+        """Return the statistics of past attempts at a place's version."""
         return self.history.get((place.node_version_id, None), NO_PAST)
 
 
 def cautions(outlook: Outlook) -> list[Caution]:
-    """Give what speaks against a run, what weighs most first."""
+    """Return the warnings about a run, most severe first."""
     found = [*_environments(outlook), *_runners(outlook), *_deadline(outlook), *_nodes(outlook)]
     order = list(CautionCause)
     return sorted(found, key=lambda each: order.index(each.cause))

@@ -1,4 +1,4 @@
-"""What a parent run learns from a sub-workflow's execution that is over."""
+"""What a parent run learns from the end of a sub-workflow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.orchestrator.domain.status import RunStatus
 
 
 class EndedChild(NamedTuple):
-    """How a sub-workflow's execution ended, as its row says."""
+    """The end of a sub-workflow's execution, from its row."""
 
     id: UUID
     status: RunStatus
@@ -20,7 +20,7 @@ class EndedChild(NamedTuple):
     error_message: str | None
     failed_node_id: str | None
     exception_type: str | None  # the class that user code raised
-    # What it used with its own sub-workflows, which is in no row of its parent's yet.
+    # Its usage, including its sub-workflows, not yet added to the parent's.
     cpu_us: int
     memory_peak_bytes: int
     io_read_bytes: int
@@ -28,7 +28,7 @@ class EndedChild(NamedTuple):
 
 
 def ended_run(parent: Run, slot: int, ended: EndedChild) -> Run:
-    """Give the run of a sub-workflow as far as its row tells of it."""
+    """Return a sub-workflow's run with what its row holds."""
     child = _bare(parent, slot, ended.id, ended.status)
     child.output_data = ended.output_data
     child.cpu_us, child.memory_peak_bytes = ended.cpu_us, ended.memory_peak_bytes
@@ -44,7 +44,7 @@ def ended_run(parent: Run, slot: int, ended: EndedChild) -> Run:
 
 
 def never_begun(parent: Run, slot: int, child_id: UUID) -> Run:
-    """Give a run that was to begin and has no row: it counts as cancelled."""
+    """Return a sub-workflow's run that was never inserted: it counts as cancelled."""
     return _bare(parent, slot, child_id, RunStatus.CANCELLED)
 
 

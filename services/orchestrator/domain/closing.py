@@ -1,4 +1,4 @@
-"""The end of a run: what is left of its main phase, compensations, finally nodes, the last word."""
+"""The end of a run: the rest of its main phase, compensations, finally nodes, final status."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from services.orchestrator.domain.values import UnreadableError
 from services.orchestrator.domain.writes import change_row, move, touch, write_run
 
 OUTPUT_BYTES_MAX: Final = 1024 * 1024
-# Ends of runs that were well: what they have by then is given.
+# Failures that are not the run's fault: outputs that are complete are returned.
 _PARTIAL: Final = frozenset({BUDGET_EXCEEDED, QUOTA_EXCEEDED})
 
 
 def advance(run: Run, t: Transition, fx: Effects) -> bool:
-    """Go on with ending a run of which nothing runs; returns whether places have to begin."""
+    """Continue to end a run of which nothing is running; returns whether places have to begin."""
     if run.running or run.status in RUN_FINAL:
         return False
     if not run.closing:
@@ -50,22 +50,23 @@ def advance(run: Run, t: Transition, fx: Effects) -> bool:
 
 
 def is_main_over(run: Run) -> bool:
-    """Say whether nothing more can happen in the main phase, once nothing of it runs."""
+    """Return whether the main phase is over, given that nothing of it is running."""
     stopped = run.cancelling or run.expired or run.failure is not None
     return stopped or run.done == run.plan.main_size
 
 
 def begin_closing(run: Run) -> None:
-    """Fix what has to be undone: what was completed last comes first."""
+    """Determine the compensations to run, in reverse order of completion."""
     run.closing = True
     if run.cancelling or run.failure is not None:
         run.undo = compensations_of(run)
 
 
 def compensations_of(run: Run) -> tuple[int, ...]:
-    """Give the compensations of completed nodes, in the order in which they run.
+    """Return the compensations of completed nodes, in the order in which they run.
 
-    What was taken over is older than all else, and its rows were laid out as it was completed.
+    Results taken over from another run are older than all others; their rows are in the order of
+    completion.
     """
     found = []
     for place in run.plan.compensations:
@@ -77,8 +78,8 @@ def compensations_of(run: Run) -> tuple[int, ...]:
 
 
 def _next(run: Run) -> tuple[list[int], bool]:
-    """Give the places of later phases that begin now, and whether any is under way."""
-    for place in run.undo:  # one after the other
+    """Return the places of later phases that begin now, and whether any is running."""
+    for place in run.undo:  # sequentially
         if is_over(run, place):
             continue
         if place in run.seeded:
@@ -93,18 +94,18 @@ def _next(run: Run) -> tuple[list[int], bool]:
 
 
 def is_over(run: Run, slot: int) -> bool:
-    """Say whether a slot has reached a final status."""
+    """Return whether a slot has a final status."""
     record = run.records[slot]
     return record is not None and record.status in NODE_FINAL
 
 
 def _end_leftovers(run: Run, t: Transition, fx: Effects) -> None:
-    """End what waits and will not go on: what had failed stays failed, the rest is cancelled."""
+    """End what waits and will not continue: as failed after a failed attempt, else as cancelled."""
     for slot, record in enumerate(run.records):
         if record is None or record.status in NODE_FINAL:
             continue
         if record.status is NodeStatus.RETRYING and record.failure is not None:
-            run.revision += 1  # behind the failure that ended the run
+            run.revision += 1  # after the failure that ended the run
             change_row(run, slot, t, NodeStatus.FAILED)
             touch(run, slot, t)
             if slot < len(run.plan.places) and run.plan.places[slot].handled:
@@ -113,7 +114,7 @@ def _end_leftovers(run: Run, t: Transition, fx: Effects) -> None:
             waits.stop_waiting(run, slot, t, NodeStatus.CANCELLED)
     run.groups.clear()
     run.waiting.clear()
-    fx.todo.clear()  # nothing of the main phase begins any more
+    fx.todo.clear()  # nothing of the main phase begins from now on
 
 
 def _finish_by_outcome(run: Run, t: Transition, fx: Effects) -> None:
@@ -131,9 +132,9 @@ def _finish_by_outcome(run: Run, t: Transition, fx: Effects) -> None:
 
 
 def _prove_output(run: Run) -> None:
-    """Fail a run now whose outputs cannot be given, where that has to be undone."""
+    """Fail a run whose outputs cannot be written, while its compensations can still run."""
     if run.plan.compensations and not run.cancelling and run.failure is None:
-        failure = _written(run, partial_output)[1]  # what closes it may have outputs, too
+        failure = _written(run, partial_output)[1]  # outputs of finally nodes come later
         if failure is not None:
             run.failure = ("", failure)
 
@@ -146,7 +147,7 @@ def _take_output(run: Run) -> Failure | None:
 
 
 def _written(run: Run, write: Callable[[Run], str]) -> tuple[str, Failure | None]:
-    """Write the outputs of a run, and say why that cannot be."""
+    """Return the outputs of a run as text, and the failure if that is not possible."""
     try:
         text = write(run)
     except UnreadableError as error:

@@ -1,4 +1,4 @@
-"""What follows once a change of a run is committed."""
+"""Commands to execute once a change of a run is committed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from uuid import UUID
 
 
 class AssignCommand(NamedTuple):
-    """Send an attempt to the runner that holds its row."""
+    """Send an attempt to the runner in its row."""
 
     runner: UUID
     run_id: UUID
@@ -32,7 +32,7 @@ class SupersededCommand(NamedTuple):
 
 
 class KillCommand(NamedTuple):
-    """Tell a runner to kill an attempt and say so."""
+    """Tell a runner to kill an attempt and report it."""
 
     runner: UUID
     attempt_ref: UUID
@@ -40,13 +40,13 @@ class KillCommand(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """A run is over: forget it."""
+    """Forget a run that has ended."""
 
     run_id: UUID
 
 
 class CacheCommand(NamedTuple):
-    """Keep a result, which is committed, for runs that would give its node the same inputs."""
+    """Store a committed result in the cache."""
 
     node_execution_id: UUID
     node_version_id: UUID

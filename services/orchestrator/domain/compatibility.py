@@ -1,7 +1,7 @@
-"""Whether a definition still fits the versions that its nodes stand for now.
+"""Checks whether a definition still fits the current versions of its nodes.
 
-The registry proves a definition when it is stored. A place that names no version follows its node,
-and what the node became since was never held against the edges around it.
+The registry checks a definition when it is stored. A place without a version follows its node, and
+a later version of the node has not been checked against the edges yet.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def check(
     versions: Mapping[str, NodeVersion],
     variables: Mapping[str, str] = _NO_VARIABLES,
 ) -> None:
-    """Refuse a definition that these versions do not fit, naming every fault at once."""
+    """Refuse a definition that does not fit these versions, with all faults at once."""
     _check_parameters(definition)
     faults = find_faults(definition, versions, variables)
     if not faults:
@@ -60,7 +60,7 @@ def check(
 
 
 def _check_parameters(definition: Definition) -> None:
-    """Refuse a template that has something to fill in."""
+    """Refuse a template with open parameters."""
     faults = [
         FieldViolation(f"parameters[{index}]", f"{each['name']} has no value", "PARAMETER_OPEN")
         for index, each in enumerate(definition.settings.get("parameters") or ())
@@ -82,7 +82,7 @@ def find_faults(
     versions: Mapping[str, NodeVersion],
     variables: Mapping[str, str] = _NO_VARIABLES,
 ) -> list[FieldViolation]:
-    """Find what does not fit: edges first, then what feeds the nodes, then the outputs."""
+    """Return the faults: of edges, then of the values that feed nodes, then of outputs."""
     run = _Check(definition, versions, variables)
     run.edges()
     run.nodes()
@@ -92,15 +92,15 @@ def find_faults(
 
 @dataclass(slots=True)
 class _Check:
-    """One check under way."""
+    """A check in progress."""
 
     definition: Definition
     versions: Mapping[str, NodeVersion]
     variables: Mapping[str, str]
     faults: list[FieldViolation] = field(default_factory=list)
-    # Graphs repeat few nodes many times: each pair of types is judged once.
+    # Graphs repeat few nodes many times: each pair of types is checked once.
     judged: dict[tuple[Type, Type, str], Verdict] = field(default_factory=dict)
-    right: set[tuple[Type, str]] = field(default_factory=set)  # values that are of a type
+    right: set[tuple[Type, str]] = field(default_factory=set)  # values known to be of a type
     fed: set[tuple[str, str]] = field(default_factory=set)  # (place, input)
     nodes_by_id: dict[str, Mapping[str, Any]] = field(init=False)
     signatures: Signatures = field(init=False)
@@ -113,7 +113,7 @@ class _Check:
         self.faults.append(FieldViolation(place, description, reason))
 
     def is_apart(self, node: str) -> bool:
-        """Tell of a sub-workflow, whose version is pinned and held against its nodes by itself."""
+        """Return whether a place is a sub-workflow of a fixed version, which is checked by itself."""
         place = self.nodes_by_id.get(node, {})
         return place.get("kind") == "workflow" and node not in self.versions
 
@@ -127,7 +127,7 @@ class _Check:
         }
         for index, edge in enumerate(self.definition.connections):
             if edge.get("kind") and not edge["target_input"]:
-                continue  # it carries nothing
+                continue  # it carries no value
             node, name = str(edge["source"]), str(edge["source_output"])
             source: Type | None
             if edge.get("kind") == "failure":
@@ -150,7 +150,7 @@ class _Check:
                 self._absent(index, edge, target)
 
     def _elements(self, node: str, name: str, source: Type, target: Type) -> tuple[Type, Type]:
-        """Give what is compared: of a list that is mapped, its elements."""
+        """Return the types to compare: for a mapped list, those of its elements."""
         mapped = self.nodes_by_id[node].get("map")
         if not mapped or mapped["input"] != name:
             return source, target
@@ -161,7 +161,7 @@ class _Check:
         return elements[0], elements[1]
 
     def _absent(self, index: int, edge: Mapping[str, Any], target: Type) -> None:
-        """See that an input still takes what it gets where its source gives nothing."""
+        """Check that an input takes None if its source may end without a value."""
         if edge.get("absent") == "null" and not widens(NONE, target):
             fault = f"{edge['source']} may end without a value, and the input takes no None now"
             self.add(f"connections[{index}]", "INPUT_MAY_BE_ABSENT", f"{_shown(edge)}: {fault}")
@@ -191,7 +191,7 @@ class _Check:
         elif said.kind is VerdictKind.CONVERSION:
             if said.method == conversion:
                 return
-            # It would be inserted if the edge were stored now; the stored one carries values as is.
+            # Storing the edge now would add the conversion; the stored one passes values unchanged.
             fault = f"the values need the conversion {said.method} now, which the edge lacks"
         else:
             opaque = contains_named(source) or contains_named(target)
@@ -207,7 +207,7 @@ class _Check:
             said = self.judged[key] = verdict(source, target, conversion)
         return said
 
-    # -- nodes: the values written into them, and what nothing feeds
+    # -- nodes: literals, variables and parameters, and inputs that nothing feeds
 
     def nodes(self) -> None:
         for index, node in enumerate(self.definition.nodes):
@@ -235,7 +235,7 @@ class _Check:
     def _loop(
         self, place: str, node: Mapping[str, Any], loop: Mapping[str, Any], given: set[str]
     ) -> None:
-        """Hold what one turn hands to the next, and what is asked then, against the version."""
+        """Check what a turn hands to the next, and the loop's condition, against the version."""
         name = str(node["id"])
         signature = self.signatures.of(name)
         if signature is None:
@@ -265,7 +265,7 @@ class _Check:
         if of is None:
             self.add(place, "UNKNOWN_INPUT", _lacks(node, "input", name, signature.inputs))
             return
-        if (of, text) in self.right:  # one variable may stand at ten thousand places
+        if (of, text) in self.right:  # one variable may be used at ten thousand places
             return
         try:
             fault = check_value(of, parse_strict(text), name)
@@ -291,7 +291,7 @@ class _Check:
 
 
 def _kind(node: Mapping[str, Any], key: str) -> str:
-    """Name the part of a place that feeds an input, as the contract does."""
+    """Return the field of a place that feeds an input, as the contract names it."""
     for kind, stored in (("variables", "variables"), ("parameters", "template_parameters")):
         keys = list(node.get(stored) or ())
         if key in keys:

@@ -1,4 +1,4 @@
-"""Compiling: a stored definition and the versions it is pinned to become a plan."""
+"""Compiles a stored definition and its pinned versions into a plan."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from services.orchestrator.domain.plan import (
 )
 from services.orchestrator.domain.signatures import type_of
 
-# Elements of one map that are under way at once, where the definition says nothing.
+# How many elements of a map are in flight at once by default.
 IN_FLIGHT_DEFAULT: Final = 1000
 _NO_UUID: Final = UUID(int=0)
 _NO_TEXTS: Final[Mapping[str, str]] = {}
@@ -50,7 +50,7 @@ _NO_PLANS: Final[Mapping[str, Plan]] = {}
 def bound_texts(
     definition: Definition, node: Mapping[str, Any], variables: Mapping[str, str]
 ) -> dict[str, str | None]:
-    """Give what variables and parameters feed a place, by input; None where nothing is there."""
+    """Return the texts of variables and parameters that feed a place, by input; None if missing."""
     defaults = {
         str(each["name"]): each["default_json"]
         for each in definition.settings.get("parameters") or ()
@@ -71,10 +71,10 @@ def compile_plan(
     variables: Mapping[str, str] = _NO_TEXTS,
     plans: Mapping[str, Plan] = _NO_PLANS,
 ) -> Plan:
-    """Compile a definition; `versions` gives each place's pinned version by its id in the graph.
+    """Compile a definition; `versions` holds the pinned node version by place id.
 
-    `variables` are the texts that were pinned with them: in the plan they are like literals.
-    `plans` are those of its sub-workflows, by place.
+    `variables` holds their pinned texts, which become literals; `plans` the plans of sub-workflows,
+    by place id.
     """
     return _Compiler(definition, versions, variables, plans).plan(pins_id)
 
@@ -89,7 +89,7 @@ class _Compiler:
     outputs: list[tuple[str, ...]] = field(init=False)
     output_types: list[tuple[Type, ...]] = field(init=False)
     run_inputs: dict[str, Mapping[str, Any]] = field(init=False)
-    undone: set[str] = field(init=False)  # places that have a compensation
+    undone: set[str] = field(init=False)  # places with a compensation
     shared: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -173,9 +173,9 @@ class _Compiler:
     def _links(
         self, at: int, edges: Iterable[Mapping[str, Any]], phases: Sequence[Phase]
     ) -> Iterable[tuple[int, Link]]:
-        """Give what a place waits for: one link for each source, in their order.
+        """Yield the links of a place with its index: one for each source, in order.
 
-        A place of a later phase reads main places as they ended, and waits for none of them.
+        A place of a later phase reads the results of main places, but does not wait for them.
         """
         found: dict[int, Link] = {}
         for edge in edges:
@@ -243,7 +243,7 @@ class _Compiler:
             queue_timeout_ms=node.get("queue_timeout_ms"),
             total_timeout_ms=node.get("total_timeout_ms"),
             heartbeat_timeout_ms=node.get("heartbeat_timeout_ms"),
-            # What may be undone is its run's own, and so is what undoes it.
+            # Side effects that may be compensated belong to one run: such nodes are never cached.
             cache_ttl_ms=None if compensates or name in self.undone else node.get("cache_ttl_ms"),
             reuse=str(node.get("reuse") or ""),
             needs=needs_of(
@@ -265,7 +265,7 @@ class _Compiler:
         for name, text in (node.get("parameters") or {}).items():
             yield _literal(name, text.encode())
         if node.get("variables") or node.get("template_parameters"):
-            # One variable may stand at ten thousand places: they share its bytes.
+            # One variable may be used at ten thousand places, which share its bytes.
             for name, text in bound_texts(self.definition, node, self.variables).items():
                 raw = self.shared.setdefault(text or "", (text or "").encode())
                 yield _literal(name, raw)
@@ -353,7 +353,7 @@ def _loop(node: Mapping[str, Any], names: set[str], outputs: Sequence[str]) -> L
 def _turn_inputs(
     bindings: Sequence[Binding], loop: LoopRule, outputs: Sequence[str]
 ) -> tuple[Binding, ...]:
-    """Give the inputs of a turn after the first: what is carried stands before what was given."""
+    """Return the inputs of turns after the first: carried values replace the given ones."""
     kept = [binding for binding in bindings if binding.name not in loop.carry]
     carried = [
         Binding(

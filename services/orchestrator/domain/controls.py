@@ -1,4 +1,4 @@
-"""What callers do to a run that is under way, and what reaches a place that waits."""
+"""Controls of open runs by callers, and the ends of waits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from services.orchestrator.domain.writes import (
 
 
 def pause(run: Run, t: Transition) -> None:
-    """Let nothing new begin: what runs ends, and clocks go on."""
+    """Pause a run: nothing new begins, running attempts end, timers go on."""
     if run.status is RunStatus.PAUSED:
         return
     run.revision += 1
@@ -34,7 +34,7 @@ def pause(run: Run, t: Transition) -> None:
 
 
 def resume(run: Run, t: Transition, fx: Effects) -> None:
-    """Let a paused run go on, or wait on for its beginning."""
+    """Resume a paused run, or return it to waiting for its start."""
     if run.status is not RunStatus.PAUSED:
         return
     run.revision += 1
@@ -44,7 +44,7 @@ def resume(run: Run, t: Transition, fx: Effects) -> None:
 
 
 def pause_node(run: Run, place: int, t: Transition, fx: Effects) -> None:
-    """Hold up a place that has not begun, or that would be repeated."""
+    """Pause a place that has not begun or waits for a retry."""
     record = run.records[place]
     place_row(
         run,
@@ -58,7 +58,7 @@ def pause_node(run: Run, place: int, t: Transition, fx: Effects) -> None:
 
 
 def resume_node(run: Run, place: int, t: Transition, fx: Effects) -> None:
-    """Let a place go on: it begins where it is its turn, or is tried again at once."""
+    """Resume a place: it begins if it is ready, or is retried at once."""
     record = run.records[place]
     assert record is not None
     run.revision += 1
@@ -76,7 +76,7 @@ def resume_node(run: Run, place: int, t: Transition, fx: Effects) -> None:
 def skip_node(
     run: Run, place: int, t: Transition, fx: Effects, output: tuple[bytes, ...] | None
 ) -> None:
-    """End a place by hand that is not running: with an output, or as skipped."""
+    """End a place that is not running: as completed with an output, or as skipped."""
     waits.forget_waiting(run, place)
     if output is None:
         routes.skip(run, place, t, fx)
@@ -96,13 +96,13 @@ def skip_node(
 
 
 def take_signal(run: Run, name: str, t: Transition, fx: Effects, signal: Signal) -> None:
-    """Give a word from outside to the place that has waited for it longest, or keep it.
+    """Deliver a signal to the slot that has waited for it longest, or keep it for a later wait.
 
-    A word that is kept is no change of the run: no row could say a revision that it had.
+    A kept signal does not change the revision of the run, since no row shows one for it.
     """
     slots = run.waiting.get((signal.kind, name))
     if not slots:
-        assert signal.kind is Kind.SIGNAL  # who answers has looked whether an approval waits
+        assert signal.kind is Kind.SIGNAL  # an approval was checked to be waiting
         waits.write_signal(run, None, t, signal, name)
         run.signals.setdefault(name, deque()).append(signal)
         return
@@ -119,7 +119,7 @@ def take_signal(run: Run, name: str, t: Transition, fx: Effects, signal: Signal)
 
 
 def wait_over(run: Run, slot: int, t: Transition, fx: Effects) -> None:
-    """Take the end of a wait's time: a sleep is over, a word did not come."""
+    """Handle the timer of a wait: a sleep is over, or a signal timed out."""
     record, place = run.records[slot], run.place(slot)
     assert record is not None
     run.revision += 1

@@ -1,4 +1,4 @@
-"""Rows that a run copies from those of another: they stand as they stood there."""
+"""Node rows that a run copies from another run, with their status and result."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from services.orchestrator.domain.values import ListOutput, NodeOutput, file_of
 
 @dataclass(frozen=True, slots=True)
 class KeptPart:
-    """An element that is taken over, with its own elements where it is a map itself."""
+    """An element of a map that is kept, with its own elements if it is a map itself."""
 
     number: int
-    source_id: UUID  # the node execution that it is taken from
-    output: NodeOutput | None  # of one that completed and is no map
+    source_id: UUID  # the node execution to copy
+    output: NodeOutput | None  # if it completed and is no map
     parts: tuple[KeptPart, ...] = ()
-    failure: Failure | None = None  # of one that was put aside
+    failure: Failure | None = None  # if it was quarantined
 
     @property
     def size(self) -> int:
-        """Count the results that are copied for it: of what was put aside there is none."""
+        """Count the results copied for it; a quarantined element has none."""
         return (self.failure is None) + sum(part.size for part in self.parts)
 
 
-# Of a part: the row that has it, what it gave where it is no map, why it was put aside if it was.
+# By name of a part: its row, its output if it is no map, its failure if it was quarantined.
 Parts: TypeAlias = "Mapping[str, tuple[UUID, NodeOutput | None, Failure | None]]"
 
 
 def tree(map_name: str, parts: Parts) -> tuple[KeptPart, ...]:
-    """Lay the kept parts of a map out as its elements, theirs within them."""
+    """Arrange the kept parts of a map as a tree of elements."""
     within: dict[str, list[tuple[int, str]]] = {}
     for name in parts:
         above, number = split_name(name)
@@ -53,13 +53,13 @@ def tree(map_name: str, parts: Parts) -> tuple[KeptPart, ...]:
 
 
 def whole_names(names: Mapping[str, NodeStatus]) -> list[str]:
-    """Give the parts of one map that is kept as it is: all but those within what was put aside."""
+    """Return the parts of a map that is kept whole: all but those within quarantined ones."""
     aside = {name for name, each in names.items() if each is not NodeStatus.COMPLETED}
     return [name for name in names if not any(above in aside for above in _above(name))]
 
 
 def _above(name: str) -> Iterator[str]:
-    """Give the parts that a part is within: of `n[1][2]` that is `n[1]`."""
+    """Yield the names of the parts that contain a part: for `n[1][2]`, `n[1]`."""
     above, _ = split_name(name)
     while above.endswith("]"):
         yield above
@@ -76,7 +76,7 @@ def copy_row(
     output: NodeOutput | None = None,
     failure: Failure | None = None,
 ) -> NodeCopy:
-    """Make a slot of a new run stand as the row that it is copied from, and give its row."""
+    """Give a slot of a new run the state of the row that it copies; returns the new row."""
     run.order += 1
     record = run.records[slot] = NodeRecord(
         id=new_id(), order=run.order, status=status, token=0, revision=1, failure=failure
@@ -98,7 +98,7 @@ def copy_row(
 def copy_part(
     run: Run, above: int, part: KeptPart, rows: list[NodeCopy], *, new_id: Callable[[], UUID]
 ) -> NodeOutput | None:
-    """Make an element stand as it stood, and add its rows; returns what it gave."""
+    """Copy a kept element and append its rows to `rows`; returns its output."""
     slot = run.add_part(above, part.number)
     status = NodeStatus.COMPLETED if part.failure is None else NodeStatus.QUARANTINED
     output, failure = part.output, part.failure

@@ -1,10 +1,10 @@
-"""The engine's core: all runs of one orchestrator as one step function over events.
+"""The engine's core: a pure step function over the runs of one orchestrator.
 
-An event goes in with the time; transitions come out, each of one run, in the order in which they
-must be written. The core never waits, writes or sends: the journal commits a transition, and only
-then do its commands go out. So memory may run ahead of the database, but nothing leaves it early.
+An event and the time go in; transitions come out, each of one run, in the order in which they must
+be written. The core never waits, writes or sends: the journal commits a transition, and only then
+are its commands executed. So memory may be ahead of the database, but nothing is sent early.
 
-Starts and timers are here; `steps` has all other events, one kind in each module.
+Starts and timers are here; `steps` handles all other events, one kind per module.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHARDS: Final = 64
 
 
 class Core(Attempts, Runners, Requests, Answers, Adoption):
-    """What happens to the runs of one orchestrator."""
+    """All events of the runs of one orchestrator."""
 
     def start(
         self,
@@ -46,7 +46,7 @@ class Core(Attempts, Runners, Requests, Answers, Adoption):
         partly: Sequence[Partly] = (),
         budget: Budget | None = None,
     ) -> list[Transition]:
-        """Begin a run: its row, what it takes over, its first nodes where a runner has a credit."""
+        """Start a run: its row, copied rows, and its first nodes if a runner has a free slot."""
         self._now = now
         if budget is not None:
             self.ledger.budgets[run.id] = budget
@@ -58,7 +58,7 @@ class Core(Attempts, Runners, Requests, Answers, Adoption):
     def begin_in(
         self, run: Run, delay_s: float, *, now: float, timeout_ms: int | None
     ) -> list[Transition]:
-        """Begin a run that was to start at a time, once that is so many seconds away."""
+        """Schedule the begin of a run in `delay_s` seconds."""
         begins = now + max(delay_s, 0.0)
         self.timers.set(begins, run.id, BEGIN)
         if timeout_ms is not None:
@@ -66,7 +66,7 @@ class Core(Attempts, Runners, Requests, Answers, Adoption):
         return self.due(now=now)
 
     def due(self, *, now: float) -> list[Transition]:
-        """Let the timers run off whose time has come."""
+        """Handle the timers that are due."""
         self._now = now
         out = Out()
         for timer in self.timers.due(now):
@@ -100,7 +100,7 @@ class Core(Attempts, Runners, Requests, Answers, Adoption):
         elif timer.what is Due.TOTAL:
             planner.take_too_long(run, slot, out.of(run.id), self.fx)
         elif timer.at != record.due_s:
-            return  # it was due then, and is not any more
+            return  # it was rescheduled since
         elif record.status is NodeStatus.RETRYING:
             self._repeat(run, slot, out)
         elif record.status is NodeStatus.WAITING and record.due_ms is not None:
@@ -109,5 +109,5 @@ class Core(Attempts, Runners, Requests, Answers, Adoption):
 
     @property
     def next_timer(self) -> float | None:
-        """When `due` is to be called next."""
+        """The time at which to call `due` next, if any."""
         return self.timers.next_at

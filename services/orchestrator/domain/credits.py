@@ -1,4 +1,4 @@
-"""Which runners can take work: their credits, and the places that wait for a runner."""
+"""Runners and their credits, and the queue of slots that wait for a runner."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from services.orchestrator.domain.turns import Line, Turns
 
 @dataclass(slots=True, kw_only=True)
 class Runner:
-    """A runner process as its stream shows it."""
+    """A runner process, as its stream reports it."""
 
     incarnation: UUID
     offer: Offer
     connected: bool = True
-    credits: int = 0  # the window it granted
+    credits: int = 0  # how many attempts it accepts at once
     grant_epoch: int = -1
-    in_flight: dict[UUID, int] = field(default_factory=dict)  # attempts by node row, with token
-    exclusive: bool = False  # has an attempt that must run alone
+    in_flight: dict[UUID, int] = field(default_factory=dict)  # tokens of its attempts, by node row
+    exclusive: bool = False  # runs an attempt that must be alone
 
     @property
     def pythons(self) -> frozenset[str]:
-        """The Pythons it has."""
+        """The Python versions it has."""
         return self.offer.pythons
 
     @property
     def free(self) -> int:
-        """How many more attempts it takes now."""
+        """How many more attempts it accepts now."""
         return self.credits - len(self.in_flight) if self.connected else 0
 
 
-# What waits of one owner: runs, and the places of each.
+# What waits for one owner: slots by run.
 _Runs: TypeAlias = OrderedDict[UUID, deque[int]]
-# What waits of one tenant: owners, by priority.
+# What waits for one tenant: owners, by priority.
 _Levels: TypeAlias = dict[int, Line[tuple[UUID | None, UUID | None], _Runs]]
 _Tenants: TypeAlias = Line[UUID | None, _Levels]
 
 
 class _Lone(NamedTuple):
-    """A place that waits, as yet in no line."""
+    """A slot that waits as the only one, in no queue yet."""
 
     run_id: UUID
     place: int
@@ -54,20 +54,20 @@ class _Lone(NamedTuple):
 
 
 class ReadyQueue:
-    """Places that wait for a credit, by what they need of a runner.
+    """Slots that wait for a runner, by what they need of it.
 
-    Tenants take turns, whatever their nodes need and whatever priorities they set. Of one tenant
-    those of the highest priority come first; of equal ones its owners take turns, and so do the
-    runs of each: who floods the queue holds nobody else up.
+    Tenants take turns, whatever their nodes need and whatever priorities they set. Within a tenant
+    the highest priority comes first; at equal priority its owners take turns, and so do the runs of
+    an owner. So nobody who floods the queue delays others.
     """
 
     def __init__(self) -> None:
         self._by_need: dict[Wanted, _Tenants] = {}
         self._alone: OrderedDict[tuple[UUID, int], Wanted] = OrderedDict()
-        self._whose: dict[UUID, tuple[UUID | None, UUID | None]] = {}  # runs that wait
+        self._whose: dict[UUID, tuple[UUID | None, UUID | None]] = {}  # tenant and owner, by run
         self._tenants = Turns()
-        self._owners = Turns()  # each as one of a tenant
-        self._lone: _Lone | None = None  # what waits, where nothing else does
+        self._owners = Turns()  # of owners within their tenant
+        self._lone: _Lone | None = None  # the only slot that waits: the usual case, kept cheap
         self.size = 0
 
     def push(
@@ -81,7 +81,7 @@ class ReadyQueue:
         priority: int = 0,
         alone: bool = False,
     ) -> None:
-        """Add a place; those that must run alone go before all others."""
+        """Add a slot; those that must run alone come before all others."""
         if self._lone is not None:
             lone, self._lone = self._lone, None
             self._line_up(lone)
@@ -115,7 +115,7 @@ class ReadyQueue:
         places.append(place)
 
     def take(self, offer: Offer) -> tuple[UUID, int] | None:
-        """Take the next place that a runner can run; its run, owner and tenant go to the end."""
+        """Take the next slot that a runner can run; its run, owner and tenant go to the end."""
         lone = self._lone
         if lone is not None:
             if not takes(offer, lone.wanted):
@@ -141,7 +141,7 @@ class ReadyQueue:
         return run_id, place
 
     def waiting(self) -> dict[Wanted, int]:
-        """Count what waits by what it needs, those that must run alone too."""
+        """Count what waits by what it needs, including what must run alone."""
         if self._lone is not None:
             return {self._lone.wanted: 1}
         found = {
@@ -159,7 +159,7 @@ class ReadyQueue:
         return found
 
     def _next(self, able: list[Wanted]) -> Wanted:
-        """Choose among needs: by whose turn it is, then by priority, then by the owner."""
+        """Choose among needs: by the tenants' turns, then priority, then the owners' turns."""
         return min(able, key=self._turn)
 
     def _turn(self, wanted: Wanted) -> tuple[int, int, int]:
@@ -174,21 +174,21 @@ class ReadyQueue:
 
     @property
     def has_alone(self) -> bool:
-        """Whether a place waits that must run alone."""
+        """Whether a slot waits that must run alone."""
         return bool(self._alone)
 
     def alone(self) -> Iterator[tuple[UUID, int, Wanted]]:
-        """Give the places that must run alone, oldest first."""
+        """Yield the slots that must run alone, oldest first."""
         for (run_id, place), wanted in list(self._alone.items()):
             yield run_id, place, wanted
 
     def take_alone(self, run_id: UUID, place: int) -> None:
-        """Take one of the places that must run alone."""
+        """Remove one of the slots that must run alone."""
         del self._alone[run_id, place]
         self.size -= 1
 
     def forget(self, run_id: UUID) -> None:
-        """Drop all places of a run."""
+        """Drop all slots of a run."""
         whose = self._whose.pop(run_id, (None, None))
         if self._lone is not None:
             if self._lone.run_id == run_id:
@@ -206,7 +206,7 @@ class ReadyQueue:
             self.size -= 1
 
     def _drop(self, wanted: Wanted, priority: int, whose: tuple[UUID | None, UUID | None]) -> None:
-        """Take out an owner of whom nothing waits, and what is empty without."""
+        """Remove an owner for whom nothing waits, and queues that are then empty."""
         tenants = self._by_need[wanted]
         levels = tenants.get(whose[0])
         assert levels is not None

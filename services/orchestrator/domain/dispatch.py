@@ -1,7 +1,7 @@
 """Dispatch: everything that a slot waits for until a runner takes it.
 
-That is a lock of its node version, a word of the cache, places under limits, and a runner's credit,
-in this order. The places are given back when its row ends, or its run.
+That is its node version's lock file, a cache look-up, slots of limits, and a runner's credit, in
+this order. Limit slots are released when its row or its run ends.
 """
 
 from __future__ import annotations
@@ -45,34 +45,34 @@ class Dispatch(Families):
         clock: Callable[[], float] | None = None,
     ) -> None:
         super().__init__()
-        self.epoch = epoch  # of the member, as this memory was made
+        self.epoch = epoch  # of the member, when this memory was loaded
         self.runners: dict[UUID, Runner] = {}
         self.timers = Timers(self.runs)
         self.ready = ReadyQueue()
-        self.ledger = Ledger()  # what runs may consume, where that is limited
+        self.ledger = Ledger()  # quotas and budgets
         self.limits = Limits()
-        self.limited = LimitQueue()  # what waits for places under limits
-        self.held: dict[UUID, Claim] = {}  # those places, by the run or node row that has them
-        self._freeing: dict[UUID, list[UUID]] = {}  # given back and not yet written, by run
-        self.cache = CacheQueue()  # what the cache is asked before it is given to a runner
-        # Slots that wait for a lock, by node version and run.
+        self.limited = LimitQueue()  # what waits for limit slots
+        self.held: dict[UUID, Claim] = {}  # limit slots, by the run or node row that holds them
+        self._freeing: dict[UUID, list[UUID]] = {}  # not yet committed, by run
+        self.cache = CacheQueue()  # look-ups before dispatch
+        # Slots that wait for a lock file, by node version and run.
         self.locks_pending: dict[UUID, dict[UUID, set[int]]] = {}
-        self.unlocked: set[UUID] = set()  # node versions whose environment is known
-        # Runners that were fenced: one that does not know it yet must be given nothing more.
+        self.unlocked: set[UUID] = set()  # node versions with a lock file, or that need none
+        # Fenced runners, which may not know it yet and get nothing more.
         self.fenced: set[UUID] = set()
-        self._emptying: UUID | None = None  # the runner that is given nothing until it is empty
+        self._emptying: UUID | None = None  # the runner that gets nothing until it is empty
         self._refs: dict[UUID, tuple[Run, int]] = {}
         self._token = epoch * TOKENS_PER_EPOCH
-        self._now = 0.0  # of the last event that said it
+        self._now = 0.0  # as of the last event that had a time
         self._clock = clock
         self.fx = Effects(new_id=new_id, draw=draw, next_token=self._next_token, wall=wall)
 
     def pythons(self) -> frozenset[str]:
-        """Give the Pythons that runners which are here have; none while none is here."""
+        """Return the Python versions of the attached runners."""
         return frozenset().union(*(each.pythons for each in self.runners.values()))
 
     def kept(self) -> list[Runner]:
-        """Give the runners that take nothing more until an attempt that runs alone is over."""
+        """Return the runners reserved for an attempt that must run alone."""
         return [
             each
             for each in self.runners.values()
@@ -80,18 +80,18 @@ class Dispatch(Families):
         ]
 
     def runs_alone(self) -> list[Run]:
-        """Give the runs with attempts that run alone on a runner, then those that wait to."""
+        """Return the runs with attempts that run alone on a runner, then those that wait to."""
         refs = [ref for each in self.runners.values() if each.exclusive for ref in each.in_flight]
         found = [self._refs[ref][0] for ref in refs if ref in self._refs]
         found += [self.runs[run_id] for run_id, *_ in self.ready.alone() if run_id in self.runs]
         return list({run.id: run for run in found}.values())
 
     def find(self, ref: UUID) -> tuple[Run, int] | None:
-        """Return the run and place of a node row."""
+        """Return the run and slot of a node row."""
         return self._refs.get(ref)
 
     def forget(self, run_id: UUID) -> Run | None:
-        """Drop a run from memory: it is over, or is to be loaded again."""
+        """Drop a run from memory: it has ended or is to be reloaded."""
         run = self.runs.pop(run_id, None)
         if run is None:
             return None
@@ -121,9 +121,9 @@ class Dispatch(Families):
                 del self.locks_pending[version]
 
     def _unqueue(self, run_id: UUID) -> dict[int, int]:
-        """Drop what waits of a run, for a runner or what comes before it; not the run itself.
+        """Drop everything that slots of a run wait for; the run itself keeps waiting.
 
-        Returns the turns that its slots had in the lines of limits.
+        Returns the turns of its slots in the queues of limits.
         """
         self.ready.forget(run_id)
         turns = self.limited.forget(run_id)
@@ -138,16 +138,15 @@ class Dispatch(Families):
     # --- what a slot waits for ------------------------------------------------------------------
 
     def _push(self, ready: Ready) -> None:
-        """Let a slot wait for a runner, where it does not yet.
+        """Queue a slot, unless it is queued already.
 
-        What is waited for twice would begin twice: what is left over is given out for its next
-        attempt, before that is due.
+        Queued twice, it would begin twice: the second entry would start its next attempt early.
         """
         if ready.slot not in ready.run.queued:
             self._go_through(ready)
 
     def _go_through(self, ready: Ready) -> None:
-        """Have a slot wait for what it has to wait for next."""
+        """Queue a slot for the next thing that it has to wait for."""
         try:
             self._queue(ready)
         except Exception as error:  # noqa: BLE001  # as in `_step`, which would cost here
@@ -160,7 +159,7 @@ class Dispatch(Families):
             return
         definition = run.place(slot)
         version = definition.node_version_id
-        if slot not in run.queued:  # else it goes on to another line, and its time with it
+        if slot not in run.queued:  # else it moves to another queue, and its time goes on
             run.queued.add(slot)
             self._bound_queueing(run, slot)
         if version in self.unlocked:
@@ -176,7 +175,7 @@ class Dispatch(Families):
             self.locks_pending.setdefault(version, {}).setdefault(run.id, set()).add(slot)
 
     def _bound_queueing(self, run: Run, slot: int) -> None:
-        """Have a slot looked at once it has waited for as long as it may; a pause is no waiting."""
+        """Set the timer of a slot's queue timeout; time while paused does not count."""
         longest_ms = run.place(slot).queue_timeout_ms
         if longest_ms is not None:
             left_s = run.queue_left_s.pop(slot, longest_ms / 1000)
@@ -196,7 +195,7 @@ class Dispatch(Families):
     # --- runners --------------------------------------------------------------------------------
 
     def _give_out(self, out: Out) -> None:
-        """Give ready slots to runners while both last."""
+        """Assign queued slots to runners while there are both."""
         if self._emptying is not None or self.ready.has_alone:
             self._dispatch_alone(out)
         while self.ready.size and self._dispatch_one(out):
@@ -218,7 +217,7 @@ class Dispatch(Families):
         return False
 
     def _dispatch_alone(self, out: Out) -> None:
-        """Empty a runner for the oldest suspect, one runner at a time, and give it that place."""
+        """Empty one runner at a time for the oldest slot that must run alone, and assign it."""
         emptying, self._emptying = self._emptying, None
         for run_id, place, wanted in self.ready.alone():
             if self.faults and self._is_gone(run_id):
@@ -238,7 +237,7 @@ class Dispatch(Families):
                 self.ready.take_alone(run_id, place)
                 idle[0].exclusive = self._give(run_id, place, idle[0], out, alone=True)
             else:
-                # The one that is being emptied already, if it will do: to change would take longer.
+                # Prefer the one that is being emptied already: another would take longer.
                 first = min(
                     able, key=lambda each: (each.incarnation != emptying, len(each.in_flight))
                 )
@@ -252,7 +251,7 @@ class Dispatch(Families):
         except Exception as error:  # noqa: BLE001  # as in `_step`, which would cost here
             used = any(each is claim for each in self.held.values())
             self.fault(run_id, error)
-            if used:  # its places were given back with all that was forgotten
+            if used:  # its limit slots were released with the forgotten run
                 return False
             given = False
         if claim is not None and not given:
@@ -269,7 +268,7 @@ class Dispatch(Families):
         if not is_wanted(run, slot):
             return False
         lane = self.limits.of_slot(run, slot) if claim is None else ()
-        if lane:  # a limit that was made while it waited for a runner
+        if lane:  # a limit was created while it waited for a runner
             run.queued.add(slot)
             self._wait(lane, run, Waiting(run_id, slot, alone))
             return False
@@ -304,18 +303,18 @@ class Dispatch(Families):
                 del self.runners[runner_id]
 
     def _time(self) -> float:
-        """Give the moment that timers count from: hours may lie between two events that say it."""
+        """Return the time to count timers from; the last event that had one may be hours old."""
         return self._now if self._clock is None else self._clock()
 
     def _next_token(self) -> int:
         self._token += 1
         return self._token
 
-    # --- places under limits --------------------------------------------------------------------
+    # --- slots of limits ------------------------------------------------------------------------
 
     def _waits_for_limit(self, run: Run) -> bool:
-        """Hold a run up that needs a place of its own before anything of it begins."""
-        if run.id in self.held:  # also of one that is asleep: the clock was set back meanwhile
+        """Queue a run that needs a limit slot itself before it begins; returns whether it waits."""
+        if run.id in self.held:  # it may be asleep again if the clock was set back
             return False
         lane = self.limits.of_run(run)
         if lane:
@@ -338,7 +337,7 @@ class Dispatch(Families):
         t.uses = (*t.uses, *(SlotUse(each, run_id, row) for each in claim.slots))
 
     def _give_back(self, row: UUID, t: Transition) -> None:
-        """Give back the places that a run or node row has, with the change that ends it."""
+        """Release the limit slots of a run or node row, with the change that ends it."""
         claim = self.held.pop(row, None)
         if claim is not None:
             freed = zip(claim.slots, claim.lane, strict=True)
@@ -346,9 +345,9 @@ class Dispatch(Families):
             self._freeing.setdefault(t.run_id, []).extend(claim.slots)
 
     def freed(self, t: Transition) -> None:
-        """Know that what a change gives back is free by now; who waits for it may have it.
+        """Make the limit slots that a committed change released available to others.
 
-        Until then a run that is forgotten may have had places of which its rows know nothing.
+        Until the commit, a run that is forgotten may still hold slots according to its rows.
         """
         self.limited.freed(Demand(each.limit_id, each.key) for each in t.frees)
         free = {each.id for each in t.frees}
@@ -357,14 +356,14 @@ class Dispatch(Families):
             self._freeing[t.run_id] = left
 
     def _let_go(self, row: UUID) -> None:
-        """Forget the places that a row has: where that was not written, they are given back."""
+        """Forget the limit slots of a row; those not written to it are released."""
         claim = self.held.pop(row, None)
         if claim is not None:
             self.limited.abandon(claim)
 
 
 def is_wanted(run: Run, slot: int) -> bool:
-    """Say whether what waits for a runner is still to begin: nobody held it up or ended it."""
+    """Return whether a queued slot may still begin: it was not paused or ended meanwhile."""
     if not run.may_begin(slot):
         return False
     record = run.records[slot]

@@ -1,4 +1,4 @@
-"""Effects of an event beyond its rows, which the core carries out after it."""
+"""Effects of an event beyond its rows, executed by the core after it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from services.orchestrator.domain.values import NodeOutput
 
 
 class Due(Enum):
-    """What a timer of a slot is about."""
+    """What a timer of a slot is for."""
 
     NEXT = auto()  # its next attempt, or the end of its wait
-    QUEUE = auto()  # it has waited for a runner as long as it may
-    TOTAL = auto()  # it has taken as long as it may, all attempts together
+    QUEUE = auto()  # its queue timeout
+    TOTAL = auto()  # its timeout for all attempts together
 
 
 class Ready(NamedTuple):
-    """A slot that wants a runner, or a group that has elements to give to one."""
+    """A slot that is ready for a runner, or a group with elements that are."""
 
     run: Run
     slot: int
@@ -33,7 +33,7 @@ class Ready(NamedTuple):
 
 
 class Timer(NamedTuple):
-    """When a slot is looked at again."""
+    """A timer of a slot."""
 
     run: Run
     slot: int
@@ -42,27 +42,27 @@ class Timer(NamedTuple):
 
 
 class Start(NamedTuple):
-    """A sub-workflow that begins."""
+    """A sub-workflow to start."""
 
     run: Run
     row: RunInsert
 
 
 class Stop(NamedTuple):
-    """A sub-workflow that ends with what it is a part of."""
+    """A sub-workflow to stop with its parent."""
 
     run_id: UUID
-    resumes: bool = False  # a caller asks for it, whom no pause keeps from that
-    # What it is a part of failed: nothing new begins in it, and what runs there ends by itself.
+    resumes: bool = False  # requested by a caller: a paused one is resumed to stop
+    # The parent's failure: nothing new begins in it, and running attempts end by themselves.
     failed: Failure | None = None
 
 
 @dataclass(slots=True)
 class Effects:
-    """Where the planner draws ids, tokens and chance from, and what it leaves to do.
+    """The planner's sources of ids, tokens and randomness, and what an event leaves to do.
 
-    `todo` are places of the run at hand that may have to begin or be skipped; it is empty again
-    when an event has been taken.
+    `todo` holds places of the current run that may have to begin or be skipped; it is empty again
+    after each event.
     """
 
     new_id: Callable[[], UUID]
@@ -70,21 +70,21 @@ class Effects:
     next_token: Callable[[], int]
     wall: Callable[[], datetime]
     todo: deque[int] = field(default_factory=deque)
-    # Groups that are over, with what they gave or why they failed; empty again like `todo`.
+    # Groups that have ended, with their output or failure; empty again after each event.
     over: deque[tuple[int, NodeOutput | None, Failure | None]] = field(default_factory=deque)
     ready: list[Ready] = field(default_factory=list)
     timers: list[Timer] = field(default_factory=list)
     starts: list[Start] = field(default_factory=list)
     stops: list[Stop] = field(default_factory=list)
-    ended: list[Run] = field(default_factory=list)  # sub-workflows that are over
+    ended: list[Run] = field(default_factory=list)  # sub-workflows that have ended
 
     @property
     def pending(self) -> bool:
-        """Whether anything is left to carry out, besides what is ready."""
+        """Whether anything but `ready` is left to do."""
         return bool(self.timers or self.starts or self.stops or self.ended)
 
     def forget(self, run_ids: Collection[UUID]) -> None:
-        """Leave nothing to do of runs that are forgotten, one of them in the middle of a step."""
+        """Drop what is left to do for forgotten runs, one of them in the middle of a step."""
         self.todo.clear()
         self.over.clear()
         self.ready = [each for each in self.ready if each.run.id not in run_ids]

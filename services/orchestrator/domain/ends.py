@@ -1,4 +1,4 @@
-"""How a place's end is told to the places that wait for it."""
+"""Passes the end of a place on to the places that wait for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.orchestrator.domain.values import NodeOutput
 
 
 class End(Enum):
-    """How a node ended, as far as others care."""
+    """How a node ended, for those that depend on it."""
 
     DONE = auto()
     SKIPPED = auto()
@@ -20,7 +20,7 @@ class End(Enum):
 
 
 class Verdict(Enum):
-    """What a place's sources allow it."""
+    """What a place may do, given its sources."""
 
     RUN = auto()
     SKIP = auto()
@@ -36,7 +36,7 @@ def place_over(
     *,
     branch: str = "",
 ) -> None:
-    """Count a place that is over, keep what it gave while somebody reads it, tell its children."""
+    """Record the end of a place: keep its output while it is needed, and update its children."""
     plan = run.plan
     main = plan.places[place].phase is Phase.MAIN
     run.done += main
@@ -57,7 +57,7 @@ def place_over(
 
 
 def branch_of(place: Place, output: NodeOutput | None) -> str:
-    """Give the branch that a choice took, by what it gave; none where that names no branch."""
+    """Return the branch that a choice took, from its output; empty if that names none."""
     if place.kind is not Kind.CHOICE or not isinstance(output, tuple):
         return ""
     taken = json.loads(output[0])
@@ -65,7 +65,7 @@ def branch_of(place: Place, output: NodeOutput | None) -> str:
 
 
 def count_end(run: Run, place: int, end: End, branch: str) -> None:
-    """Count an end at each child, as an active source or as one that is not."""
+    """Count the end of a place at each child, as an active source or an inactive one."""
     for link in run.plan.links[place]:
         run.remaining[link.child] -= 1
         if end is End.FAILED:
@@ -76,12 +76,12 @@ def count_end(run: Run, place: int, end: End, branch: str) -> None:
         else:
             active = end is End.DONE and (link.done or branch in link.branches)
             if link.branches and not link.done and not active:
-                run.broken[link.child] = True  # it stands on a branch that was not taken
+                run.broken[link.child] = True  # it is on a branch that was not taken
         run.active[link.child] += active
 
 
 def decide(run: Run, place: int) -> Verdict:
-    """Say what a place's sources allow it, as they stand."""
+    """Return what a place may do, given its sources so far."""
     rule = run.plan.places[place]
     left, active = run.remaining[place], run.active[place]
     if rule.needed is not None:
@@ -98,7 +98,7 @@ def decide(run: Run, place: int) -> Verdict:
 
 
 def release_inputs(run: Run, place: int) -> None:
-    """Forget outputs that nothing will read again."""
+    """Drop outputs that nothing reads any more."""
     for source in {binding.source for binding in run.plan.places[place].inputs}:
         if source >= 0:
             run.keep[source] -= 1

@@ -1,4 +1,4 @@
-"""Why a run is in its current state, and what helps: by its rows and by what the engine sees."""
+"""Why a run is in its current state, and what helps: from its rows and the engine's memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NOTHING_KEPT: Final = Kept()
 
 
 class Cause(StrEnum):
-    """What kind of reason it is."""
+    """The kinds of reasons."""
 
     SCHEDULED = "scheduled"
     CANCELLING = "cancelling"
@@ -53,7 +53,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """One reason, with some of the nodes it is about and how many they are."""
+    """A reason, with some of the nodes concerned and their number."""
 
     cause: Cause
     message: str
@@ -66,7 +66,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedParts:
-    """Elements that failed of a map that failed: some of them, how many, and how many might."""
+    """Failed elements of a failed map: some of them, their number, and the tolerance."""
 
     names: Sequence[str]
     count: int
@@ -76,7 +76,7 @@ class FailedParts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """Where a run stands."""
+    """The state of a run."""
 
     status: RunStatus
     cancel_requested_at: datetime | None = None
@@ -86,14 +86,14 @@ class RunState:
     error_message: str | None = None
     failed_node_id: str | None = None
     failed_parts: FailedParts | None = None
-    failed_child: UUID | None = None  # the execution that ran the node which failed
-    alone: bool = False  # a run of one node, of no workflow
-    part_of: UUID | None = None  # the execution in which it runs as a sub-workflow
+    failed_child: UUID | None = None  # the sub-workflow in which a node failed
+    alone: bool = False  # a run of a single node
+    part_of: UUID | None = None  # the parent, if it is a sub-workflow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
-    """Where a node with a row stands."""
+    """The state of a node with a row."""
 
     node_id: str
     status: NodeStatus
@@ -101,32 +101,32 @@ class NodeState:
     due_at: datetime | None = None
     error_type: str | None = None
     silent: bool = False  # its runner has no stream
-    waits_for: str = ""  # what ends its wait; empty for a map or loop, whose parts tell
-    is_child: bool = False  # an execution of its own runs it
-    is_part: bool = False  # an element or a turn: callers cannot steer it
-    closes: bool = False  # a compensation or a finally node: a cancel lets it run
+    waits_for: str = ""  # what ends its wait; empty for a map or loop
+    is_child: bool = False  # a sub-workflow
+    is_part: bool = False  # an element or a turn, which callers cannot control
+    closes: bool = False  # a compensation or finally node, which runs after a cancel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """A node that could run now and has no runner."""
+    """A node that is ready but has no runner."""
 
     node_id: str
     wanted: Wanted
-    locked: bool  # its environment is not resolved yet
+    locked: bool  # waits for its lock file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """What the engine sees of a run; `ready` is None where the run is not in its memory."""
+    """What the engine knows of a run; `ready` is None if the run is not in memory."""
 
     ready: Sequence[Ready] | None
     offers: Sequence[Offer]  # of the attached runners
-    coming: Sequence[Offer] = ()  # of those that a placement can start
-    machines_come: bool = False  # of any kind, for what waits
+    coming: Sequence[Offer] = ()  # of runners that a placement service can start
+    machines_come: bool = False  # a placement service adds machines of any kind
     kept: Kept = _NOTHING_KEPT
     limited: Sequence[Limited] = ()
-    asked: Sequence[str] = ()  # nodes whose results are looked for in the cache
+    asked: Sequence[str] = ()  # nodes with a pending cache look-up
 
 
 _SOONER: Final = (
@@ -137,7 +137,7 @@ _SOONER: Final = (
 def explain(
     run: RunState, nodes: Iterable[NodeState], situation: Situation, *, now: datetime
 ) -> list[Reason]:
-    """Give the reasons, what holds up most first; none for a run that completed."""
+    """Return the reasons, the most important first; none for a completed run."""
     if run.completed_at is not None:
         return _ended(run)
     if run.cancel_requested_at is not None:
@@ -202,7 +202,7 @@ def _ended(run: RunState) -> list[Reason]:
 
 
 def _failing(run: RunState) -> Reason:
-    """Tell of a run that is not over and will fail."""
+    """Return the reason of an open run that is going to fail."""
     where = f"node {run.failed_node_id} failed" if run.failed_node_id else "the run failed"
     said = f"{where}: {run.error_type}: {run.error_message or 'no message'}; it ends once what runs"
     said += " in it and what closes it is over"
@@ -211,7 +211,7 @@ def _failing(run: RunState) -> Reason:
 
 
 def _outlasts_failure(node: NodeState) -> bool:
-    """Whether a run that fails waits for a node still: all else is ended with it."""
+    """Return whether a failing run still waits for a node; all others end with it."""
     return node.closes or node.is_child or node.status is NodeStatus.RUNNING
 
 
@@ -233,7 +233,7 @@ def _cancelling(run: RunState, nodes: Iterable[NodeState]) -> Reason:
 
 
 def _limited(limited: Sequence[Limited]) -> list[Reason]:
-    """Tell of what waits for limits, by count."""
+    """Return the reasons of what waits for limits."""
     return [
         _about(
             Cause.LIMITED,
@@ -248,7 +248,7 @@ def _limited(limited: Sequence[Limited]) -> list[Reason]:
 
 
 def _unassigned(ready: Sequence[Ready], situation: Situation) -> list[Reason]:
-    """Tell of nodes that could run: why no runner has them."""
+    """Return the reasons why ready nodes have no runner."""
     reasons = []
     locked = [each.node_id for each in ready if each.locked]
     if locked:
@@ -279,7 +279,7 @@ def _unassigned(ready: Sequence[Ready], situation: Situation) -> list[Reason]:
 
 
 def _busy(able: Sequence[Ready], kept: Kept) -> list[Reason]:
-    """Tell of nodes that runners could take which have too much to do, or are kept for others."""
+    """Return the reasons of nodes whose possible runners are busy or reserved."""
     held = [each.node_id for each in able if kept.holds_up(each.node_id, each.wanted)]
     full = [each.node_id for each in able if each.node_id not in held]
     reasons = []
@@ -294,14 +294,14 @@ def _busy(able: Sequence[Ready], kept: Kept) -> list[Reason]:
 
 
 def _comes_for(ready: Ready, situation: Situation) -> bool:
-    """Whether no runner could take it, and one that can be started would."""
+    """Return whether only a runner that can be started could take it."""
     if any(takes(offer, ready.wanted) for offer in situation.offers):
         return False
     return situation.machines_come or any(takes(offer, ready.wanted) for offer in situation.coming)
 
 
 def _unfit(ready: Sequence[Ready], situation: Situation) -> list[Reason]:
-    """Tell of nodes that ask for what no runner has."""
+    """Return the reasons of nodes that require what no runner has."""
     names: dict[Needs, list[str]] = {}
     for each in ready:
         if not isinstance(each.wanted, str) and not any(
@@ -317,11 +317,11 @@ def _unfit(ready: Sequence[Ready], situation: Situation) -> list[Reason]:
 
 
 def _begun(nodes: Sequence[NodeState], now: datetime) -> list[Reason]:
-    """Tell of nodes that have begun and are not over."""
+    """Return the reasons of nodes that have begun and not ended."""
     reasons = []
     silent = [each for each in nodes if each.status is NodeStatus.RUNNING and each.silent]
     running = [each for each in nodes if each.status is NodeStatus.RUNNING and not each.silent]
-    retrying = [  # those whose time has come wait for a runner
+    retrying = [  # those that are due already wait for a runner
         each
         for each in nodes
         if each.status is NodeStatus.RETRYING and (each.due_at is None or each.due_at > now)

@@ -12,19 +12,19 @@ from services.orchestrator.domain.needs import Offer, Wanted, takes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What attempts keep that run alone, or wait to, because the runner they were on was lost."""
+    """What is reserved for attempts that must run alone, because their runner was lost."""
 
-    offers: Sequence[Offer] = ()  # of the runners that take nothing else
+    offers: Sequence[Offer] = ()  # of the reserved runners
     suspects: AbstractSet[str] = frozenset()  # nodes of this run that wait to run alone
-    executions: Sequence[UUID] = ()  # others of the tenant that have such attempts, some of them
+    executions: Sequence[UUID] = ()  # some other runs of the tenant with such attempts
 
     def holds_up(self, node_id: str, wanted: Wanted) -> bool:
-        """Whether a node that could run waits for this."""
+        """Return whether this is why a ready node waits."""
         return node_id in self.suspects or any(takes(offer, wanted) for offer in self.offers)
 
 
 def situation(kept: Kept, nodes: Sequence[str]) -> str:
-    """Say why nodes wait."""
+    """Describe why nodes wait."""
     if kept.suspects >= set(nodes):
         return (
             "they were on a runner that was lost: each runs again alone, once one is empty for it"
@@ -36,7 +36,7 @@ def situation(kept: Kept, nodes: Sequence[str]) -> str:
 
 
 def way_on(kept: Kept) -> str:
-    """Say what helps; a priority does not."""
+    """Describe what helps; a higher priority does not."""
     if not kept.executions:
         return "wait, or add a runner"
     ids = ", ".join(str(each) for each in kept.executions)

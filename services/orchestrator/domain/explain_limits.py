@@ -1,4 +1,4 @@
-"""What a limit holds up: who has its slots, how many come first, and the shortest way on."""
+"""What waits for a limit: who holds its slots, how many come first, and what helps."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from uuid import UUID
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """An execution that has places under a limit."""
+    """An execution that holds slots of a limit."""
 
     execution_id: UUID
-    is_paused: bool = False  # and keeps a place of its own, as a run does that has begun
+    is_paused: bool = False  # and keeps its slot, as a run does that has begun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limited:
-    """What of a run waits for places in one count of a limit."""
+    """What of a run waits for slots of a limit, under one key."""
 
     limit: str
-    nodes: Sequence[str]  # none where the run itself waits
+    nodes: Sequence[str]  # empty if the run itself waits
     own_id: UUID
     max_running: int | None = None
-    taken: int = 0  # places; some may be for nothing yet
+    taken: int = 0  # slots; some may not be in use yet
     holders: Sequence[Holder] = ()  # some of them
     holder_count: int = 0
-    ahead: int = 0  # what comes before the first of these
-    free_at: datetime | None = None  # when the rate lets the next begin
+    ahead: int = 0  # how many come before the first of these
+    free_at: datetime | None = None  # when the rate allows the next start
 
     @property
     def is_full(self) -> bool:
-        """Whether every place is taken."""
+        """Whether all slots are taken."""
         return self.max_running is not None and self.taken >= self.max_running
 
 
 def situation(limited: Limited) -> str:
-    """Say what waits, and for what."""
+    """Describe what waits, and for what."""
     if limited.nodes:
         said = f"they wait for places under the limit {limited.limit}"
     else:
@@ -62,7 +62,7 @@ def _by(limited: Limited) -> str:
 
 
 def way_on(limited: Limited) -> str:
-    """Say the shortest thing that lets it go on."""
+    """Describe the shortest action that helps."""
     raising = f"UpdateLimit with the name {limited.limit} lets more go on"
     if not limited.is_full:
         return f"wait, or {raising}"

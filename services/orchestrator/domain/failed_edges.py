@@ -1,4 +1,4 @@
-"""Which edge brought a value that a node could not take."""
+"""Names the edge that carried a value which a node could not take."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from services.orchestrator.domain.state import Run
 
 
 def named(run: Run, slot: int, failure: Failure) -> Failure:
-    """Name the edge in a failure of an input: in its message, and in its detail as data.
+    """Add the edge to the failure of an input: to its message, and to its detail as data.
 
-    A value that the workflow itself states came over no edge: such a failure stays as it is.
+    A literal came over no edge: such a failure stays unchanged.
     """
     if not failure.input:
         return failure
@@ -24,7 +24,7 @@ def named(run: Run, slot: int, failure: Failure) -> Failure:
 
 
 def edge_of(run: Run, slot: int, binding: Binding) -> dict[str, str]:
-    """Give the edge of a binding, by the names that the workflow has for its ends."""
+    """Return the edge of a binding, with the names of its ends in the workflow."""
     target = run.place(slot).id
     if binding.source == FROM_TURN:
         source = target

@@ -1,4 +1,4 @@
-"""What a call of a trigger starts: its inputs, its request id, and whether the call is recent."""
+"""Rules of trigger calls: their age, payload, filter and request id."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from qflow.types import ValueTextError, parse_strict
 from services.kit.cel import Expression, ExpressionError, compile_expression, compile_new
 from services.kit.errors import invalid
 
-# A call that was overheard may be sent again for so long; it then gives the same run.
+# A call is accepted for this long; sent again, even by an attacker, it returns the same run.
 WINDOW: Final = timedelta(minutes=5)
-PAYLOAD: Final = "payload"  # as filters name it
-_FILTERS_MAX: Final = 1_000  # that stay compiled
+PAYLOAD: Final = "payload"  # its name in filters
+_FILTERS_MAX: Final = 1_000  # compiled ones that are kept
 
 
 def check_time(sent_at: datetime, now: datetime) -> None:
-    """Refuse what was sent too long ago, or is from a clock that is wrong."""
+    """Refuse a call that is too old, or from a wrong clock."""
     if abs(now - sent_at) > WINDOW:
         fault = f"must be within {WINDOW.seconds // 60} minutes of the server's time"
         raise invalid("send_time", "TRIGGER_STALE", fault)
 
 
 def check_object(text: str, *, field: str) -> None:
-    """Refuse what is no JSON object."""
+    """Refuse a text that is no JSON object."""
     try:
         value = parse_strict(text or "{}")
     except ValueTextError as error:
@@ -38,7 +38,7 @@ def check_object(text: str, *, field: str) -> None:
 
 
 def check_value(text: str, *, field: str) -> None:
-    """Refuse what is no JSON."""
+    """Refuse a text that is no JSON."""
     try:
         parse_strict(text)
     except ValueTextError as error:
@@ -51,7 +51,7 @@ def _compiled(text: str) -> Expression:
 
 
 def check_filter(text: str) -> None:
-    """Refuse a filter that is no expression over the payload, or that is never true or false."""
+    """Refuse a filter that is no expression over the payload, or never boolean."""
     if not text:
         return
     try:
@@ -63,7 +63,7 @@ def check_filter(text: str) -> None:
 
 
 def passes(text: str, payload: str) -> bool:
-    """Say whether a filter holds; a payload that it cannot be worked out over is refused."""
+    """Return whether a filter matches; refuses a payload for which it cannot be evaluated."""
     if not text:
         return True
     try:
@@ -73,7 +73,7 @@ def passes(text: str, payload: str) -> bool:
 
 
 def request_id(trigger_id: UUID, *, idempotency_key: str, sent_at: datetime, payload: str) -> UUID:
-    """Give what makes a repeated call the same start."""
+    """Return the request id of the start, equal for repeated calls."""
     if idempotency_key:
         return uuid5(trigger_id, f"key {idempotency_key}")
     digest = hashlib.sha256(payload.encode()).hexdigest()
@@ -81,7 +81,7 @@ def request_id(trigger_id: UUID, *, idempotency_key: str, sent_at: datetime, pay
 
 
 def place_of(field: str, *, payload_input: str, own: Collection[str]) -> str:
-    """Give the field of a call that a field of its start came from; the trigger's own stay."""
+    """Return the field of the call for a field of the start; the trigger's own inputs stay."""
     first, _, path = field.partition(".")
     name = path.partition(".")[0].partition("[")[0]
     if first != "input_json" or name in own:

@@ -1,4 +1,4 @@
-"""How long a run may take: its longest path, by what its nodes took lately."""
+"""Predicts how long a run takes: its longest path, from recent durations of its nodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.orchestrator.domain.plan import FROM_LITERAL, Kind, Phase, Place, 
 
 
 class Times(NamedTuple):
-    """How long something takes: half of the times, and nine in ten, are shorter."""
+    """Durations in microseconds: the median and the 90th percentile."""
 
     median_us: float
     p90_us: float
@@ -25,26 +25,26 @@ NO_TIME: Final = Times(0.0, 0.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
-    """How something went the last times."""
+    """Statistics of recent attempts or runs."""
 
-    times: Times | None = None  # of those that completed
+    times: Times | None = None  # of completed ones
     samples: int = 0  # how many completed
-    ended: int = 0  # how many there are, failed ones too
+    ended: int = 0  # how many ended, including failed ones
     failed: int = 0
 
 
 NO_PAST: Final = Past()
 _AT_ONCE: Final = Past(times=NO_TIME)
 PlanKey: TypeAlias = tuple[UUID | None, int | None]
-# By workflow version: the places whose results are in the cache.
+# Places whose results are in the cache, by workflow version.
 Hits: TypeAlias = Mapping[PlanKey, Collection[int]]
 NO_HITS: Final[Hits] = {}
-# By node version: under None its attempts, under a place what that took as a whole.
+# By node version and place: with None its attempts, with a place that place as a whole.
 History: TypeAlias = Mapping[tuple[UUID, str | None], Past]
 
 
 class Role(StrEnum):
-    """When a place has its turn."""
+    """In which phase of a run a place is expected to run."""
 
     MAIN = "main"
     ON_FAILURE = "on_failure"
@@ -54,20 +54,20 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What is expected of a run of a plan. Sequences are indexed by place."""
+    """A prediction for a run of a plan. Sequences are indexed by place."""
 
     roles: Sequence[Role]
-    past: Sequence[Past]  # of a place as a whole; without times where nothing is known
-    path: tuple[int, ...]  # the places that take longest, one after the other
-    total: Times | None  # of the longest path; None where nothing is known
-    work: Times  # of all places one after the other
-    unknown: int  # how many places are in none of these
+    past: Sequence[Past]  # of each place as a whole; without times if unknown
+    path: tuple[int, ...]  # the places of the longest path
+    total: Times | None  # of the longest path; None if unknown
+    work: Times  # the sum over all places
+    unknown: int  # how many places have no known duration
 
 
 def forecasts(plans: Iterable[Plan], history: History, hits: Hits = NO_HITS) -> list[Forecast]:
-    """Say what to expect of a run of each of these plans; each is looked at once.
+    """Return a prediction for a run of each plan, computed once per plan.
 
-    What is taken from the cache takes no time.
+    A result from the cache takes no time.
     """
     known: dict[PlanKey, Forecast] = {}
     return [_forecast(plan, history, hits, known) for plan in plans]
@@ -128,7 +128,7 @@ def _sum(one: Times, other: Times | None) -> Times:
 
 
 def roles_of(plan: Plan) -> list[Role]:
-    """Say when each place has its turn; what only failures lead to is not expected to run."""
+    """Return the phase of each place; those reached by failures only are not expected to run."""
     roles = [_LATER.get(place.phase, Role.ON_FAILURE) for place in plan.places]
     waiting = list(plan.roots)
     for at in waiting:
@@ -149,9 +149,9 @@ _LATER: Final[Mapping[Phase, Role]] = {
 
 
 def _past_of(place: Place, sub: Forecast | None, history: History, hits: Hits) -> Past:
-    """Say what is known of a place as a whole."""
+    """Return what is known of a place as a whole."""
     if place.kind in (Kind.CHOICE, Kind.SIGNAL, Kind.APPROVAL):
-        return _AT_ONCE  # or as long as people take, which is told apart
+        return _AT_ONCE  # or as long as people take, which is reported separately
     if place.kind is Kind.SLEEP and not place.grouped:
         seconds = _literal_seconds(place)
         if seconds is not None:
@@ -160,7 +160,7 @@ def _past_of(place: Place, sub: Forecast | None, history: History, hits: Hits) -
     found = history.get((place.node_version_id, place.id if whole else None), NO_PAST)
     if place.sub is not None and sub is not None and not place.grouped:
         cached = sub.total is not None and hits.get(key_of(place.sub))
-        if found.times is None or cached:  # its past runs did not have what the cache has
+        if found.times is None or cached:  # its past runs had no cached results
             return Past(times=sub.total)
     return found
 
@@ -176,7 +176,7 @@ def _literal_seconds(place: Place) -> float | None:
 def _longest(
     plan: Plan, roles: Sequence[Role], past: Sequence[Past]
 ) -> tuple[tuple[int, ...], Times]:
-    """Give the path with the largest sum of medians, and the largest sums there are."""
+    """Return the path with the largest sum of medians, and the largest sums."""
     path: tuple[int, ...] = ()
     total = NO_TIME
     for role in (Role.MAIN, Role.FINALLY):
@@ -193,8 +193,8 @@ def _longest_among(
     among = set(places)
     children = {at: [each for each in plan.children[at] if each in among] for at in places}
     open_parents = Counter(child for each in children.values() for child in each)
-    before: dict[int, int] = {}  # the place that a path comes from
-    starts = dict.fromkeys(places, NO_TIME)  # by what came before
+    before: dict[int, int] = {}  # the predecessor on the longest path to a place
+    starts = dict.fromkeys(places, NO_TIME)  # when a place can start
     ends: dict[int, Times] = {}
     ready = [at for at in places if not open_parents[at]]
     while ready:
@@ -218,12 +218,12 @@ def _longest_among(
 
 
 def key_of(plan: Plan) -> PlanKey:
-    """Name a workflow's version."""
+    """Return the key of a plan: its workflow and version."""
     return plan.workflow_id, plan.workflow_version
 
 
 def within(total: Times | None, work: Times, slots: int) -> Times | None:
-    """Say how long a run takes on so many slots: no less than its work spread over all of them."""
+    """Return the duration on so many slots: at least the work divided by their number."""
     if total is None or not slots:
         return total
     return Times(
@@ -232,7 +232,7 @@ def within(total: Times | None, work: Times, slots: int) -> Times | None:
 
 
 def distinct(plan: Plan) -> list[tuple[str, Plan]]:
-    """Give a plan and the sub-workflows in it, each version once, with the way to it."""
+    """Return a plan and its sub-workflows, each version once, with the path to it."""
     found: dict[PlanKey, tuple[str, Plan]] = {}
     waiting: list[tuple[str, Plan]] = [("", plan)]
     for way, each in waiting:

@@ -1,7 +1,7 @@
-"""Maps and loops: one node that runs as many parts, under one row of its own.
+"""Maps and loops: groups, which run one node as many parts, and have a row of their own.
 
-Elements begin in their order, as runners have credits and the window allows; each gets its slot
-and its row only then. A turn of a loop begins when the one before is over.
+Elements begin in order, as runners have credits and `max_in_flight` allows; each gets its slot and
+row only then. A turn of a loop begins when the previous one has ended.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def begin(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
-    """Begin a map or a loop; returns whether it is over already, having nothing to do."""
+    """Begin a map or loop; returns whether it has ended already, having nothing to do."""
     group = new_group(run, slot)
     place_row(run, slot, t, NodeStatus.WAITING, new_id=fx.new_id, token=fx.next_token())
     run.groups[slot] = group
@@ -48,7 +48,7 @@ def begin(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
 
 
 def new_group(run: Run, slot: int) -> Group:
-    """Lay out a group of which nothing has begun."""
+    """Return a new group of which nothing has begun."""
     place = run.place(slot)
     if place.loop is not None:
         return Group(slot, count=place.loop.max_turns, window=1)
@@ -70,7 +70,7 @@ def new_group(run: Run, slot: int) -> Group:
 
 
 def _elements(run: Run, slot: int, binding: Binding) -> Sequence[bytes] | FileList | ListOutput:
-    """Give the list that a group maps over: an input, or an element of the map above."""
+    """Return the list that a group maps over: an input, or an element of the outer map."""
     part = run.part(slot)
     if part is None:
         output = run.outputs.get(binding.source) if binding.source >= 0 else None
@@ -89,7 +89,7 @@ def _elements(run: Run, slot: int, binding: Binding) -> Sequence[bytes] | FileLi
 
 
 def split_list(value: Value | None, name: str) -> Sequence[bytes] | FileList:
-    """Split a JSON list into the exact texts of its elements, or count those in a file."""
+    """Return the exact texts of the elements of a JSON list, or the count of a list in a file."""
     if isinstance(value, FilePart):
         return _counted(value, name)
     assert not isinstance(value, Spliced), "what elements gave is mapped over as it is"
@@ -102,7 +102,7 @@ def split_list(value: Value | None, name: str) -> Sequence[bytes] | FileList:
 
 
 def _counted(value: FilePart, name: str) -> FileList:
-    """Take the runner's word on how many elements a list has; this process never reads it."""
+    """Return a list in a file, with the count that the runner reported: it is never read here."""
     count = value.file.counts.get(value.field)
     if value.index is not None:
         message = "the list is an element of one above 64 KiB, and only whole lists are counted"
@@ -114,7 +114,7 @@ def _counted(value: FilePart, name: str) -> FileList:
 
 
 def fill(run: Run, group: Group, t: Transition, fx: Effects) -> None:
-    """Begin what may begin now; what needs a runner waits for a credit."""
+    """Begin parts that may begin now; those that need a runner are queued."""
     slot = group.slot
     if group.filling or not run.may_begin(slot) or not group.room:
         return
@@ -124,7 +124,7 @@ def fill(run: Run, group: Group, t: Transition, fx: Effects) -> None:
             group.queued = True
             fx.ready.append(Ready(run, slot))
         return
-    group.filling = True  # what is refused at once ends here, and asks for the next one
+    group.filling = True  # a part refused at once ends within this loop, which begins the next
     while group.room and run.may_begin(slot) and slot in run.groups:
         part = next_part(run, group)
         if leaf:
@@ -156,14 +156,14 @@ def _begin_nested(run: Run, part: int, t: Transition, fx: Effects) -> None:
 
 
 def refuse(run: Run, part: int, t: Transition, fx: Effects, failure: Failure) -> None:
-    """Write a part that cannot begin as failed, or as quarantined."""
+    """Record a part that cannot begin as failed or quarantined."""
     status = failed_status(run, part)
     place_row(run, part, t, status, new_id=fx.new_id, token=fx.next_token(), failure=failure)
     part_over(run, part, t, fx, None, failure=failure)
 
 
 def next_part(run: Run, group: Group) -> int:
-    """Make the slot of the element or turn that is next."""
+    """Add the slot of the next element or turn."""
     first = 0 if run.place(group.slot).map is not None else 1
     part = run.add_part(group.slot, group.begun - len(group.ahead) + first)
     group.begun += 1
@@ -173,13 +173,13 @@ def next_part(run: Run, group: Group) -> int:
 
 
 def pass_over(group: Group) -> None:
-    """Find the next element to begin behind those that are there already."""
+    """Skip elements that have a slot already, such as kept ones."""
     while (number := group.begun - len(group.ahead)) in group.ahead:
         group.ahead.remove(number)
 
 
 def failed_status(run: Run, slot: int) -> NodeStatus:
-    """Say what a slot that failed for good is: what a map tolerates is put aside."""
+    """Return the status of a slot that failed for good: quarantined if its map tolerates that."""
     part = run.part(slot)
     group = run.groups.get(part.group) if part is not None else None
     tolerated = group is not None and group.failed < group.allowed
@@ -187,7 +187,7 @@ def failed_status(run: Run, slot: int) -> NodeStatus:
 
 
 def part_left(run: Run, slot: int) -> None:
-    """Know that an element or a turn is not made again: its run ends, and its group with it."""
+    """Record that an element or turn will not be retried because its run ends."""
     part = run.part(slot)
     group = run.groups.get(part.group) if part is not None else None
     if part is not None and group is not None:
@@ -206,13 +206,13 @@ def part_over(
     *,
     failure: Failure | None = None,
 ) -> None:
-    """Take the end of an element or a turn; the group goes on, or is over with it."""
+    """Handle the end of an element or turn: the group continues or ends."""
     part = run.part(slot)
     assert part is not None
     group = run.groups.get(part.group)
     record = run.records[part.group]
     if group is None or record is None or record.status in NODE_FINAL:
-        return  # it failed before, and this was still under way
+        return  # the group failed before, while this part was still running
     group.open -= 1
     group.outputs[part.number] = output
     if failure is not None:
@@ -249,7 +249,7 @@ def _turn_over(run: Run, group: Group, turn: int, t: Transition, fx: Effects) ->
 
 
 def _turn_values(run: Run, group: Group, turn: int) -> dict[str, bytes]:
-    """Give what a loop's condition reads: the turn's inputs, its outputs, its number."""
+    """Return the values for a loop's condition: the turn's inputs, outputs and number."""
     place = run.place(group.slot)
     assert place.loop is not None
     names, carry = place.loop.condition.names, place.loop.carry
@@ -269,7 +269,7 @@ def _turn_values(run: Run, group: Group, turn: int) -> dict[str, bytes]:
 
 
 def finish(run: Run, group: Group, t: Transition, fx: Effects) -> None:
-    """Complete a group with what its parts gave, and tell whoever is next."""
+    """Complete a group with the outputs of its parts."""
     output = output_of(run, group)
     place = run.plan.places[run.place_of(group.slot)]
     if has_files(output) and is_answer(run.plan, run.place_of(group.slot)):
@@ -292,7 +292,7 @@ def finish(run: Run, group: Group, t: Transition, fx: Effects) -> None:
 
 
 def output_of(run: Run, group: Group) -> NodeOutput:
-    """Give what a group gave: a list of each output, or the outputs of the last turn."""
+    """Return the output of a group: lists of its parts' outputs, or those of the last turn."""
     if run.place(group.slot).loop is not None:
         last = group.outputs[max(group.outputs)]
         assert last is not None
@@ -301,12 +301,12 @@ def output_of(run: Run, group: Group) -> NodeOutput:
 
 
 def is_answer(plan: Plan, place: int) -> bool:
-    """Say whether an output of the run is one of a place's."""
+    """Return whether a place feeds an output of the run."""
     return any(output.source == place for output in plan.outputs)
 
 
 def fail(run: Run, group: Group, t: Transition, fx: Effects, failure: Failure) -> None:
-    """End a group that cannot succeed; what of it runs ends, and nothing is repeated."""
+    """Fail a group: its running parts end, and none is retried."""
     run.groups.pop(group.slot, None)
     end_parts(run, group.slot, t, fx)
     status = failed_status(run, group.slot)
@@ -315,7 +315,7 @@ def fail(run: Run, group: Group, t: Transition, fx: Effects, failure: Failure) -
 
 
 def end_parts(run: Run, slot: int, t: Transition, fx: Effects) -> None:
-    """End the parts of a group that wait to be repeated; what runs of it ends by itself.
+    """End the parts of a group that wait for a retry; running ones end by themselves.
 
     In a part that is a sub-workflow nothing new begins.
     """

@@ -1,4 +1,4 @@
-"""Rows that are added and never changed: failed attempts, errors, and what came along edges."""
+"""Append-only rows: failed attempts, errors, and data flow along edges."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REFERENCE_BYTES: Final = 48
 
 
 def outcome_of(failure: Failure) -> str:
-    """Name how a failed attempt ended, in the words of node_attempts."""
+    """Return the outcome of a failed attempt for node_attempts."""
     return failure.error_type if failure.error_type in ("timeout", "oom") else "failed"
 
 
@@ -33,7 +33,7 @@ def attempt_row(
     outcome: str,
     new_id: NewId,
 ) -> None:
-    """Add the row of a failed attempt, and the error's log."""
+    """Add the rows of a failed attempt and its error."""
     error_row(run, t, failure, new_id=new_id, record=record, usage=usage)
     t.attempts = more(
         t.attempts,
@@ -67,7 +67,7 @@ def error_row(
     record: NodeRecord | None = None,
     usage: Usage = NO_USAGE,
 ) -> None:
-    """Add an error's log; without a record, of a place of which nothing ever ran."""
+    """Add the row of an error; without a record, of a place that never ran."""
     t.errors = more(
         t.errors,
         ErrorInsert(
@@ -87,9 +87,9 @@ def error_row(
 
 
 def flow_rows(run: Run, place: int, t: Transition, usage: Usage, new_id: NewId) -> None:
-    """Add a row for each edge that brought a completed node its input.
+    """Add a row for each edge that carried an input of a completed node.
 
-    A map or loop has its edges once, not for each element or turn: those are no places.
+    The edges of a map or loop are recorded once, not for each element or turn.
     """
     places = run.plan.places
     if place >= len(places):
@@ -101,7 +101,7 @@ def flow_rows(run: Run, place: int, t: Transition, usage: Usage, new_id: NewId) 
         output = run.outputs.get(binding.source)
         if output is None or binding.output < 0:
             continue
-        if isinstance(output, tuple):  # as with most
+        if isinstance(output, tuple):  # the usual case
             text = output[binding.output]
             size, file_id = len(text), _referred(text)
         else:
@@ -125,16 +125,16 @@ def flow_rows(run: Run, place: int, t: Transition, usage: Usage, new_id: NewId) 
 
 
 def _referred(text: bytes) -> UUID | None:
-    """Give the id of the file that is the value, where an output is nothing but its reference.
+    """Return the file id if an output is just a reference to a file.
 
-    Whether there is such a file, what it holds and how large it is, the database says.
+    Whether there is such a file is checked by the statement that writes the row.
     """
     found = _REFERENCE.fullmatch(text) if len(text) == _REFERENCE_BYTES else None
     return UUID(found[1].decode()) if found is not None else None
 
 
 def _size_of(output: NodeOutput | None, index: int) -> tuple[int, FileValue | None]:
-    """Give how many bytes an output has, and the file that it is in."""
+    """Return the size of an output in bytes, and the file that holds it, if any."""
     if isinstance(output, tuple):
         return len(output[index]), None
     if isinstance(output, FileValue):

@@ -1,6 +1,6 @@
-"""What runs may consume and have consumed: budgets of runs, and quotas of tenants per day.
+"""Budgets of runs and daily quotas of tenants, and what is used of them.
 
-What is set for nobody costs nothing: a ledger without a quota and without a budget is false.
+A ledger without any is false, so that unlimited deployments skip the checks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ QUOTA_EXCEEDED: Final = "quota_exceeded"
 
 
 class Quota(NamedTuple):
-    """What a tenant may consume per day, and a run of it in all."""
+    """What a tenant may consume per day, and one of its runs in total."""
 
     per_day: Amounts = NOTHING
     per_run: Amounts = NOTHING
@@ -29,7 +29,7 @@ class Quota(NamedTuple):
 
 @dataclass(slots=True)
 class Budget:
-    """What a run may consume with all its sub-workflows, and what it has."""
+    """What a run may consume, including its sub-workflows, and what it has consumed."""
 
     most: Amounts
     nodes: int = 0
@@ -39,7 +39,7 @@ class Budget:
 
     @property
     def spent(self) -> Failure | None:
-        """Why the run ends, once it is used up."""
+        """Return the failure of the run if the budget is used up."""
         used = Amounts(self.nodes, self.cpu_us, self.gb_us, self.moved_bytes)
         found = next(exceeded(self.most, used), None)
         if found is None:
@@ -52,21 +52,21 @@ class Budget:
 
 
 class Ledger:
-    """Quotas of all tenants, and budgets of the runs that this orchestrator has."""
+    """Quotas of all tenants, and budgets of the runs in memory."""
 
     __slots__ = ("budgets", "charged", "quotas")
 
     def __init__(self) -> None:
         self.quotas: Mapping[UUID, Quota] = {}
         self.budgets: dict[UUID, Budget] = {}
-        self.charged: set[UUID] = set()  # tenants, since somebody looked at what they used
+        self.charged: set[UUID] = set()  # tenants charged since their usage was last read
 
     def __bool__(self) -> bool:
-        """Whether anything is limited at all."""
+        """Whether there is any quota or budget."""
         return bool(self.budgets or self.quotas)
 
     def charge(self, run: Run, root: Run, usage: Usage, t: Transition) -> Failure | None:
-        """Count an attempt with the change that ends it; gives why its run ends if that does."""
+        """Charge an ended attempt; returns the failure of its run if that used up the budget."""
         gb_us = usage.memory_peak_bytes * usage.took_us >> 30
         if run.tenant_id in self.quotas:
             charge = Charge(run.tenant_id, usage.cpu_us, gb_us, usage.moved_bytes)
@@ -84,7 +84,7 @@ class Ledger:
         return budget.spent
 
     def overdrawn(self, run: Run, used: Amounts) -> Failure | None:
-        """Say why a run ends whose tenant used up its day; what it has a budget of it may use."""
+        """Return the failure of a run whose tenant used up its quota, unless it has a budget of it."""
         quota = self.quotas.get(run.tenant_id)
         if quota is None:
             return None

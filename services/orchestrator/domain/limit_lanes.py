@@ -1,4 +1,4 @@
-"""The lines of a limit: groups that wait, each of one owner, and the counts that they wait for."""
+"""Queues of limits: groups of waiting slots, each of one owner, ordered by turns."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from uuid import UUID
 from services.orchestrator.domain.limits import Demand, Lane
 from services.orchestrator.domain.turns import Line, Turns
 
-# In the place of a slot: the run itself waits, and nothing of it has begun.
+# Instead of a slot number: the run itself waits, before it begins.
 WHOLE_RUN: Final = -1
-STEP_MAX: Final = 64  # places of one count that are asked for at once
+STEP_MAX: Final = 64  # slots of one count requested at once
 
 
 class Waiting(NamedTuple):
@@ -22,42 +22,42 @@ class Waiting(NamedTuple):
     run_id: UUID
     slot: int
     alone: bool = False
-    since: int = 0  # the turn that it had before a pause, or in which its run asked first
+    since: int = 0  # its turn before a pause, or of the first request of its run
 
 
 class Place(NamedTuple):
-    """Where what waits of a run for the same counts stands in line."""
+    """The position in a queue of what waits for a run."""
 
     demand: Demand  # the count that holds it up
     slots: list[int]
-    ahead: int  # what comes before the first of them, as turns stand now
+    ahead: int  # how many come before the first of them now
 
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """What waits of one owner, at one priority, for places in the same counts."""
+    """What waits for one owner, at one priority, for slots in the same counts."""
 
     lane: Lane
     owner: Hashable
     priority: int
     counts: tuple[Count, ...]
     tenant_id: UUID | None
-    since: int  # when it came, or was asked for last
+    since: int  # the turn when it came or last got a slot
     runs: OrderedDict[UUID, deque[Waiting]] = field(default_factory=OrderedDict)
-    turns: dict[UUID, int] = field(default_factory=dict)  # of runs: they stand in this order
+    turns: dict[UUID, int] = field(default_factory=dict)  # of runs, which are in this order
     size: int = 0
-    asked: int = 0  # places that are asked for, as yet without an answer
-    crowd: Crowd | None = None  # where it stands
-    held_by: Demand | None = None  # the count that it stands at, waiting for a place in it
+    asked: int = 0  # slots requested and not answered yet
+    crowd: Crowd | None = None  # the crowd it is in
+    held_by: Demand | None = None  # the count that it waits for
 
     def __iter__(self) -> Iterator[Waiting]:
         for found in self.runs.values():
             yield from found
 
     def push(self, waiting: Waiting, turn: int) -> None:
-        """Let something wait, at the end of what waits of its run.
+        """Add something at the end of what waits for its run.
 
-        A run whose turn was before that of others comes before them: a pause took it out.
+        A run with an earlier turn, which it had before a pause, is inserted before the others.
         """
         found = self.runs.get(waiting.run_id)
         if found is None:
@@ -77,7 +77,7 @@ class Group:
             self.runs.move_to_end(other)
 
     def pop(self, turn: int) -> Waiting:
-        """Take out who is next; its run goes to the end, with the turn that is the last."""
+        """Remove and return the next; its run goes to the end, with `turn`."""
         run_id, found = self.runs.popitem(last=False)
         waiting = found.popleft()
         if found:
@@ -88,7 +88,7 @@ class Group:
         return waiting
 
     def forget(self, run_id: UUID, *, whole: bool) -> dict[int, int]:
-        """Drop what waits of a run, the run itself only if `whole`; returns its turn, by slot."""
+        """Drop what waits for a run, the run itself only if `whole`; returns its turn by slot."""
         found, turn = self.runs[run_id], self.turns[run_id]
         gone = [each.slot for each in found if whole or each.slot != WHOLE_RUN]
         if len(gone) == len(found):
@@ -99,15 +99,15 @@ class Group:
         return dict.fromkeys(gone, turn)
 
     def ahead_of(self, run_id: UUID) -> int:
-        """Count what comes before the first that waits of a run, of what waits here."""
+        """Count what comes before the first that waits for a run, within this group."""
         return next(at for at, each in enumerate(self.runs) if each == run_id)
 
     def full_count(self) -> Count | None:
-        """Give one of its counts that is full."""
+        """Return one of its counts that is full, if any."""
         return next((each for each in self.counts if each.full), None)
 
     def short_of(self) -> Count | None:
-        """Give one of its counts that is to be asked for no more at present; a full one first."""
+        """Return one of its counts that must not be requested now, a full one first."""
         found = self.full_count()
         return found or next((each for each in self.counts if not each.has_room), None)
 
@@ -116,7 +116,7 @@ _Owners: TypeAlias = Line[Hashable, Line[Group, None]]
 
 
 class Crowd:
-    """Groups that stand together: by priority, then owners in turn, then the groups of each."""
+    """Groups in one queue: by priority, then by the owners' turns, then by group."""
 
     def __init__(self, tenant_id: UUID | None, owners: Turns) -> None:
         self.tenant_id = tenant_id
@@ -134,7 +134,7 @@ class Crowd:
                     yield group
 
     def add(self, group: Group) -> None:
-        """Let a group stand here that stands nowhere."""
+        """Add a group that is in no crowd."""
         owners = self._levels.get(group.priority)
         if owners is None:
             owners = self._levels[group.priority] = Line(self._turns.last)
@@ -146,7 +146,7 @@ class Crowd:
         self._size += 1
 
     def remove(self, group: Group) -> None:
-        """Let a group stand here no more."""
+        """Remove a group."""
         owners = self._levels[group.priority]
         groups = owners.get(group.owner)
         assert groups is not None
@@ -159,17 +159,17 @@ class Crowd:
         self._size -= 1
 
     def first(self) -> Group:
-        """Give the group that is next; some must stand here."""
+        """Return the next group; there must be one."""
         _, groups = self._levels[max(self._levels)].first()
         return groups.first()[0]
 
     def turn(self) -> tuple[int, int, int]:
-        """Tell how soon the one that is next here is, among several crowds."""
+        """Return the sort key of the next group, to compare crowds."""
         group = self.first()
         return -group.priority, self._turns.last(group.owner), group.since
 
     def ahead_of(self, group: Group, run_id: UUID) -> int:
-        """Count what comes before the first that waits of a run in a group that stands here."""
+        """Count what comes before the first that waits for a run in a group of this crowd."""
         groups = self._levels[group.priority].get(group.owner)
         assert groups is not None, "it stands here"
         own = _taking_turns(

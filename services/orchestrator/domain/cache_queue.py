@@ -159,7 +159,7 @@ class CacheQueue:
     def keep(self, run: Run, slot: int, output: NodeOutput) -> Iterator[CacheCommand]:
         """Yield the command to store the result of a completed slot, if it was looked up before.
 
-        Results that refer to files are not stored, which is decided here since rows may be encrypted.
+        Results that refer to files are not stored: decided here, since rows may be encrypted.
         """
         digest = self.digests.get(run.id, {}).get(slot)
         record, place = run.records[slot], run.place(slot)

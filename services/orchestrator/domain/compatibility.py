@@ -113,7 +113,7 @@ class _Check:
         self.faults.append(FieldViolation(place, description, reason))
 
     def is_apart(self, node: str) -> bool:
-        """Return whether a place is a sub-workflow of a fixed version, which is checked by itself."""
+        """Return whether a place is a sub-workflow of a fixed version, checked by itself."""
         place = self.nodes_by_id.get(node, {})
         return place.get("kind") == "workflow" and node not in self.versions
 

@@ -84,7 +84,7 @@ class Ledger:
         return budget.spent
 
     def overdrawn(self, run: Run, used: Amounts) -> Failure | None:
-        """Return the failure of a run whose tenant used up its quota, unless it has a budget of it."""
+        """Return the failure of a run whose tenant used up its quota, unless budgeted."""
         quota = self.quotas.get(run.tenant_id)
         if quota is None:
             return None

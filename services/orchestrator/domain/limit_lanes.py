@@ -177,7 +177,7 @@ class Crowd:
             [(each.size, each.since < group.since) for each, _ in groups if each is not group],
         )
         urgent = 0
-        served: dict[Hashable, tuple[int, int]] = {}  # when owners are, by more urgent levels
+        served: dict[Hashable, tuple[int, int]] = {}  # turns of owners in more urgent levels
         for level, (priority, owners) in enumerate(sorted(self._levels.items(), reverse=True), 1):
             sizes = {owner: sum(each.size for each, _ in of) for owner, of in owners}
             turns = sorted(sizes, key=lambda each: served.get(each, (0, self._turns.last(each))))
@@ -191,16 +191,16 @@ class Crowd:
         raise AssertionError("its level is one of these")
 
     def renew(self, owners: Iterable[Hashable]) -> None:
-        """Know that turns of owners were taken back."""
+        """Reorder owners whose turns were restored."""
         for owner in owners:
             for line in self._levels.values():
                 line.renew(owner)
 
 
 def _taking_turns(own: int, others: Iterable[tuple[int, bool]]) -> int:
-    """Count what comes before one that has `own` of its kind before it, where kinds take turns.
+    """Count what comes before something with `own` of its kind before it, if kinds take turns.
 
-    Of each other kind that is how much there is of it, and whether its turn comes first.
+    `others` holds the size of each other kind, and whether its turn comes first.
     """
     return own + sum(min(size, own + is_first) for size, is_first in others)
 
@@ -211,18 +211,18 @@ def _since(group: Group) -> int:
 
 @dataclass(slots=True, eq=False)
 class Count:
-    """A count in which something needs a place, with what stands there because it has none."""
+    """A count of a limit of which slots are wanted, and the groups that wait for it."""
 
     demand: Demand
     crowd: Crowd
-    groups: int = 0  # that need a place in it, wherever they stand
-    full: bool = False  # it had no place, and none was given back since
-    freed: bool = False  # a place was given back since it was last asked for
-    step: int = 1  # how many places are asked for next
+    groups: int = 0  # that need a slot of it, wherever they are
+    full: bool = False  # it had no free slot, and none was released since
+    freed: bool = False  # a slot was released since the last request
+    step: int = 1  # how many slots to request next
     asked: int = 0
-    closed: bool = False  # whoever is next needs a place in it and waits for an answer
+    closed: bool = False  # the next group needs a slot of it, and waits for an answer
 
     @property
     def has_room(self) -> bool:
-        """Whether it may have another place to ask for."""
+        """Whether another slot may be requested."""
         return not self.full and not self.closed and self.asked < self.step

@@ -1,11 +1,11 @@
-"""The queue for slots under limits: who waits, whose turn it is, and which counts may have slots.
+"""The queue for slots of limits: who waits, whose turn it is, and which counts may have free slots.
 
-What needs places in the same counts is in one lane. A lane that finds one of its counts full stands
-there, and is looked at when a place in that is given back or when a rate allows the next; never
-because time goes by. Then who is next there is asked for, and others only as long as places are
-found: what else waits costs nothing. Tenants take turns at being asked for. Of one those of the
-highest priority come first, of equal ones owners take turns, whichever lanes they wait in, then the
-lanes of each, and the runs in those.
+Everything that needs slots of the same counts is in one lane. When a count is found to be full, its
+groups wait there until one of its slots is released or its rate allows the next; nothing is polled.
+Then slots are requested for the next in turn, and for others only as long as requests succeed, so
+that the rest of the queue costs nothing. Tenants take turns. Within a tenant the highest priority
+comes first; at equal priority owners take turns, whatever lanes they wait in, then the lanes of an
+owner, then the runs in a lane.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from services.orchestrator.domain.limit_lanes import STEP_MAX, Count, Crowd, Gro
 from services.orchestrator.domain.limits import Claim, Demand, Lane
 from services.orchestrator.domain.turns import Line, Turns
 
-_FIRST = 1  # the turn that nobody's is before
-_FEW = 16  # groups that are cheaper to move than to keep apart
+_FIRST = 1  # the earliest turn
+_FEW = 16  # so few groups are moved rather than kept apart
 
 
 class LimitQueue:
-    """All that waits, and the places that are taken and not yet made use of."""
+    """Everything that waits, and the slots that are acquired but not used yet."""
 
     def __init__(self) -> None:
         self.size = 0
-        self.abandoned: list[UUID] = []  # places that were taken and that nobody has a use for
+        self.abandoned: list[UUID] = []  # acquired slots that nothing needs, to be released
         self._tenants = Turns()
         self._owners = Turns()
         self._turn = count(1)
@@ -37,20 +37,20 @@ class LimitQueue:
         self._counts: dict[UUID, dict[str, Count]] = {}  # by limit and key
         # Groups of which no count is known to be full, by tenant.
         self._loose: Line[UUID | None, Crowd] = Line(self._tenants.last)
-        self._open: dict[Count, None] = {}  # at which groups stand, and which may have places
-        self._closed: list[Count] = []  # not asked for any more in this question
-        self._asked: dict[UUID, tuple[Group, int]] = {}  # by the first place, with its turn before
+        self._open: dict[Count, None] = {}  # counts with waiting groups that may have free slots
+        self._closed: list[Count] = []  # counts excluded from the rest of this request
+        self._asked: dict[UUID, tuple[Group, int]] = {}  # by the first slot
         self._claims: dict[UUID, dict[int, list[Claim]]] = {}  # by run and slot
         self._later: list[tuple[float, int, Demand]] = []
 
     @property
     def wanted(self) -> bool:
-        """Whether places are to be asked for, or given back."""
+        """Whether there are slots to request or release."""
         return bool(self._loose or self._open or self.abandoned)
 
     @property
     def next_due(self) -> float | None:
-        """When `ripen` is to be called next."""
+        """The time at which to call `ripen` next, if any."""
         return self._later[0][0] if self._later else None
 
     # --- waiting --------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ class LimitQueue:
         priority: int,
         tenant_id: UUID | None = None,
     ) -> None:
-        """Let something wait in a lane; owners are told apart whatever their tenants are."""
+        """Add something to a lane; `owner` is unique across tenants."""
         groups = self._lanes.setdefault(lane, {})
         group = groups.get((priority, owner))
         turn = waiting.since or self.new_turn()
@@ -78,7 +78,7 @@ class LimitQueue:
         self._settle(group)
 
     def new_turn(self) -> int:
-        """Give the turn of somebody who asks now, for the first time."""
+        """Return a turn behind all others."""
         return next(self._turn)
 
     def _count(self, demand: Demand, tenant_id: UUID | None) -> Count:
@@ -90,10 +90,10 @@ class LimitQueue:
         return found
 
     def forget(self, run_id: UUID, *, whole: bool = False) -> dict[int, int]:
-        """Drop what waits of a run and what was taken for it; the run itself only if `whole`.
+        """Drop what waits for a run and what was acquired for it; the run itself only if `whole`.
 
-        Returns the turns with which its slots stand where they stood, if they ask again; those that
-        had places already come first.
+        Returns the turns by slot with which they regain their position if they are added again;
+        those that had acquired limit slots come first.
         """
         turns: dict[int, int] = {}
         for group in self._groups_of.pop(run_id, ()):
@@ -110,7 +110,7 @@ class LimitQueue:
         return turns
 
     def drain(self) -> list[Waiting]:
-        """Take out all that waits: the limits changed, and it may need something else by now."""
+        """Remove and return everything that waits: after limits changed, it may need others."""
         groups = [each for lane in self._lanes.values() for each in lane.values()]
         groups.sort(key=lambda each: -each.priority)
         found = [waiting for group in groups for waiting in group]
@@ -125,23 +125,23 @@ class LimitQueue:
         return found
 
     def waits(self, run_id: UUID) -> bool:
-        """Whether a run waits, or anything of it."""
+        """Return whether a run waits, or any of its slots."""
         return run_id in self._groups_of
 
     def places_of(self, run_id: UUID) -> Iterator[Place]:
-        """Give where what waits of a run stands in line, and for which count."""
+        """Yield the positions of what waits for a run, and for which count."""
         for group in self._groups_of.get(run_id, ()):
-            if group.crowd is None:  # as much is asked for as waits
+            if group.crowd is None:  # all of it is requested already
                 ahead = group.ahead_of(run_id)
             else:
                 ahead = group.crowd.ahead_of(group, run_id)
             slots = [each.slot for each in group.runs[run_id]]
             yield Place(group.held_by or group.lane[0], slots, ahead)
 
-    # --- where groups stand ---------------------------------------------------------------------
+    # --- positions of groups --------------------------------------------------------------------
 
     def _settle(self, group: Group) -> None:
-        """Let a group stand somewhere while something of it waits that is not asked for yet."""
+        """Keep a group in a crowd while some of it is not requested yet."""
         if group.size > group.asked:
             if group.crowd is None:
                 self._stand(group, group.full_count())
@@ -177,7 +177,7 @@ class LimitQueue:
                 self._open.pop(each, None)
 
     def _drop(self, group: Group) -> None:
-        """Take out a group of which nothing waits, and the counts that nothing else needs."""
+        """Remove an empty group, and counts that nothing else needs."""
         groups = self._lanes.get(group.lane, {})
         if groups.get((group.priority, group.owner)) is not group:
             return
@@ -192,16 +192,16 @@ class LimitQueue:
                 if not counts:
                     del self._counts[each.demand.limit_id]
 
-    # --- asking for places ----------------------------------------------------------------------
+    # --- requests -------------------------------------------------------------------------------
 
     def ask(self, most: int, new_id: Callable[[], UUID]) -> list[Claim]:
-        """Give places to ask for, those that are next first."""
+        """Return claims to request, in order of turns."""
         for each in [each for each in self._open if len(each.crowd) <= _FEW]:
             for one in list(each.crowd):
                 self._stand(one, None)
         standing = list(self._open)
         claims: list[Claim] = []
-        tenants: dict[UUID | None, int] = {}  # their turns as they were: nobody is served yet
+        tenants: dict[UUID | None, int] = {}  # their turns before: nobody has been served yet
         owners: dict[Hashable, int] = {}
         while len(claims) < most and (group := self._next(standing)) is not None:
             tenants.setdefault(group.tenant_id, self._tenants.last(group.tenant_id))
@@ -215,7 +215,7 @@ class LimitQueue:
         return claims
 
     def _restore(self, tenants: dict[UUID | None, int], owners: dict[Hashable, int]) -> None:
-        """Take back turns, wherever they count next: where few stand they are put anew."""
+        """Restore turns of tenants and owners, and reorder by them."""
         for tenant_id, turn in tenants.items():
             self._tenants.restore(tenant_id, turn)
             self._loose.renew(tenant_id)
@@ -234,10 +234,10 @@ class LimitQueue:
         self._owners.serve(group.owner)
 
     def _next(self, standing: list[Count]) -> Group | None:
-        """Give who is next of those that may find places; who may not goes where those are short.
+        """Return the next group that may get slots; others move to the count that they wait for.
 
-        Whoever must wait for an answer first is overtaken by nobody who needs what it needs, and
-        nobody of its tenant who is less urgent.
+        A group that waits for an answer is not overtaken by others that need the same count, nor by
+        less urgent ones of its tenant.
         """
         while True:
             crowds = [each.crowd for each in standing if each.has_room and each.crowd]
@@ -276,7 +276,7 @@ class LimitQueue:
         return claim
 
     def _since(self, group: Group, turn: int) -> None:
-        """Put a group where it belongs among those of its owner."""
+        """Give a group another turn, and its position by that."""
         crowd = group.crowd
         if crowd is not None:
             crowd.remove(group)
@@ -286,7 +286,7 @@ class LimitQueue:
         self._settle(group)
 
     def _answered(self, claim: Claim) -> tuple[Group, int] | None:
-        """Know that what was asked for has an answer; None where all was drained meanwhile."""
+        """Remove an answered request; returns its group and turn, None if drained meanwhile."""
         found = self._asked.pop(claim.slots[0], None)
         if found is not None:
             group, _ = found
@@ -296,7 +296,7 @@ class LimitQueue:
         return found
 
     def granted(self, claim: Claim) -> Waiting | None:
-        """Give who goes on with places that were taken; None where nobody waits any more."""
+        """Return who continues with acquired slots; None if nothing needs them any more."""
         found = self._answered(claim)
         if found is not None:
             for each in found[0].counts:
@@ -324,7 +324,7 @@ class LimitQueue:
         return -group.priority, self._owners.last(group.owner)
 
     def refused(self, claim: Claim, limit_id: UUID, *, at: float | None = None) -> None:
-        """Put what waits for a count aside: it is full, until a moment if a rate says so."""
+        """Mark a count as full, until `at` if its rate limit refused."""
         found = self._answered(claim)
         if found is None:
             return
@@ -341,22 +341,22 @@ class LimitQueue:
             self._stand(group, full)
 
     def unanswered(self, claim: Claim) -> None:
-        """Know that nobody can tell whether places were taken: give them back, ask for others."""
+        """Handle a request with unknown outcome: release its slots, and request others."""
         self.abandon(claim)
         found = self._answered(claim)
         if found is not None:
             self.freed(claim.lane)
             self._since(found[0], min(found[1], found[0].since))
 
-    # --- places ---------------------------------------------------------------------------------
+    # --- acquired slots -------------------------------------------------------------------------
 
     def keep(self, waiting: Waiting, claim: Claim) -> None:
-        """Keep places for a slot until a runner takes it."""
+        """Keep a claim for a slot until a runner takes it."""
         claims = self._claims.setdefault(waiting.run_id, {})
         claims.setdefault(waiting.slot, []).append(claim)
 
     def claim(self, run_id: UUID, slot: int) -> Claim | None:
-        """Give the places that were taken for a slot."""
+        """Remove and return the claim kept for a slot, if any."""
         slots = self._claims.get(run_id)
         found = slots.get(slot) if slots else None
         if slots is None or not found:
@@ -369,24 +369,24 @@ class LimitQueue:
         return claim
 
     def abandon(self, claim: Claim) -> None:
-        """Give places back that nothing was begun with."""
+        """Release the slots of an unused claim."""
         self.abandoned.extend(claim.slots)
 
     def freed(self, demands: Iterable[Demand]) -> None:
-        """Look again at what waits for these counts: a place of each was given back."""
+        """Recheck what waits for these counts: a slot of each was released."""
         for limit_id, key in demands:
             found = self._counts.get(limit_id, {}).get(key)
             if found is not None:
                 self._free(found)
 
     def stir(self, limit_id: UUID | None = None) -> None:
-        """Look again at what waits for a limit, or at all that waits."""
+        """Recheck what waits for a limit, or for all limits."""
         for each in self._counts if limit_id is None else (limit_id,):
             for found in self._counts.get(each, {}).values():
                 self._free(found)
 
     def ripen(self, now: float) -> None:
-        """Look again at what a rate held up until now."""
+        """Recheck what a rate limit delayed until now."""
         while self._later and self._later[0][0] <= now:
             self.freed([heapq.heappop(self._later)[2]])
 
@@ -398,7 +398,7 @@ class LimitQueue:
 
 
 def _is_behind(group: Group, standing: list[Count]) -> bool:
-    """Whether more urgent ones of its tenant wait for an answer, which may need what it needs."""
+    """Return whether more urgent groups of the tenant wait for an answer."""
     return any(
         group.priority < each.crowd.first().priority
         for each in standing

@@ -1,4 +1,4 @@
-"""Limits: what must have a slot before it continues, and by which key it is counted."""
+"""Limits: which runs and attempts need slots, and under which key they are counted."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from uuid import UUID
 from services.kit.cel import VALUES_BYTES_MAX, Expression, ExpressionError, compile_expression
 from services.orchestrator.domain.state import Run
 
-# The name under which a key reads the run's inputs, and how long those may be that it reads.
+# The name of the run's inputs in key expressions, and how long the inputs read may be.
 INPUT: Final = "input"
 INPUT_BYTES_MAX: Final = 4096
 KEY_CHARS_MAX: Final = 200
-# No JSON text is like these: the one key of a limit without, and of runs for which none is known.
+# Keys that are no JSON text: of limits without a key expression, and of runs whose key is unknown.
 NO_KEY: Final = ""
 UNKNOWN_KEY: Final = "?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """A limit as the engine holds things against it; how much it allows the database knows."""
+    """A limit as the engine needs it; its amounts are checked in the database."""
 
     id: UUID
     tenant_id: UUID
     name: str
     revision: int
-    workflow_id: UUID | None = None  # the runs of a workflow
-    node_id: UUID | None = None  # attempts at a node; with neither: all attempts
+    workflow_id: UUID | None = None  # limits runs of a workflow
+    node_id: UUID | None = None  # limits attempts at a node; with neither: all attempts
     owner_id: UUID | None = None  # of runs that this user started alone
     per_owner: bool = False  # each user who started runs has counts of their own
     key: Expression | None = None
@@ -69,7 +69,7 @@ def compile_key(text: str) -> Expression | None:
 
 
 def key_of(key: Expression | None, values: Mapping[str, bytes]) -> str:
-    """Give the key under which a run with these inputs is counted."""
+    """Return the key under which a run with these inputs is counted."""
     if key is None:
         return NO_KEY
     parts, size = [], 0
@@ -93,7 +93,7 @@ def key_of(key: Expression | None, values: Mapping[str, bytes]) -> str:
 
 
 class Limits:
-    """The limits of all tenants, and the keys that runs have under them."""
+    """The limits of all tenants, and the keys of runs."""
 
     def __init__(self, limits: Iterable[Limit] = ()) -> None:
         self.by_id = {each.id: each for each in sorted(limits, key=lambda each: each.id)}
@@ -103,7 +103,7 @@ class Limits:
         self._keys: dict[UUID, dict[UUID, str]] = {}
 
     def of_run(self, run: Run) -> Lane:
-        """Give what a run needs before anything of it begins."""
+        """Return the demands of a run before it begins."""
         limits = self._of_tenant.get(run.tenant_id)
         if limits is None or run.plan.workflow_id is None:
             return ()
@@ -115,7 +115,7 @@ class Limits:
         )
 
     def of_slot(self, run: Run, slot: int) -> Lane:
-        """Give what an attempt at a slot needs before it begins."""
+        """Return the demands of an attempt at a slot."""
         limits = self._of_tenant.get(run.tenant_id) if self._of_tenant else None
         if limits is None:
             return ()
@@ -127,7 +127,7 @@ class Limits:
         )
 
     def forget(self, run_id: UUID) -> None:
-        """Drop what is known of a run."""
+        """Drop the keys of a run."""
         self._keys.pop(run_id, None)
 
     def _demand(self, run: Run, limit: Limit) -> Demand:

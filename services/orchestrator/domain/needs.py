@@ -1,4 +1,4 @@
-"""What a place needs of a runner, and whether one has it."""
+"""What a place requires of a runner, and whether one has it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _GIB: Final = 1024**3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What a runner says that it has; of its processors and memory it sets nothing aside."""
+    """What a runner offers; CPUs and memory are not reserved."""
 
     pythons: frozenset[str]
-    tier: str = ""  # the strongest; empty where its own minimum is missing
+    tier: str = ""  # the strongest one; empty if not even its minimum is available
     labels: frozenset[tuple[str, str]] = field(default_factory=frozenset)
     cpus: int = 0
     memory_bytes: int = 0
     gpus: int = 0
-    networks: frozenset[str] = field(default_factory=frozenset)  # besides none
+    networks: frozenset[str] = field(default_factory=frozenset)  # in addition to no network
 
 
 class Needs(NamedTuple):
-    """What a runner must have besides a Python."""
+    """Requirements in addition to a Python version."""
 
     python_version: str
     isolation: str = ""
@@ -34,11 +34,11 @@ class Needs(NamedTuple):
     network: str = ""  # empty: none
 
     def met_by(self, offer: Offer) -> bool:
-        """Whether a runner has it all."""
+        """Return whether a runner meets all of them."""
         return self.python_version in offer.pythons and not any(self.lacking(offer))
 
     def lacking(self, offer: Offer) -> Iterator[str]:
-        """Say what a runner lacks besides a Python, in words."""
+        """Yield descriptions of what a runner lacks, apart from the Python version."""
         if self.isolation > offer.tier:
             yield f"isolation {self.isolation}"
         for name, value in self.labels:
@@ -54,14 +54,14 @@ class Needs(NamedTuple):
             yield f"the network {self.network}"
 
 
-# What a place waits for in line: most need a Python and nothing else.
+# What a place requires: for most just a Python version.
 Wanted = str | Needs
 
 
 def needs_of(
     python_version: str, stored: Mapping[str, Any] | None, network: str = ""
 ) -> Needs | None:
-    """Read what a stored place needs; None for a Python and no more."""
+    """Decode the requirements of a stored place; None if it needs just a Python version."""
     network = "" if network == "none" else network
     if not stored and not network:
         return None
@@ -72,17 +72,17 @@ def needs_of(
 
 
 def python_of(wanted: Wanted) -> str:
-    """Name the Python that is wanted."""
+    """Return the required Python version."""
     return wanted if isinstance(wanted, str) else wanted.python_version
 
 
 def takes(offer: Offer, wanted: Wanted) -> bool:
-    """Whether a runner can run what is wanted."""
+    """Return whether a runner meets the requirements."""
     return wanted in offer.pythons if isinstance(wanted, str) else wanted.met_by(offer)
 
 
 def unmet(wanted: Needs, offers: Sequence[Offer]) -> list[str]:
-    """Name what no runner has, each by itself; where each has one, that none has all."""
+    """Return what no runner has; if each requirement is met by some, that none meets all."""
     each = [set(wanted.lacking(offer)) for offer in offers]
     nobody = set.intersection(*each) if each else set[str]()
     return sorted(nobody) or ["all that it asks for at once"]
@@ -100,7 +100,7 @@ _ACTIONS: Final = {
 
 
 def action_for(lacking: list[str]) -> str:
-    """Say what helps against what is lacking."""
+    """Describe what helps against what is lacking."""
     for words, action in _ACTIONS.items():
         if any(each.startswith(words) for each in lacking):
             return action

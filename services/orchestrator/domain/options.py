@@ -14,7 +14,7 @@ from services.orchestrator.domain.amounts import NOTHING, Amounts
 
 
 class KeyConflict(StrEnum):
-    """What a start does while a run with its business key is open."""
+    """Policy of a start while a run with its business key is open."""
 
     FAIL = "fail"
     USE_EXISTING = "use_existing"
@@ -22,7 +22,7 @@ class KeyConflict(StrEnum):
 
 
 class KeyReuse(StrEnum):
-    """What a start does when runs with its business key are over; the flush knows these words."""
+    """Policy of a start after runs with its business key have ended; checked by the flush."""
 
     ALLOW = "allow"
     ALLOW_IF_FAILED = "allow_if_failed"
@@ -31,7 +31,7 @@ class KeyReuse(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What a run keeps of how it was started, for life."""
+    """The options with which a run was started; they never change."""
 
     business_key: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -39,15 +39,15 @@ class RunOptions:
     start_at: datetime | None = None
     parent_execution_id: UUID | None = None
     relation: str | None = None
-    node_version_id: UUID | None = None  # of a run of one node, which has no workflow
+    node_version_id: UUID | None = None  # of a run of a single node, without a workflow
     ignores_cache: bool = False
-    traceparent: str | None = None  # its place in a trace: whose part it is
-    budget: Amounts = NOTHING  # that was asked for, with its sub-workflows
+    traceparent: str | None = None  # W3C trace context of the caller
+    budget: Amounts = NOTHING  # as requested; includes sub-workflows
 
     def of_children(self, execution_id: UUID) -> RunOptions:
-        """Give what a run's sub-workflows have of it."""
+        """Return the options of a run's sub-workflows."""
         place = self.traceparent
-        if place is None and not self.priority:  # most have nothing of their own
+        if place is None and not self.priority:  # the usual case
             return _NO_CACHE if self.ignores_cache else NO_OPTIONS
         if place is not None:
             place = traces.below(place, traces.execution_span(execution_id))
@@ -62,7 +62,7 @@ _NO_CACHE: Final = RunOptions(ignores_cache=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What a start asks for: what the run keeps, and what only the start itself goes by."""
+    """The options of a start: those that the run keeps, and those of the start only."""
 
     options: RunOptions = NO_OPTIONS
     conflict: KeyConflict = KeyConflict.FAIL
@@ -70,7 +70,7 @@ class Wishes:
     timeout_ms: int | None = None
 
     def digest(self) -> str:
-        """Tell requests apart; empty for one without wishes."""
+        """Return a digest of the options, to compare requests; empty if there are none."""
         if self == NO_WISHES:
             return ""
         kept = self.options
@@ -88,7 +88,7 @@ class Wishes:
         return repr(parts)
 
     def timeout_within(self, limit_ms: int | None) -> int | None:
-        """Give how long the run may take: what was asked, within what its workflow allows."""
+        """Return the timeout of the run: as requested, within the workflow's."""
         if self.timeout_ms is None or limit_ms is None:
             return self.timeout_ms or limit_ms
         return min(self.timeout_ms, limit_ms)

@@ -1,4 +1,4 @@
-"""The transitions that one event makes."""
+"""The transitions that result from one event."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from services.orchestrator.domain.transition import Transition
 
 
 class Out:
-    """The transitions that an event makes, in the order in which they must be written."""
+    """The transitions of an event, in the order in which they must be written."""
 
     __slots__ = ("_latest", "transitions")
 
@@ -18,26 +18,26 @@ class Out:
         self._latest = {t.run_id: t for t in transitions}
 
     def add(self, t: Transition) -> None:
-        """Add a transition behind the others."""
+        """Append a transition."""
         self.transitions.append(t)
         self._latest[t.run_id] = t
 
     def before(self, t: Transition, earlier: Transition) -> None:
-        """Add a transition of the same run right before another one."""
+        """Insert a transition of the same run right before another one."""
         self.transitions.insert(self.transitions.index(t), earlier)
 
     def of(self, run_id: UUID) -> Transition:
-        """Give the transition of a run that more can be added to."""
+        """Return the latest transition of a run, to add changes to it."""
         t = self._latest.get(run_id)
         if t is None:
             self.add(t := Transition(run_id))
         return t
 
     def drop(self, run_ids: Collection[UUID]) -> None:
-        """Write nothing of runs that are forgotten."""
+        """Drop the transitions of forgotten runs."""
         self.transitions = [each for each in self.transitions if each.run_id not in run_ids]
 
     def after(self, run_id: UUID) -> Transition:
-        """Give a transition of a run behind all others."""
+        """Append a new transition of a run and return it."""
         self.add(t := Transition(run_id))
         return t

@@ -1,4 +1,4 @@
-"""What rows hold of outputs: JSON objects, each value exactly as it was produced."""
+"""Outputs as stored in rows: JSON objects, each value exactly as it was produced."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from services.orchestrator.domain.values import (
     text_of,
 )
 
-# Of lists that elements gave: longer ones stand in the elements' rows alone.
+# Longer lists of elements' outputs are stored in the rows of the elements only.
 INLINE_CHARS_MAX: Final = 64 * 1024
 
-# The names of outputs: the same few, again and again.
+# Cached, since the names of outputs recur.
 _quoted: Final = lru_cache(maxsize=4096)(json.dumps)
 
 
 def object_text(run: Run, slot: int, output: NodeOutput) -> str:
-    """Write a slot's outputs as one JSON object, each value exactly as it was produced."""
+    """Return a slot's outputs as one JSON object, each value exactly as it was produced."""
     names = run.place(slot).outputs
-    if len(names) == 1 and isinstance(output, tuple):  # as with most
+    if len(names) == 1 and isinstance(output, tuple):  # the usual case
         return f"{{{_quoted(names[0])}:{output[0].decode()}}}"
     parts = [f"{_quoted(name)}:{text_of(output, at).decode()}" for at, name in enumerate(names)]
     return "{" + ",".join(parts) + "}"
 
 
 def run_output(run: Run) -> str:
-    """Write the run's outputs as one JSON object; a value in a file stands as its reference."""
+    """Return the run's outputs as one JSON object; a value in a file becomes a reference."""
     return _outputs_text(run, run.plan.outputs)
 
 
 def partial_output(run: Run) -> str:
-    """Write those of the run's outputs whose nodes were completed, as `run_output` does."""
+    """Return those of the run's outputs whose nodes have completed, as `run_output` does."""
     return _outputs_text(run, [each for each in run.plan.outputs if each.source in run.outputs])
 
 
@@ -59,7 +59,7 @@ def _outputs_text(run: Run, outputs: Iterable[RunOutput]) -> str:
 
 
 def inline_text(run: Run, slot: int, output: NodeOutput) -> str | None:
-    """Give what a row holds of an output; None where a file or elements' rows hold it."""
+    """Return the output text for a row; None if it is in a file or in the elements' rows."""
     if isinstance(output, FileValue):
         return None
     if isinstance(output, ListOutput):

@@ -1,4 +1,4 @@
-"""What places give: the types of their outputs, by name, in the order in which rows hold them."""
+"""The output types of places, by name, in the order of the outputs in rows."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from services.orchestrator.domain.signatures import Signature, as_seen, of_built
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The outputs of a definition's places, whatever runs there."""
+    """The outputs of a definition's places, of any kind."""
 
     versions: Mapping[str, NodeVersion]
     plans: Mapping[str, Plan]  # of its sub-workflows
-    # Graphs repeat few nodes many times: the types of each version are read once.
+    # Graphs repeat few nodes many times: the types of each version are decoded once.
     read: dict[UUID, Mapping[str, Type]] = field(default_factory=dict)
 
     def outputs_of(self, node: Mapping[str, Any]) -> dict[str, Type]:
-        """Give the outputs of a place as edges see them: of a map, lists of what it gives."""
+        """Return the outputs of a place as edges see them: for a map, lists."""
         inner = Signature(inputs={}, required=(), outputs=self._standing(node))
         return dict(as_seen(inner, node.get("map")).outputs)
 
@@ -47,6 +47,6 @@ class Outputs:
 
 
 def _one_of(rule: Mapping[str, Any]) -> Type:
-    """Give what a choice may say: a branch of its own, or none where it has no default."""
+    """Return the output type of a choice: the names of its branches."""
     names = [str(each["name"]) for each in rule["branches"]]
     return Literal(tuple(dict.fromkeys((*names, str(rule.get("default") or "")))))

@@ -1,4 +1,4 @@
-"""Maps that a new run takes over in part: some elements are kept, the others run again."""
+"""Maps of which a new run keeps some elements, while the others run again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.orchestrator.domain.writes import place_row
 
 @dataclass(frozen=True, slots=True)
 class Partly:
-    """A map that is begun with some of its elements over."""
+    """A map that begins with some of its elements ended."""
 
     place: int
     parts: tuple[KeptPart, ...]
@@ -32,25 +32,25 @@ class Partly:
 
 
 def kept_names(names: Mapping[str, NodeStatus]) -> list[str]:
-    """Give the parts of one map that may be kept: of elements in which nothing was put aside."""
+    """Return the parts of a map that may be kept: those of elements without quarantined parts."""
     poisoned = {_element_of(name) for name, each in names.items() if each is not _DONE}
     return [name for name in names if _element_of(name) not in poisoned]
 
 
 _DONE = NodeStatus.COMPLETED
-COPIES_MAX: Final = 500  # rows that one flush copies: it holds up all others meanwhile
+COPIES_MAX: Final = 500  # rows copied by one flush, which delays all others
 
 
 def _element_of(name: str) -> str:
-    """Give the outermost element that a part belongs to: of `n[1][2]` that is `n[1]`."""
+    """Return the outermost element that contains a part: for `n[1][2]`, `n[1]`."""
     head, _, rest = name.partition("[")
     return f"{head}[{rest.partition(']')[0]}]"
 
 
 def resume(run: Run, taken: Iterable[Partly], t: Transition, fx: Effects) -> None:
-    """Begin maps with what is over of them; what is missing begins as the elements of any map.
+    """Begin maps with their kept elements; the missing ones begin as those of any map.
 
-    One that cannot be laid out is left as if nothing of it were there, and fails as it begins.
+    A map that cannot be laid out is left alone, and fails when it begins.
     """
     for each in taken:
         try:
@@ -73,15 +73,15 @@ def resume(run: Run, taken: Iterable[Partly], t: Transition, fx: Effects) -> Non
 
 
 def takes_many(copies: Collection[NodeCopy], partly: Iterable[Partly]) -> bool:
-    """Whether a run takes over more than one flush should copy."""
+    """Return whether a run copies more rows than one flush should."""
     return len(copies) + sum(each.size for each in partly) > COPIES_MAX
 
 
 def spread(t: Transition, out: Out) -> None:
-    """Have what a run takes over written by several flushes, the elements of maps first.
+    """Split the copied rows of a run into several flushes, elements of maps first.
 
-    A map's own row comes with the last, as all that follows from it: a run whose elements have none
-    was never made whole.
+    The rows of the maps come with the last one: elements without a map's row show that a run was
+    not completely inserted.
     """
     copies, t.copies, t.file_uses = t.copies, (), ()
     parts = []

@@ -1,4 +1,4 @@
-"""Plans: definitions compiled once to index arrays that all their runs share."""
+"""Plans: definitions compiled into index arrays, shared by all their runs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from services.orchestrator.domain.needs import Needs, Wanted
 
 NODE_TIMEOUT_MS_DEFAULT: Final = 600_000
 NODE_MEMORY_BYTES_DEFAULT: Final = 512 * 1024 * 1024
-# Where an input comes from when it is no node of the graph.
+# Sources of inputs that are no nodes of the graph.
 FROM_RUN: Final = -1
 FROM_LITERAL: Final = -2
-FROM_TURN: Final = -3  # of a loop: an output of the turn before
-# The word of a failed node, for whoever is connected to its failure.
+FROM_TURN: Final = -3  # an output of the previous turn of a loop
+# The output of a failed node, for failure edges.
 ERROR_OUTPUT: Final = "error"
 
 
 class Kind(StrEnum):
-    """What runs at a place; the words are the definition's."""
+    """The kinds of places, as definitions name them."""
 
     PYTHON = "python"
     CHOICE = "choice"
@@ -35,23 +35,23 @@ class Kind(StrEnum):
 
 
 class Phase(IntEnum):
-    """When a place has its turn."""
+    """The phases of a run in which places run."""
 
     MAIN = 0
-    COMPENSATION = 1  # after the main phase ended badly
+    COMPENSATION = 1  # after a failed or cancelled main phase
     FINALLY = 2  # after everything else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often, when and after what a failed attempt is tried again."""
+    """How often, when and for which failures an attempt is retried."""
 
     max_retries: int = 3
     initial_delay_ms: int = 1000
     factor: float = 2.0
     max_delay_ms: int = 60_000
     jitter: float = 0.1
-    retryable: Sequence[str] = ()  # these error types and classes alone; all when empty
+    retryable: Sequence[str] = ()  # error types and exception classes; all if empty
     non_retryable: Sequence[str] = ()
 
 
@@ -60,35 +60,35 @@ NO_RETRY: Final = RetryPolicy(max_retries=0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """One input of a place: where its value comes from and what happens to it on the way."""
+    """One input of a place: the source of its value and its conversion."""
 
     name: str
     source: int  # index of a place, or one of FROM_…
-    output: int  # index into the source's outputs; meaningless otherwise
+    output: int  # index into the source's outputs, if it is a place
     key: str  # name of the source's output, or of the run's input
     literal: bytes  # the value of a literal, or the default of a run's input; else empty
     conversion: str
     source_type_json: str
-    absent: bytes = b""  # what is given where the source gave nothing; empty: nothing is given
+    absent: bytes = b""  # the value if the source has none; empty: no value
 
 
 class Link(NamedTuple):
-    """What one place's end means to another."""
+    """How the end of one place counts for another."""
 
     child: int
-    done: bool  # it counts when the source completed
+    done: bool  # it counts if the source completed
     branches: frozenset[str]  # … or took one of these branches
     failure: bool  # … or failed for good
 
     @property
     def only_failure(self) -> bool:
-        """Whether nothing else than its source's failure counts for the other place."""
+        """Whether only the failure of the source counts."""
         return self.failure and not self.done and not self.branches
 
 
 @dataclass(frozen=True, slots=True)
 class MapRule:
-    """A place that runs once for each element of a list."""
+    """Runs a place once for each element of a list."""
 
     input: str
     depth: int
@@ -103,17 +103,17 @@ class MapRule:
 
 @dataclass(frozen=True, slots=True)
 class LoopRule:
-    """A place that runs again while a condition holds."""
+    """Repeats a place while a condition holds."""
 
     condition: Expression
     max_turns: int
-    carry: Mapping[str, int]  # the input that takes an output of the turn before
+    carry: Mapping[str, int]  # output of the previous turn, by input
     fails_at_max: bool
 
 
 @dataclass(frozen=True, slots=True)
 class WaitRule:
-    """A place that waits for a word from outside."""
+    """Makes a place wait for a signal or approval."""
 
     name: str
     type: Type | None
@@ -123,7 +123,7 @@ class WaitRule:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceRule:
-    """A place that takes one of its branches: the first whose condition holds."""
+    """Makes a place take the first branch whose condition holds."""
 
     branches: Sequence[tuple[str, Expression]]
     default: str | None
@@ -131,52 +131,52 @@ class ChoiceRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """One node of the graph with all that an attempt needs."""
+    """One node of the graph, with everything that an attempt needs."""
 
     id: str
     node_version_id: UUID
     python_version: str
     inputs: tuple[Binding, ...]
     outputs: tuple[str, ...]
-    output_types: tuple[Type, ...]  # of each output; of a map, lists of what its elements give
+    output_types: tuple[Type, ...]  # of each output; lists for a map
     retry: RetryPolicy
     timeout_ms: int
     memory_bytes: int
-    # Its other limits, where they are not the default.
+    # Its other resource limits that differ from the default.
     limits: Mapping[str, int] = field(default_factory=dict, hash=False)
-    node_id: UUID | None = None  # of the node, whatever its version
+    node_id: UUID | None = None  # of the registry
     kind: Kind = Kind.PYTHON
     phase: Phase = Phase.MAIN
-    needed: int | None = None  # how many active sources are enough; None: it waits for all
-    all_done: bool = False  # it runs however its sources ended
-    rescues: bool = False  # of some of its sources the failure alone counts: one has to come
+    needed: int | None = None  # how many active sources suffice; None: all
+    all_done: bool = False  # runs however its sources ended
+    rescues: bool = False  # has sources of which only the failure counts, and needs one
     condition: Expression | None = None
     handled: bool = False  # its failure does not stop the run
     compensates: int | None = None
     map: MapRule | None = None
     loop: LoopRule | None = None
-    turn_inputs: tuple[Binding, ...] = ()  # of a loop's turns after the first
+    turn_inputs: tuple[Binding, ...] = ()  # of turns after the first
     choice: ChoiceRule | None = None
     wait: WaitRule | None = None
     sub: Plan | None = None
     queue_timeout_ms: int | None = None
     total_timeout_ms: int | None = None
     heartbeat_timeout_ms: int | None = None
-    cache_ttl_ms: int | None = None  # of a node that runs once, and on a runner
-    reuse: str = ""  # how much of a process its calls share; empty: as much as they may
-    needs: Needs | None = None  # of a runner, besides a Python
-    network: str = ""  # what its code reaches; empty: nothing
+    cache_ttl_ms: int | None = None  # None: results are not cached
+    reuse: str = ""  # how far its calls share a process; empty: as far as possible
+    needs: Needs | None = None  # requirements besides the Python version
+    network: str = ""  # network mode; empty: none
     egress_hosts: tuple[str, ...] = ()
-    concurrency: int = 0  # how many calls one interpreter serves at once; 0: one
+    concurrency: int = 0  # concurrent calls per interpreter; 0: one
 
     @property
     def wanted(self) -> Wanted:
-        """What it needs of a runner."""
+        """What it requires of a runner."""
         return self.python_version if self.needs is None else self.needs
 
     @property
     def direct(self) -> bool:
-        """Whether it needs a runner as soon as it is ready, and nothing else."""
+        """Whether it goes to a runner as soon as it is ready, without further steps."""
         return (
             self.kind is Kind.PYTHON
             and self.condition is None
@@ -186,13 +186,13 @@ class Place:
 
     @property
     def grouped(self) -> bool:
-        """Whether it runs as elements of a map or as turns of a loop."""
+        """Whether it is a map or a loop."""
         return self.map is not None or self.loop is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInput:
-    """An input of the workflow, for whoever starts it."""
+    """An input of the workflow."""
 
     name: str
     type: Type
@@ -206,7 +206,7 @@ class RunOutput:
     name: str
     source: int
     output: int
-    type: Type  # that was declared when the definition was stored
+    type: Type  # as of when the definition was stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,15 +214,15 @@ class Plan:
     """A definition with its versions pinned. Arrays are indexed by place, in definition order."""
 
     pins_id: UUID
-    workflow_id: UUID | None  # none of a node that runs alone
+    workflow_id: UUID | None  # None for a single node
     workflow_version: int | None
     places: tuple[Place, ...]
     children: tuple[tuple[int, ...], ...]
     links: tuple[tuple[Link, ...], ...]
     parents: tuple[int, ...]  # how many distinct places each one waits for
-    readers: tuple[int, ...]  # how many places and outputs read what it gives
-    plain: tuple[bool, ...]  # all its links count when it completes, and only then
-    direct: tuple[bool, ...]  # it needs a runner and waits for all its sources
+    readers: tuple[int, ...]  # how many places and run outputs read its output
+    plain: tuple[bool, ...]  # all its links count exactly if it completes
+    direct: tuple[bool, ...]  # goes straight to a runner once all its sources completed
     roots: tuple[int, ...]  # of the main phase
     compensations: tuple[int, ...]
     finals: tuple[int, ...]
@@ -230,8 +230,8 @@ class Plan:
     inputs: tuple[RunInput, ...]
     outputs: tuple[RunOutput, ...]
     timeout_ms: int | None
-    pythons: frozenset[str]  # that its places need
-    floating: bool = False  # a sub-workflow of it follows its current version
+    pythons: frozenset[str]  # Python versions of its places
+    floating: bool = False  # has a sub-workflow without a fixed version
 
     @property
     def main_size(self) -> int:
@@ -240,7 +240,7 @@ class Plan:
 
     @property
     def python_version(self) -> str | None:
-        """Give the Python of the first place that has one; of a sub-workflow that is its first."""
+        """Return the Python version of the first place that has one, within sub-workflows too."""
         for place in self.places:
             found = place.python_version or (place.sub and place.sub.python_version)
             if found:
@@ -255,9 +255,9 @@ class NodeVersion:
     id: UUID
     python_version: str
     output_types: Sequence[Mapping[str, Any]]
-    # Read only to hold a definition against versions it was not compiled with before.
+    # Loaded only to check a definition against these versions for the first time.
     input_types: Sequence[Mapping[str, Any]] = ()
-    node_id: UUID | None = None  # read only for a node that runs alone: no definition names it
+    node_id: UUID | None = None  # loaded only for a run of a single node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,10 +273,10 @@ class Definition:
     output_types: Sequence[Mapping[str, Any]]
 
     def of_kind(self, kind: Kind) -> list[Mapping[str, Any]]:
-        """Give the nodes of one kind."""
+        """Return the nodes of one kind."""
         return [node for node in self.nodes if kind_of(node) is kind]
 
 
 def kind_of(node: Mapping[str, Any]) -> Kind:
-    """Say what runs at a place of a stored definition."""
+    """Return the kind of a node of a stored definition."""
     return Kind(node.get("kind") or Kind.PYTHON)

@@ -1,7 +1,7 @@
 """The planner: what one event changes in one run.
 
-Every function changes the run in place and adds the rows and commands of that change to a
-transition. An event costs the number of the node's edges, never the size of the graph.
+Every function changes the run in place, and adds the rows and commands of the change to a
+transition. The cost of an event is proportional to the node's edges, not to the size of the graph.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ NOT_TAKEN: Final = Failure(
 def assign(
     run: Run, slot: int, t: Transition, fx: Effects, *, runner: UUID, alone: bool
 ) -> NodeRecord:
-    """Give a ready slot to a runner: its row is written running before anything is sent."""
+    """Assign a ready slot to a runner: its row is committed as running before it is sent."""
     record = run.records[slot]
     first = record is None or not record.begun
     token = fx.next_token()
@@ -97,7 +97,7 @@ def assign(
 def complete(
     run: Run, slot: int, t: Transition, fx: Effects, *, output: NodeOutput, usage: Usage
 ) -> None:
-    """Take a result."""
+    """Complete a slot with a result."""
     _over(run, slot, usage, t)
     run.revision += 1
     complete_row(run, slot, t, output, usage)
@@ -110,7 +110,7 @@ def complete(
 def fail(
     run: Run, slot: int, t: Transition, fx: Effects, *, failure: Failure, usage: Usage
 ) -> None:
-    """Take a failed attempt: it is repeated after its backoff, or the slot has failed for good."""
+    """Handle a failed attempt: retry it after its backoff, or fail the slot for good."""
     record = _over(run, slot, usage, t)
     run.revision += 1
     record.failure = failure
@@ -139,10 +139,10 @@ def _repeat_or_fail(
 
 
 def lose(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
-    """Take the loss of the runner that had an attempt; returns whether the slot may begin again.
+    """Handle the loss of an attempt's runner; returns whether the slot may begin again.
 
-    A loss is no failure of user code. A slot that took its runner with it while it ran alone, and
-    for the third time, is quarantined.
+    A loss is not a failure of user code. A slot whose runner is lost for the third time, while it
+    ran alone, is quarantined.
     """
     record = _over(run, slot, NO_USAGE, None)
     run.revision += 1
@@ -172,7 +172,7 @@ def lose(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
 def hand_back(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
     """Take back an attempt that its runner declined; returns whether the slot may begin again.
 
-    It counts as neither attempt nor delivery.
+    This counts neither as an attempt nor as a delivery.
     """
     record = _over(run, slot, NO_USAGE, None)
     run.revision += 1
@@ -191,9 +191,9 @@ def hand_back(run: Run, slot: int, t: Transition, fx: Effects) -> bool:
 
 
 def refuse(run: Run, slot: int, t: Transition, fx: Effects, failure: Failure) -> None:
-    """Take the fault of a place that can never begin: the run stops as for a node that failed.
+    """Handle a place that can never begin: the run stops as for a failed node.
 
-    What closes a run fails by itself: whatever else closes it goes on.
+    A compensation or finally node just fails itself; the others go on.
     """
     if run.place(slot).phase is not Phase.MAIN:
         _never_begin(run, slot, t, fx, failure)
@@ -201,7 +201,7 @@ def refuse(run: Run, slot: int, t: Transition, fx: Effects, failure: Failure) ->
     error_row(run, t, failure, new_id=fx.new_id)
     record = run.records[slot]
     if record is not None and record.status is NodeStatus.RETRYING:
-        record.failure = failure  # its row says what ended it, not what its last attempt met
+        record.failure = failure  # the row shows what ended it, not the last attempt's failure
     if run.failure is None:
         run.failure = (run.place(slot).id, failure)
         waits.fail_children(run, fx)
@@ -209,7 +209,7 @@ def refuse(run: Run, slot: int, t: Transition, fx: Effects, failure: Failure) ->
 
 
 def again(run: Run, slot: int, t: Transition, fx: Effects) -> None:
-    """Begin a slot again whose backoff is over and that needs no runner."""
+    """Retry a sub-workflow after its backoff."""
     assert run.place(slot).kind is Kind.WORKFLOW
     try:
         waits.begin_child(run, slot, t, fx)
@@ -220,7 +220,7 @@ def again(run: Run, slot: int, t: Transition, fx: Effects) -> None:
 
 
 def confirm_stopped(run: Run, slot: int, t: Transition, fx: Effects, *, usage: Usage) -> None:
-    """Take a runner's word that an attempt it was told to kill is over."""
+    """Handle a runner's confirmation that a killed attempt has ended."""
     record = _over(run, slot, usage, t)
     run.revision += 1
     if record.overdue and not run.is_stopping(slot):
@@ -240,7 +240,7 @@ def _fail_overdue(run: Run, slot: int, t: Transition, fx: Effects, usage: Usage)
 
 
 def take_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
-    """Stop a slot whose time for all its attempts is up: that is a failure without another try."""
+    """Stop a slot at its timeout for all attempts, which is a failure without a retry."""
     record = run.records[slot]
     assert record is not None
     if record.status is NodeStatus.RUNNING and record.killing is None:
@@ -251,7 +251,7 @@ def take_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
         record.overdue = True
         fx.stops.append(Stop(record.child))
     elif record.status is NodeStatus.RETRYING or (
-        record.status is NodeStatus.PAUSED and record.begun  # clocks go on while it is held up
+        record.status is NodeStatus.PAUSED and record.begun  # timers go on during a pause
     ):
         run.revision += 1
         routes.fail_for_good(run, slot, t, fx, OVERDUE)
@@ -259,7 +259,7 @@ def take_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
 
 
 def wait_too_long(run: Run, slot: int, t: Transition, fx: Effects) -> None:
-    """Fail a slot that no runner took in its time."""
+    """Fail a slot at its queue timeout."""
     _never_begin(run, slot, t, fx, NOT_TAKEN)
 
 
@@ -277,7 +277,7 @@ def _never_begin(run: Run, slot: int, t: Transition, fx: Effects, failure: Failu
 
 
 def child_over(run: Run, slot: int, t: Transition, fx: Effects, child: Run) -> None:
-    """Take the end of the execution that ran a sub-workflow."""
+    """Handle the end of a sub-workflow's execution."""
     record = run.records[slot]
     if record is None or record.child != child.id or record.status is not NodeStatus.WAITING:
         return
@@ -315,7 +315,7 @@ def child_over(run: Run, slot: int, t: Transition, fx: Effects, child: Run) -> N
 
 
 def _is_parents(failure: Failure) -> bool:
-    """Whether a run failed for no reason of its own."""
+    """Return whether a run failed only because its parent did."""
     return failure.error_type == waits.PARENT_FAILED
 
 
@@ -334,7 +334,7 @@ def _failure_of(child: Run) -> Failure:
 
 
 def _count(run: Run, record: NodeRecord, usage: Usage) -> None:
-    """Note what an attempt consumed, and add it to what its run did."""
+    """Record the usage of an attempt, and add it to its run's."""
     record.cpu_us = usage.cpu_us
     record.memory_peak_bytes = usage.memory_peak_bytes
     record.io_read_bytes = usage.io_read_bytes
@@ -346,7 +346,7 @@ def _count(run: Run, record: NodeRecord, usage: Usage) -> None:
 
 
 def _over(run: Run, slot: int, usage: Usage, t: Transition | None) -> NodeRecord:
-    """Take an attempt off its runner and count what it consumed; `t` gets the runner's Ack."""
+    """Detach an attempt from its runner and record its usage; `t` gets the Ack, if given."""
     record = run.records[slot]
     assert record is not None, "only what has begun can end"
     assert record.status is NodeStatus.RUNNING, record.status

@@ -1,7 +1,7 @@
-"""Whether a new run can be made from another with changed inputs or node versions.
+"""Checks whether a run can be made of another with changed inputs or node versions.
 
-The types of edges decide, and where they do not fit, the values that were recorded: those are what
-the edges of a run carry that keeps results.
+The types of edges decide; if they do not fit, the recorded values do, which are what the edges of a
+run with kept results carry.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from services.orchestrator.domain.plan import Definition, NodeVersion
 from services.orchestrator.domain.reuse import FromNode
 from services.orchestrator.domain.signatures import Signature, Signatures
 
-# The recorded outputs of places by their names, and under this name the inputs of the run.
+# The key of the run's inputs among the recorded outputs of places.
 RUN: Final = ""
 _SPLIT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -29,9 +29,9 @@ def new_inputs(
     definition: Definition,
     versions: Mapping[str, NodeVersion],
 ) -> dict[str, dict[str, str]]:
-    """Read the new inputs, held against the types of the places that take them.
+    """Decode new inputs of places and check them against the types there.
 
-    `versions` has those of sub-workflows too.
+    `versions` includes those of sub-workflows.
     """
     places = _Places(definition, versions)
     edits: dict[str, dict[str, str]] = {}
@@ -74,7 +74,7 @@ def prove(
     variables: Mapping[str, str],
     recorded: Mapping[str, Mapping[str, bytes]],
 ) -> None:
-    """Refuse versions that do not fit, but for edges whose recorded value does."""
+    """Refuse versions that do not fit, except for edges whose recorded value does."""
     found = compatibility.find_faults(definition, versions, variables)
     places = _Places(definition, versions)
     faults = [each for each in found if not _fits(each, places, recorded)]
@@ -88,7 +88,7 @@ def prove(
 def _fits(
     fault: FieldViolation, places: _Places, recorded: Mapping[str, Mapping[str, bytes]]
 ) -> bool:
-    """Say whether an edge that its types refute carries a recorded value which fits."""
+    """Return whether an edge with refuted types carries a recorded value that fits."""
     if fault.reason != "TYPE_REFUTED" or not fault.field.startswith("connections["):
         return False
     at = int(fault.field.removeprefix("connections[").removesuffix("]"))
@@ -102,7 +102,7 @@ def _fits(
 
 
 class _Places:
-    """The places of a definition, whatever stands at them."""
+    """The places of a definition, of any kind."""
 
     def __init__(self, definition: Definition, versions: Mapping[str, NodeVersion]) -> None:
         self.definition = definition
@@ -110,9 +110,9 @@ class _Places:
         self._signatures = Signatures(self._nodes, versions)
 
     def inputs_of(self, name: str) -> Mapping[str, Type]:
-        """Give the inputs of a place as edges see them: of a map, the list of them.
+        """Return the inputs of a place as edges see them: for a map, its list.
 
-        A choice has those that feed it, and a sleep only the one of the two that does.
+        A choice has the inputs that feed it, and a sleep only the one of its two that is fed.
         """
         signature = self._signature(name)
         node = self._nodes[name]
@@ -127,7 +127,7 @@ class _Places:
         return found
 
     def _feeding(self, node: Mapping[str, Any]) -> dict[str, Type]:
-        """Give what feeds a place, with the types of edges; of a text in it, any."""
+        """Return the inputs that feed a place, with the types of edges; any type for literals."""
         kinds = ("parameters", "variables", "template_parameters")
         types = {str(name): ANY_OR_NONE for kind in kinds for name in node.get(kind) or ()}
         for edge in self.definition.connections:

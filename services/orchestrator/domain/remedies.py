@@ -1,4 +1,4 @@
-"""What helps a failed run, by the kind of its failure and by whether a node ran on its own."""
+"""What helps a failed run, by the kind of failure and of run."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Final
 from uuid import UUID
 
 TOTAL_TIMEOUT: Final = "total_timeout"
-# A rerun keeps the settings that its workflow had: a change of those takes a new start. A change of
-# a node's code or requirements makes a new version of it, which a rerun can be told to take.
+# A rerun keeps the settings of its workflow: changing those requires a new start. Changing a node's
+# code or requirements makes a new version, which a rerun can use.
 _OF_WORKFLOW: Final = {
     "newer": "RerunExecution from it with node_version 0",
     "again": "RerunExecution",
     "anew": "StartExecution with the changed workflow",
 }
-# A run of one node has no other version to take, and keeps nothing that could be gone on from.
+# A run of a single node has no results to keep and no other version to use.
 _OF_NODE: Final = {
     "newer": "RunNode",
     "again": "RetryExecution",
@@ -61,8 +61,8 @@ _MEND: Final = "mend the node, then {newer}; where the fault was outside of it, 
 
 
 def remedy(kind: str, *, alone: bool, child: UUID | None) -> str:
-    """Say what helps against a failure; `alone` is a run of one node, `child` a run within it."""
-    if child is not None and kind != TOTAL_TIMEOUT:  # that is the place's own time
+    """Describe what helps; `alone`: a run of a single node, `child`: the failed sub-workflow."""
+    if child is not None and kind != TOTAL_TIMEOUT:  # that one belongs to the place
         return (
             f"ExplainExecution of execution {child}, which ran it, says what helps there; then "
             "RerunExecution, or StartExecution where its workflow had to be changed"
@@ -71,7 +71,7 @@ def remedy(kind: str, *, alone: bool, child: UUID | None) -> str:
 
 
 def go_on(*, alone: bool) -> str:
-    """Say what helps a run that was stopped."""
+    """Describe what helps a cancelled run."""
     if alone:
         return "RetryExecution runs it again"
     return "RerunExecution goes on from where it was stopped; what was compensated runs again"

@@ -1,4 +1,4 @@
-"""Restoring: a run in memory from its rows. `restore(rows(run)) == run` after every flush."""
+"""Restores a run from its rows: `restore(rows(run)) == run` after every flush."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class UnfinishedError(ValueError):
-    """A run of which not all is there that it was to begin with."""
+    """A run that was not completely inserted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRow:
-    """What a row of workflow_executions says of an open run."""
+    """An open run's row of workflow_executions."""
 
     id: UUID
     tenant_id: UUID
@@ -45,13 +45,13 @@ class RunRow:
     cancel_requested_at: datetime | None
     deadline_at: datetime | None
     shard: int = 0
-    # Why it will fail: told by its row where it is closing.
+    # Why it is going to fail, if it is closing.
     failure: tuple[str, Failure] | None = None
     options: RunOptions = NO_OPTIONS
 
 
 class NodeRow(NamedTuple):
-    """What a row of node_executions says."""
+    """A row of node_executions."""
 
     id: UUID
     node_id: str
@@ -82,9 +82,9 @@ class NodeRow(NamedTuple):
 
 
 class SignalRow(NamedTuple):
-    """What a row of execution_signals says of a signal that nobody took yet.
+    """A row of execution_signals: a signal that no node has taken yet.
 
-    Answers of approvals have rows there too, each with the node that took it.
+    Answers of approvals have rows there too, but always with the node that took them.
     """
 
     id: UUID
@@ -96,7 +96,7 @@ class SignalRow(NamedTuple):
 def restore(
     plan: Plan, row: RunRow, nodes: Iterable[NodeRow], signals: Iterable[SignalRow] = ()
 ) -> Run:
-    """Give the run as its rows say it stands; nodes come in their execution order."""
+    """Return the run; `nodes` are in execution order."""
     run = Run(
         id=row.id,
         plan=plan,
@@ -129,7 +129,7 @@ def restore(
 
 @dataclass(slots=True)
 class _Restoration:
-    """Rows on their way into memory: first what stands where, then what it means to others."""
+    """A restoration in progress: first the slots, then what they mean to each other."""
 
     run: Run
     rows: Mapping[str, NodeRow]
@@ -147,7 +147,7 @@ class _Restoration:
                 failed = self._place(slot, node)
                 if failed is not None:
                     failures.append((node.revision, *failed))
-        for node in self.rows.values():  # a row that is older than its sources' reads them too
+        for node in self.rows.values():  # after all places, since a row may precede its sources
             self._open(self.slots[node.node_id], node)
         self._failure(failures)
         self._forget_read_outputs()
@@ -181,7 +181,7 @@ class _Restoration:
         run.running += node.status is NodeStatus.WAITING and node.child is not None
 
     def _place(self, place: int, node: NodeRow) -> tuple[str, Failure] | None:
-        """Take a place's row for what it means to others; returns a failure that stops the run."""
+        """Apply a place's row to its children; returns its failure if that stops the run."""
         run, rule = self.run, self.run.plan.places[place]
         main = rule.phase is Phase.MAIN
         if node.status is NodeStatus.COMPLETED:
@@ -211,7 +211,7 @@ class _Restoration:
         return record
 
     def _output(self, slot: int, node: NodeRow) -> NodeOutput | None:
-        """Give what a slot gave; of a map that is what its elements gave."""
+        """Return the output of a slot; for a map, the outputs of its elements."""
         run = self.run
         if run.is_group(slot) and run.place(slot).map is not None:
             if slot not in self.parts and node.output is not None and not self._is_empty(node):
@@ -221,7 +221,7 @@ class _Restoration:
         return self._inline(slot, node)
 
     def _is_empty(self, node: NodeRow) -> bool:
-        """Say whether a map's row holds lists of nothing: one that was ended by hand may not."""
+        """Return whether a map's row has only empty lists; one skipped with an output may not."""
         assert isinstance(node.output, Mapping)
         return all(text == b"[]" for text in node.output.values())
 
@@ -235,7 +235,7 @@ class _Restoration:
         return tuple(node.output[name] for name in self.run.place(slot).outputs)
 
     def _open(self, slot: int, node: NodeRow) -> None:
-        """Take what waits: a group with its parts, or a place that listens."""
+        """Restore what waits: a group with its parts, or a place waiting for a signal."""
         run = self.run
         if node.status is not NodeStatus.WAITING:
             return
@@ -265,7 +265,7 @@ class _Restoration:
         return group
 
     def _failure(self, failures: list[tuple[int, str, Failure]]) -> None:
-        """Know what failed first: revisions grow with every change, and closing comes last."""
+        """Find the first failure: revisions grow with every change, and closing comes last."""
         places, index = self.run.plan.places, self.run.plan.index
         main = [each for each in failures if places[index[each[1]]].phase is Phase.MAIN]
         if self.run.failure is not None:
@@ -277,7 +277,7 @@ class _Restoration:
             self.run.failure = (node_id, failure)
 
     def _forget_read_outputs(self) -> None:
-        """Keep only outputs that something will read."""
+        """Drop outputs that nothing will read."""
         run = self.run
         for place in range(len(run.plan.places)):
             if _is_over(run, place):
@@ -288,7 +288,7 @@ class _Restoration:
             del run.outputs[place]
 
     def _closing(self) -> None:
-        """Know whether the main phase was over: what ends it and what follows is one change."""
+        """Restore whether the run is closing: the end of the main phase is one change with that."""
         run = self.run
         later = (*run.plan.compensations, *run.plan.finals)
         begun = [
@@ -302,9 +302,9 @@ class _Restoration:
         if not begun and (run.running or not later or not is_main_over(run)):
             return
         run.closing = True
-        # What was held up may be so since before its turn: it is given that once more.
+        # A paused place may have been paused before its phase began: it is seeded again.
         run.seeded = {place for place in begun if self._record_of(place).status not in _HELD}
-        # A cancel writes the run's row: what closes the run and is older was begun before it.
+        # A cancel writes the run's row: closing places with older rows began before the cancel.
         run.abandoned = run.cancelling and any(
             self._record_of(place).status is NodeStatus.CANCELLED
             or self._record_of(place).revision < self.revision
@@ -319,7 +319,7 @@ class _Restoration:
 
 
 def split_name(node_id: str) -> tuple[str, int]:
-    """Take the last mark off a part's name: `n[1][2]` is part 2 of `n[1]`, `n#3` part 3 of `n`."""
+    """Split a part's name: `n[1][2]` is part 2 of `n[1]`, `n#3` is part 3 of `n`."""
     if node_id.endswith("]"):
         group, _, index = node_id[:-1].rpartition("[")
     else:
@@ -328,7 +328,7 @@ def split_name(node_id: str) -> tuple[str, int]:
 
 
 def _is_over(run: Run, place: int) -> bool:
-    """Say whether a place ended in a way that others were told of."""
+    """Return whether a place has an end that its children have been told of."""
     record = run.records[place]
     if record is None:
         return False
@@ -340,12 +340,12 @@ def _is_over(run: Run, place: int) -> bool:
 
 
 def is_settled(record: NodeRecord) -> bool:
-    """Whether a place that closes its run was skipped as that was made: nothing has closed yet."""
+    """Return whether a compensation was skipped when its run was inserted."""
     return record.status is NodeStatus.SKIPPED and record.revision == 1
 
 
 def latest(run: Run) -> datetime:
-    """Give the latest time in a run's rows: nothing that follows is stamped earlier."""
+    """Return the latest timestamp in a run's rows: later changes must not be earlier."""
     times = [run.created_at, run.started_at]
     for record in run.records:
         if record is not None:
@@ -366,7 +366,7 @@ def _record(node: NodeRow) -> NodeRecord:
         retry_count=node.retry_count,
         delivery_count=node.delivery_count,
         revision=node.revision,
-        # Whatever begins again after a loss does so alone; that is not worth a column.
+        # Whatever begins again after a loss does so alone: derived, not stored.
         alone=node.delivery_count > 0
         and node.failure is not None
         and node.failure.error_type == LOST.error_type,

@@ -1,4 +1,4 @@
-"""When a failed attempt is tried again."""
+"""When a failed attempt is retried."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from services.orchestrator.domain.records import Failure
 
 
 def takes(policy: RetryPolicy, failure: Failure) -> bool:
-    """Say whether a failure is worth another attempt.
+    """Return whether a policy retries a failure.
 
-    A policy names its type, or the class that user code raised: that one, not what it derives from.
+    It names error types and exception classes: the class that was raised, not its base classes.
     """
     if not policy.retryable and not policy.non_retryable:
         return failure.retryable
@@ -21,8 +21,8 @@ def takes(policy: RetryPolicy, failure: Failure) -> bool:
 def delay_ms(policy: RetryPolicy, *, failures: int, draw: float) -> int:
     """Return the wait after the given number of failures (from 1).
 
-    `draw` in [0, 1) spreads the wait by the policy's jitter, down only, so that it is never longer
-    than the policy's cap.
+    `draw` in [0, 1) applies the policy's jitter, which only shortens the wait, so that it never
+    exceeds the policy's cap.
     """
     grown = policy.initial_delay_ms * policy.factor ** min(failures - 1, 64)
     capped = min(grown, float(policy.max_delay_ms))

@@ -1,4 +1,4 @@
-"""What a new run takes over from another: which places, and how the run then stands."""
+"""What a new run keeps of another: which places, and the resulting state."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.domain.values import ListOutput, NodeOutput
 
-# The new inputs of places: exact JSON texts by input, by place.
+# Edited inputs: exact JSON texts by place and input.
 Edits: TypeAlias = Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FromNode:
-    """A node from which a run begins again."""
+    """A node from which to rerun."""
 
     node_id: str
     input_json: str = ""
-    version: int | None = None  # None for the one that ran, 0 for the current one
+    version: int | None = None  # None: the one that ran; 0: the current one
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A place that is taken over: whose it was, and how it ended."""
+    """A place whose result is kept."""
 
     place: int
-    source_id: UUID  # the node execution that it is taken from
-    output: NodeOutput | None  # of one that completed and whose row, or file, holds it
-    # Of a map whose elements' rows hold what it gave, or that put some of them aside.
+    source_id: UUID  # the node execution to copy
+    output: NodeOutput | None  # if it completed and its row or file holds the output
+    # Of a map whose output is in the rows of its elements, or that quarantined some.
     parts: tuple[KeptPart, ...] = ()
-    # Its compensations that are not this run's to make: what it did belongs to a run that stands.
+    # Its compensations that must not run here, because its effects belong to another run.
     settled: tuple[int, ...] = ()
 
     @property
     def skipped(self) -> bool:
-        """Whether nothing ran there: there is no result, but others were told so."""
+        """Whether it was skipped."""
         return self.output is None and not self.parts
 
     @property
@@ -53,10 +53,10 @@ class Kept:
 
 
 def take_over(run: Run, kept: Sequence[Kept], *, new_id: Callable[[], UUID]) -> list[NodeCopy]:
-    """Make a new run stand as if these places had ended in it; returns the rows of that.
+    """Give a new run the state as if these places had ended in it; returns their rows.
 
-    They get the first orders, in the sequence in which they are given: that in which they ended,
-    which is what undoes them in the right order.
+    They get the first execution orders in the given sequence, in which they ended, so that
+    compensations run in the right order.
     """
     copies: list[NodeCopy] = []
     for each in kept:
@@ -72,11 +72,11 @@ def take_over(run: Run, kept: Sequence[Kept], *, new_id: Callable[[], UUID]) -> 
 
 
 def _stand(run: Run, kept: Kept, copies: list[NodeCopy], *, new_id: Callable[[], UUID]) -> None:
-    """Make one place stand as it stood, and tell its children."""
+    """Copy the end of one place, and update its children."""
     place, output = kept.place, kept.output
     status = NodeStatus.SKIPPED if kept.skipped else NodeStatus.COMPLETED
     copies.append(copy_row(run, place, kept.source_id, status, new_id=new_id, output=output))
-    if kept.parts:  # from which its rows are read, too, whatever its own row holds
+    if kept.parts:  # the source of its output when it is restored, too
         output = ListOutput(
             tuple(copy_part(run, place, part, copies, new_id=new_id) for part in kept.parts)
         )
@@ -91,7 +91,7 @@ def _stand(run: Run, kept: Kept, copies: list[NodeCopy], *, new_id: Callable[[],
 
 
 def _settle(run: Run, place: int, *, new_id: Callable[[], UUID]) -> None:
-    """Make a compensation stand as skipped before its run begins; `begin` writes its row."""
+    """Mark a compensation as skipped before its run begins; `begin` writes its row."""
     run.order += 1
     run.records[place] = NodeRecord(
         id=new_id(), order=run.order, status=NodeStatus.SKIPPED, token=0, revision=1
@@ -100,7 +100,7 @@ def _settle(run: Run, place: int, *, new_id: Callable[[], UUID]) -> None:
 
 
 def below(plan: Plan, places: Iterable[int]) -> set[int]:
-    """Give places and everything that hangs on them."""
+    """Return places and everything that depends on them."""
     found = set(places)
     waiting = list(found)
     while waiting:
@@ -112,7 +112,7 @@ def below(plan: Plan, places: Iterable[int]) -> set[int]:
 
 
 def readers_of(plan: Plan, names: Collection[str]) -> set[int]:
-    """Give the places that read any of these inputs of the run."""
+    """Return the places that read any of these inputs of the run."""
     return {
         at
         for at, place in enumerate(plan.places)
@@ -121,15 +121,15 @@ def readers_of(plan: Plan, names: Collection[str]) -> set[int]:
 
 
 def changed_inputs(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> set[str]:
-    """Give the names of inputs whose texts differ, or that only one of them has."""
+    """Return the names of inputs whose texts differ, or that only one side has."""
     return {name for name in {*before, *after} if before.get(name) != after.get(name)}
 
 
 def closed(plan: Plan, kept: Collection[int]) -> list[int]:
-    """Give what of these may be kept: an end stands only while all that it hangs on stands.
+    """Return which of these may be kept: those whose ancestors are all kept.
 
-    So does that of a place that was skipped: its sources ended as they did, and would have it
-    skipped again. What closes a run is done anew for each run.
+    That includes skipped places, whose sources would have them skipped again. Compensations and
+    finally nodes are never kept.
     """
     main = {at for at in kept if plan.places[at].phase is Phase.MAIN}
     lost = below(plan, (at for at in range(len(plan.places)) if at not in main))
@@ -137,10 +137,10 @@ def closed(plan: Plan, kept: Collection[int]) -> list[int]:
 
 
 def edited(definition: Definition, edits: Edits) -> Definition:
-    """Give a definition in which these inputs are values written into their nodes.
+    """Return a definition with these inputs as literals of their nodes.
 
-    Whatever fed them feeds them no more, so the result is proven and compiled as any other. What
-    runs only where another place failed still does.
+    Their edges carry no value any more, so that the result is checked and compiled as any other.
+    Failure edges still decide whether a node runs.
     """
     if not edits:
         return definition

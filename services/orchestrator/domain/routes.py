@@ -1,7 +1,7 @@
-"""How places begin, are skipped and end: one event's consequences within its run.
+"""How places begin, are skipped and end: the consequences of an event within its run.
 
-Every step is taken from a queue and not by a call within a call: a chain of 10,000 places that
-end at once is as good as any other graph.
+Steps are taken from a queue rather than by recursion, so that a chain of 10,000 places which end at
+once works as any other graph.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from services.orchestrator.domain.writes import change_row, place_row, touch
 
 
 def settle(run: Run, t: Transition, fx: Effects) -> None:
-    """Let everything follow that follows at once, to the end of the run if nothing is left."""
+    """Apply all immediate consequences, to the end of the run if nothing is left."""
     while True:
         while fx.todo or fx.over:
             while fx.over:
@@ -37,7 +37,7 @@ def settle(run: Run, t: Transition, fx: Effects) -> None:
 
 
 def consider(run: Run, place: int, t: Transition, fx: Effects) -> None:
-    """Begin a place or skip it, where its sources say so and nothing holds it up."""
+    """Begin or skip a place if its sources allow it and nothing prevents it."""
     record = run.records[place]
     if record is not None and record.status is not NodeStatus.PENDING:
         return
@@ -45,7 +45,7 @@ def consider(run: Run, place: int, t: Transition, fx: Effects) -> None:
         return
     phase = run.plan.places[place].phase
     if phase is not Phase.MAIN and place not in run.seeded:
-        return  # let go before its turn, which `closing` gives it
+        return  # resumed before its phase, in which `closing` begins it
     if phase is Phase.COMPENSATION:
         begin(run, place, t, fx)
         return
@@ -57,7 +57,7 @@ def consider(run: Run, place: int, t: Transition, fx: Effects) -> None:
 
 
 def begin(run: Run, place: int, t: Transition, fx: Effects) -> None:
-    """Begin a place whose turn it is."""
+    """Begin a place that is ready."""
     if run.plan.places[place].direct:
         fx.ready.append(Ready(run, place))
         return
@@ -79,13 +79,13 @@ def begin(run: Run, place: int, t: Transition, fx: Effects) -> None:
 
 
 def skip(run: Run, place: int, t: Transition, fx: Effects) -> None:
-    """Write that a place will not run."""
+    """Skip a place."""
     place_row(run, place, t, NodeStatus.SKIPPED, new_id=fx.new_id, token=fx.next_token())
     place_over(run, place, fx, End.SKIPPED)
 
 
 def refuse(run: Run, place: int, t: Transition, fx: Effects, failure: Failure) -> None:
-    """Write that a place could not begin, and why."""
+    """Fail a place that could not begin."""
     error_row(run, t, failure, new_id=fx.new_id)
     place_row(
         run,
@@ -108,7 +108,7 @@ def fail_for_good(
     *,
     usage: Usage | None = None,
 ) -> None:
-    """Write that a slot failed without another try, with `usage` where that ends an attempt."""
+    """Fail a slot without a retry; with `usage` if that ends an attempt."""
     record = run.records[slot]
     assert record is not None
     record.failure = failure
@@ -122,7 +122,7 @@ def fail_for_good(
 
 
 def slot_done(run: Run, slot: int, t: Transition, fx: Effects, output: NodeOutput | None) -> None:
-    """Tell whoever waits for a slot that it has completed."""
+    """Pass the completion of a slot on to what waits for it."""
     if run.part(slot) is not None:
         groups.part_over(run, slot, t, fx, output)
         return
@@ -132,7 +132,7 @@ def slot_done(run: Run, slot: int, t: Transition, fx: Effects, output: NodeOutpu
 
 
 def slot_failed(run: Run, slot: int, t: Transition, fx: Effects, failure: Failure) -> None:
-    """Tell whoever waits for a slot that it failed for good; unhandled, that stops the run."""
+    """Pass the failure of a slot on to what waits for it; unhandled, it stops the run."""
     if run.part(slot) is not None:
         groups.part_over(run, slot, t, fx, None, failure=failure)
         return
@@ -148,7 +148,7 @@ def slot_failed(run: Run, slot: int, t: Transition, fx: Effects, failure: Failur
 
 
 def revive(run: Run, t: Transition, fx: Effects) -> None:
-    """Begin whatever may begin: after a pause, or in a run that was read from its rows."""
+    """Begin whatever may begin, after a pause or after loading a run."""
     for place in range(len(run.plan.places)):
         if (
             (run.plan.places[place].phase is Phase.MAIN and run.records[place] is None)

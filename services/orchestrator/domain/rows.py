@@ -1,4 +1,4 @@
-"""The rows that changes of runs write, as the statement of a flush takes them."""
+"""The rows that changes of runs write, in the form that the flush takes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class RunInsert(NamedTuple):
     """A new row of workflow_executions."""
 
     id: UUID
-    workflow_id: UUID | None  # none of a run of one node
+    workflow_id: UUID | None  # None for a run of a single node
     tenant_id: UUID
     created_by: UUID
     workflow_version: int | None
-    current_version: int | None  # refuse unless the workflow still stands at this version
+    current_version: int | None  # refuse unless this is the workflow's current version
     pins_id: UUID
     shard: int
     status: str
@@ -28,33 +28,33 @@ class RunInsert(NamedTuple):
     python_version: str | None
     timeout_ms: int | None
     revision: int
-    alias: str | None = None  # refuse unless it stands for workflow_version
+    alias: str | None = None  # refuse unless it refers to workflow_version
     business_key: str | None = None
-    key_reuse: str = "allow"  # refuse where earlier runs with the key forbid it
+    key_reuse: str = "allow"  # refuse if earlier runs with the key exclude it
     labels: str = "{}"
     priority: int = 0
     start_at: datetime | None = None
     parent_execution_id: UUID | None = None
     relation: str | None = None
-    node_version_id: UUID | None = None  # refuse unless its node is there and may be read
-    parent_node_id: str | None = None  # of a sub-workflow: whatever became of it, it is inserted
+    node_version_id: UUID | None = None  # refuse unless its node exists and is readable
+    parent_node_id: str | None = None  # of a sub-workflow, which is inserted without checks
     ignores_cache: bool = False
-    traceparent: str | None = None  # of what it is a part; kept only where traces are told
-    undoes_parent: bool = False  # refuse where another run has what its parent left to undo
-    budget: str | None = None  # that was asked for: a JSON object of amounts
+    traceparent: str | None = None  # kept only if traces are exported
+    undoes_parent: bool = False  # refuse if another run took over the parent's compensations
+    budget: str | None = None  # as requested: a JSON object of amounts
 
 
 class Follows(NamedTuple):
-    """What a started run takes for true: the version that a node which it follows stands at."""
+    """A precondition of a start: the current version of a node without a fixed version."""
 
     pins_id: UUID
-    tenant_id: UUID  # that must be able to read the node
+    tenant_id: UUID  # must be able to read the node
     node_id: UUID
     version_id: UUID
 
 
 class NodeInsert(NamedTuple):
-    """A new row of node_executions, born running."""
+    """A new row of node_executions that is running."""
 
     id: UUID
     run_id: UUID
@@ -66,11 +66,11 @@ class NodeInsert(NamedTuple):
     runner: UUID
     token: int
     revision: int
-    first: bool  # of a run that the same flush inserts: written only if that row was
+    first: bool  # of a run inserted by the same flush: written only if that was
 
 
 class NodePlaced(NamedTuple):
-    """A new row of node_executions that no runner has: it waits, or is over at once."""
+    """A new row of node_executions without a runner: it waits or has ended."""
 
     id: UUID
     run_id: UUID
@@ -95,9 +95,9 @@ class NodePlaced(NamedTuple):
 
 
 class NodeCopy(NamedTuple):
-    """A new row of node_executions that its run takes over: it stands as its source does.
+    """A new row of node_executions that copies one of another run.
 
-    A result that is a file stays one file, which is kept for as long as any of its rows is.
+    A result in a file is not copied: the file is kept for as long as any row refers to it.
     """
 
     id: UUID
@@ -114,7 +114,7 @@ class NodeCopy(NamedTuple):
 
 
 class FileUse(NamedTuple):
-    """A row of file_uses: a node's row has a result that is another one's file."""
+    """A row of file_uses: a node's result is a file of another node."""
 
     id: UUID  # the node's row
     run_id: UUID
@@ -123,7 +123,7 @@ class FileUse(NamedTuple):
 
 
 class SignalWrite(NamedTuple):
-    """A row of execution_signals: a word from outside, and the node that took it, once one did."""
+    """A row of execution_signals, with the node that took the signal, if any."""
 
     id: UUID
     run_id: UUID
@@ -161,7 +161,7 @@ class NodeChange(NamedTuple):
     runner: UUID | None
     starts: bool  # set started_at: an attempt begins
     final: bool  # set completed_at
-    due_ms: int | None  # set due_at this far ahead
+    due_ms: int | None  # set due_at to so many milliseconds from now
     retry_count: int
     delivery_count: int
     error_type: str | None
@@ -173,7 +173,7 @@ class NodeChange(NamedTuple):
     stdout_tail: str
     stderr_tail: str
     container_id: UUID | None
-    child_id: UUID | None = None  # kept as it was where it is None
+    child_id: UUID | None = None  # None: unchanged
     error_detail: str | None = None  # JSON text
     io_read_bytes: int = 0
     io_write_bytes: int = 0
@@ -232,15 +232,15 @@ class FlowInsert(NamedTuple):
 
 
 class SlotUse(NamedTuple):
-    """A row of limit_slots that its member has taken: whom the place is for."""
+    """A row of limit_slots acquired by this member: what uses it."""
 
     id: UUID
     run_id: UUID
-    node_execution_id: UUID | None  # none for the run itself
+    node_execution_id: UUID | None  # None: the run itself
 
 
 class SlotFree(NamedTuple):
-    """A row of limit_slots that goes: what had the place is over."""
+    """A row of limit_slots to delete: what used it has ended."""
 
     id: UUID
     limit_id: UUID
@@ -248,7 +248,7 @@ class SlotFree(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """What an attempt adds to what its tenant used today."""
+    """Usage of an attempt, added to its tenant's of today."""
 
     tenant_id: UUID
     cpu_us: int
@@ -257,7 +257,7 @@ class Charge(NamedTuple):
 
 
 class Spend(NamedTuple):
-    """What an attempt takes from the budget of its run, or that the run is over."""
+    """Usage of an attempt, added to its run's budget, or the end of the run."""
 
     execution_id: UUID
     nodes: int

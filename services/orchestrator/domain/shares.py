@@ -1,4 +1,4 @@
-"""How the shards are shared: what a member may take, and what it has to give."""
+"""How shards are distributed: what a member takes, and what it hands over."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from services.orchestrator.domain.core import SHARDS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberState:
-    """A member that may be alive, as the database tells."""
+    """A member that may be alive, according to the database."""
 
     id: UUID
-    live: bool  # holds a lease; else it rests, and has no run
-    address: str  # empty when it is about to end: nothing is given to it any more
+    live: bool  # holds a lease; else it is idle, without runs
+    address: str  # empty if it is leaving: nothing is handed to it
     shards: tuple[int, ...]
     left_s: float  # of its lease
-    silent: bool = False  # it rests, and has not looked in for long: it may be gone
+    silent: bool = False  # idle without a sign of life for long: it may be gone
 
     @property
     def staying(self) -> bool:
-        """Whether it is to have a share."""
+        """Whether it gets a share."""
         return bool(self.address) and not self.silent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """What one look at the members leads to."""
+    """What a member does after a survey."""
 
     orphans: int  # how many shards without an owner to take
-    resting: tuple[tuple[UUID, int], ...]  # how many to take of which resting member
-    gives: tuple[tuple[int, UUID], ...]  # which shard to give to whom
+    resting: tuple[tuple[UUID, int], ...]  # how many to take of which idle member
+    gives: tuple[tuple[int, UUID], ...]  # shards to hand over, and to whom
 
 
 def share(me: UUID, members: Sequence[MemberState]) -> Share:
-    """Say what a live member takes and gives, so that all come to have as many, or one more.
+    """Return what a live member takes and hands over, so that all end up with equal shares.
 
-    Shards without an owner are divided among the live alone: whoever rests does not look.
+    Shards without an owner are divided among live members only: idle ones do not survey.
     """
     mine = next(each for each in members if each.id == me)
     owned = sum(len(each.shards) for each in members)
@@ -57,7 +57,7 @@ def share(me: UUID, members: Sequence[MemberState]) -> Share:
 
 
 def _gives(mine: MemberState, members: Sequence[MemberState]) -> tuple[tuple[int, UUID], ...]:
-    """Give the newest shards of the one who has too many to the one who has fewest, each time."""
+    """Return which newest shards to hand over, each to the member with the fewest."""
     have = {each.id: len(each.shards) for each in members if each.live and each.id != mine.id}
     left = list(mine.shards)
     few, over = divmod(len(left) + sum(have.values()), len(have) + 1)
@@ -65,7 +65,7 @@ def _gives(mine: MemberState, members: Sequence[MemberState]) -> tuple[tuple[int
     gives = []
     while have and len(left) > few:
         poorest = min(have, key=lambda each: (have[each], each))
-        # Down to the lower share only for one who has less than that.
+        # Go below the higher share only for a member with less than the lower one.
         if have[poorest] >= (few if len(left) <= many else many):
             break
         gives.append((left.pop(), poorest))

@@ -1,4 +1,4 @@
-"""What places take and give, whatever stands there, as the edges around them see it."""
+"""The signatures of places of any kind, as edges see them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from services.orchestrator.domain.plan import NodeVersion
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What the edges need to know of a place."""
+    """What edges need to know of a place."""
 
     inputs: Mapping[str, Type]
     required: tuple[str, ...]
     outputs: Mapping[str, Type]
-    is_open: bool = False  # it takes whatever is connected to it
+    is_open: bool = False  # accepts any input
 
 
 class Signatures:
-    """The places of a definition. Graphs repeat few nodes many times: each version is read once."""
+    """The places of a definition. Graphs repeat few nodes many times: versions are decoded once."""
 
     def __init__(
         self, nodes: Mapping[str, Mapping[str, Any]], versions: Mapping[str, NodeVersion]
@@ -41,7 +41,7 @@ class Signatures:
         self._seen: dict[str, Signature | None] = {}
 
     def of(self, name: str) -> Signature | None:
-        """Give a place as edges see it; None where nothing is known of what stands there."""
+        """Return the signature of a place as edges see it; None if it is unknown."""
         if name not in self._seen:
             self._seen[name] = self._find(self._nodes.get(name, {}), self._versions.get(name))
         return self._seen[name]
@@ -58,7 +58,7 @@ class Signatures:
 
 
 def of_version(version: NodeVersion) -> Signature:
-    """Give what a version takes and gives each time it runs."""
+    """Return the signature of a node version."""
     return Signature(
         inputs={str(each["name"]): type_of(each["type"]) for each in version.input_types},
         required=tuple(str(each["name"]) for each in version.input_types if each["required"]),
@@ -67,12 +67,12 @@ def of_version(version: NodeVersion) -> Signature:
 
 
 def type_of(stored: object) -> Type:
-    """Read a type; of a workflow in a workflow one may not have been known when it was stored."""
+    """Decode a type; a workflow's may have been unknown when it was stored."""
     return ANY if stored is None else from_json(stored)
 
 
 def of_builtin(place: Mapping[str, Any]) -> Signature:
-    """Give what a built-in node takes and gives; some state the type of their value."""
+    """Return the signature of a built-in node; some state the type of their value."""
     kind = str(place["kind"])
     stated = (place.get(kind) or {}).get("type")
     return Signature(
@@ -84,7 +84,7 @@ def of_builtin(place: Mapping[str, Any]) -> Signature:
 
 
 def as_seen(inner: Signature, mapped: Mapping[str, Any] | None) -> Signature:
-    """Give a signature as edges see it: a map takes lists of elements, and gives lists."""
+    """Return a signature as edges see it: a map takes a list and returns lists."""
     if not mapped:
         return inner
     depth, name = int(mapped.get("depth") or 1), str(mapped["input"])

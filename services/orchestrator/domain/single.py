@@ -1,4 +1,4 @@
-"""A node that runs alone: the definition that has nothing but it."""
+"""The definition of a run of a single node."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ PLACE: Final = "node"
 
 
 def definition_of(version: NodeVersion) -> Definition:
-    """Give a definition whose inputs and outputs are the node's own.
+    """Return a definition with the inputs and outputs of the node.
 
-    What is not given is not given to the node either, so its defaults hold.
+    Inputs that are not given are not passed on, so that the node's defaults apply.
     """
     names = [str(each["name"]) for each in version.input_types]
     return Definition(

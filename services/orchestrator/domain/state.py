@@ -1,7 +1,7 @@
 """The state of one run in memory: a cache of committed rows, changed in place by the planner.
 
-A *slot* is what can have a row: the places of the plan come first, by their index; behind them
-come the *parts* that runs make of them, the elements of a map and the turns of a loop.
+A *slot* is what can have a row: first the places of the plan, by their index, then the *parts* that
+a run adds, which are elements of maps and turns of loops.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ from services.orchestrator.domain.values import (
 
 
 class Part(NamedTuple):
-    """An element of a map or a turn of a loop: a slot behind those of the places."""
+    """An element of a map or a turn of a loop: a slot after those of the places."""
 
     place: int
     group: int  # the slot that it is a part of
-    number: int  # of a map's element from 0, of a loop's turn from 1
+    number: int  # of an element from 0, of a turn from 1
     node_id: str
 
 
 @dataclass(slots=True)
 class Group:
-    """A map or a loop that is under way. Its elements get slots when they begin."""
+    """A map or loop in progress. Its parts get slots when they begin."""
 
     slot: int
     count: int  # of elements; of turns at most
-    window: int  # how many may be under way at once
+    window: int  # how many may be in flight at once
     allowed: int = 0  # how many may fail
     elements: Sequence[bytes] | FileList | ListOutput | None = None
     source: Binding | None = None  # the input that is mapped over
     begun: int = 0
     open: int = 0
     failed: int = 0
-    queued: bool = False  # it waits for a runner's credit
-    filling: bool = False  # its elements are begun, right now
+    queued: bool = False  # waits for a runner
+    filling: bool = False  # `groups.fill` is running
     outputs: dict[int, NodeOutput | None] = field(default_factory=dict)
-    # Elements behind the next one that are there already: a run that takes elements over has them.
+    # Later elements that have a slot already, because they were kept of another run.
     ahead: set[int] = field(default_factory=set)
 
     @property
@@ -69,12 +69,12 @@ class Group:
 
     @property
     def over(self) -> bool:
-        """Whether all elements are over."""
+        """Whether all elements have ended."""
         return self.begun == self.count and not self.open
 
 
 class Signal(NamedTuple):
-    """A word from outside: a signal, or the answer of an approval, never one for the other."""
+    """A signal, or the answer of an approval, by kind."""
 
     id: UUID
     sent_by: UUID
@@ -84,7 +84,7 @@ class Signal(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """One execution that is not over."""
+    """One open execution."""
 
     id: UUID
     plan: Plan
@@ -92,50 +92,50 @@ class Run:
     created_by: UUID
     status: RunStatus
     input_values: dict[str, bytes]
-    input_text: str = "{}"  # exactly as it was sent
+    input_text: str = "{}"  # exactly as sent
     request_id: UUID | None = None
     shard: int = 0
-    parent: tuple[UUID, int] | None = None  # the run and slot whose sub-workflow this is
+    parent: tuple[UUID, int] | None = None  # the run and slot of which this is a sub-workflow
     options: RunOptions = NO_OPTIONS
-    asleep: bool = False  # it was to start at a time that has not come, or waits for a limit
-    # When it first asked for a place here, and its slots that a pause took out of their lines.
+    asleep: bool = False  # waits for its start time or a limit
+    # Turns in limit queues: of the run itself, and of slots that a pause removed from them.
     limit_turns: dict[int, int] = field(default_factory=dict, compare=False)
-    # How long slots that a pause holds up may still wait for a runner, where that is bounded.
+    # The rest of the queue timeout of slots that are paused.
     queue_left_s: dict[int, float] = field(default_factory=dict, compare=False)
-    begun: bool = False  # something of it began: its row has a start time
+    begun: bool = False  # something has begun: its row has a start time
     revision: int = 0
-    order: int = 0  # the last execution_order that was drawn
+    order: int = 0  # the last execution_order
     records: list[NodeRecord | None] = field(default_factory=list)  # by slot
-    parts: list[Part] = field(default_factory=list)  # of the slots behind the places
+    parts: list[Part] = field(default_factory=list)  # of the slots after the places
     groups: dict[int, Group] = field(default_factory=dict)  # by slot
-    remaining: list[int] = field(default_factory=list)  # sources that are not over
-    active: list[int] = field(default_factory=list)  # sources whose end counts
-    # A source failed and that does not count, or took another branch than the one it stands on.
+    remaining: list[int] = field(default_factory=list)  # sources that have not ended, by place
+    active: list[int] = field(default_factory=list)  # ended sources that count, by place
+    # By place: a source failed without a failure edge, or a choice took another branch.
     broken: list[bool] = field(default_factory=list)
-    # Places that rescue of which a failure came that they stand behind.
+    # Places with `rescues` of which such a failure occurred.
     called: set[int] = field(default_factory=set)
-    keep: list[int] = field(default_factory=list)  # readers of the output that are not done
+    keep: list[int] = field(default_factory=list)  # readers left of the output, by place
     outputs: dict[int, NodeOutput] = field(default_factory=dict)
-    # Slots by the word they wait for: a signal and an approval may have the same name.
+    # Waiting slots by kind and name: a signal and an approval may have the same name.
     waiting: dict[tuple[Kind, str], list[int]] = field(default_factory=dict)
-    # Words that nobody took yet, by name: signals all, since an answer is for who waits for it.
+    # Signals that no slot has taken yet, by name. An approval is only answered while it waits.
     signals: dict[str, deque[Signal]] = field(default_factory=dict)
     running: int = 0  # attempts on runners, and sub-workflows
-    done: int = 0  # places of the main phase that are over
-    closing: bool = False  # the main phase is over, for good or ill
-    undo: tuple[int, ...] = ()  # compensations to run, in their order
-    seeded: set[int] = field(default_factory=set)  # places of later phases that were begun
-    abandoned: bool = False  # cancelled while closing: nothing more of that begins
-    failure: tuple[str, Failure] | None = None  # the first failing place and why
+    done: int = 0  # ended places of the main phase
+    closing: bool = False  # the main phase is over
+    undo: tuple[int, ...] = ()  # compensations to run, in order
+    seeded: set[int] = field(default_factory=set)  # places of later phases that have begun
+    abandoned: bool = False  # cancelled while closing: nothing more begins
+    failure: tuple[str, Failure] | None = None  # the first failing place and its failure
     cancelling: bool = False
     expired: bool = False
-    queued: set[int] = field(default_factory=set)  # slots that wait for a runner, each once
-    watchers: int = 0  # while there are any, transitions carry copies of what they change
+    queued: set[int] = field(default_factory=set)  # slots in some queue of dispatch
+    watchers: int = 0  # while there are any, transitions carry views
     cpu_us: int = 0
     memory_peak_bytes: int = 0
     io_read_bytes: int = 0
     io_write_bytes: int = 0
-    container_id: UUID | None = field(default=None, compare=False)  # of what ended last
+    container_id: UUID | None = field(default=None, compare=False)  # of the attempt that ended last
     created_at: datetime | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
@@ -144,7 +144,7 @@ class Run:
     output_data: str | None = None
 
     def __post_init__(self) -> None:
-        """Fill the arrays for a run of which nothing has begun."""
+        """Initialize the arrays of a new run."""
         plan = self.plan
         if not self.records:
             size = len(plan.places)
@@ -155,7 +155,7 @@ class Run:
             self.keep = list(plan.readers)
 
     def is_open(self, slot: int) -> bool:
-        """Say whether what a slot stands for may still begin, or begin again, sooner or later."""
+        """Return whether a slot may begin, or begin again, now or later."""
         places = self.plan.places
         if slot < len(places):
             at = slot
@@ -174,11 +174,11 @@ class Run:
         return self.closing and undoes and not self.abandoned
 
     def may_begin(self, slot: int) -> bool:
-        """Say whether an attempt at a slot may begin now."""
+        """Return whether an attempt at a slot may begin now."""
         return self.status is not RunStatus.PAUSED and not self.asleep and self.is_open(slot)
 
     def is_stopping(self, slot: int) -> bool:
-        """Say whether what runs at a slot is to end."""
+        """Return whether a running slot has to be stopped."""
         if not (self.cancelling or self.expired):
             return False
         return self.abandoned or self.plan.places[self.place_of(slot)].phase is Phase.MAIN
@@ -186,41 +186,41 @@ class Run:
     # --- slots ----------------------------------------------------------------------------------
 
     def place_of(self, slot: int) -> int:
-        """Give the place that a slot is of."""
+        """Return the place of a slot."""
         size = len(self.plan.places)
         return slot if slot < size else self.parts[slot - size].place
 
     def part(self, slot: int) -> Part | None:
-        """Give what a slot is a part of; None for a place."""
+        """Return the part that a slot is; None for a place."""
         size = len(self.plan.places)
         return None if slot < size else self.parts[slot - size]
 
     def place(self, slot: int) -> Place:
-        """Give the definition of what runs at a slot."""
+        """Return the definition of a slot's place."""
         places = self.plan.places
         return places[slot] if slot < len(places) else places[self.parts[slot - len(places)].place]
 
     def node_id(self, slot: int) -> str:
-        """Give the name of a slot's row."""
+        """Return the node_id of a slot's row."""
         places = self.plan.places
         return places[slot].id if slot < len(places) else self.parts[slot - len(places)].node_id
 
     def depth(self, slot: int) -> int:
-        """Count the maps or loops around a slot, its place's own."""
+        """Count the groups of the same place around a slot."""
         depth, part = 0, self.part(slot)
         while part is not None:
             depth, part = depth + 1, self.part(part.group)
         return depth
 
     def is_group(self, slot: int) -> bool:
-        """Say whether a slot is a map or loop as a whole, and not a part that runs itself."""
+        """Return whether a slot is a map or loop as a whole, rather than a part that runs."""
         place = self.place(slot)
         if place.map is not None:
             return self.depth(slot) < place.map.depth
         return place.loop is not None and slot < len(self.plan.places)
 
     def add_part(self, group: int, index: int) -> int:
-        """Make a slot for an element or a turn."""
+        """Add a slot for an element or a turn."""
         place = self.place_of(group)
         mark = f"[{index}]" if self.plan.places[place].map is not None else f"#{index}"
         self.parts.append(Part(place, group, index, self.node_id(group) + mark))
@@ -230,19 +230,19 @@ class Run:
     # --- values ---------------------------------------------------------------------------------
 
     def bindings(self, slot: int) -> tuple[Binding, ...]:
-        """Give the inputs of a slot."""
+        """Return the bindings of a slot's inputs."""
         place = self.place(slot)
         if place.loop is not None and (part := self.part(slot)) is not None and part.number > 1:
             return place.turn_inputs
         return place.inputs
 
     def has_inputs(self, slot: int) -> bool:
-        """Say whether a slot's inputs are still known: those of a part go with its group."""
+        """Return whether a slot's inputs are still known: those of a part end with its group."""
         part = self.part(slot)
         return part is None or part.group in self.groups
 
     def value(self, slot: int, at: int) -> Value | None:
-        """Give an input of a slot: JSON text or where it stands, or None where none is given."""
+        """Return the value of an input: JSON text or a reference, None if it has no value."""
         binding = self.bindings(slot)[at]
         part = self.part(slot)
         if part is not None:
@@ -254,14 +254,14 @@ class Run:
         return self.given(binding)
 
     def inputs(self, slot: int) -> list[Value | None]:
-        """Give all inputs of a slot, as `value` gives each."""
+        """Return the values of all inputs, as `value` does."""
         bindings = self.bindings(slot)
         if slot < len(self.plan.places):
             return [self.given(binding) for binding in bindings]
         return [self.value(slot, at) for at in range(len(bindings))]
 
     def given(self, binding: Binding) -> Value | None:
-        """Give what a source other than a map or loop gives."""
+        """Return the value of a binding whose source is no map or loop."""
         source = binding.source
         if source >= 0:
             if binding.output < 0:
@@ -286,7 +286,7 @@ class Run:
         return json.dumps(told, ensure_ascii=False).encode()
 
     def values(self, slot: int, only: AbstractSet[str] | None = None) -> dict[str, bytes]:
-        """Give the inputs of a slot that have a value, as the engine itself reads them."""
+        """Return the inputs that have a value as JSON texts, for use by the engine itself."""
         found: dict[str, bytes] = {}
         for at, binding in enumerate(self.bindings(slot)):
             if only is not None and binding.name not in only:
@@ -300,7 +300,7 @@ class Run:
         return found
 
     def _converted(self, slot: int, binding: Binding, value: bytes) -> bytes:
-        """Convert a value as its edge says: a runner does so for code, and nobody else for this."""
+        """Apply the conversion of an edge: runners do this for user code, the engine for itself."""
         if not binding.conversion:
             return value
         rule = self.place(slot).map

@@ -9,7 +9,7 @@ from typing import Final
 
 
 class RunStatus(StrEnum):
-    """Where a run stands; the words are the column's."""
+    """The states of runs, as stored."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -20,7 +20,7 @@ class RunStatus(StrEnum):
 
 
 class NodeStatus(StrEnum):
-    """Where a node of a run stands; the words are the column's."""
+    """The states of node executions, as stored."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -44,10 +44,10 @@ NODE_FINAL: Final = frozenset(
         NodeStatus.QUARANTINED,
     }
 )
-# Ends of nodes that did not give what they were to give.
+# Final states of failed nodes.
 NODE_FAILED: Final = frozenset({NodeStatus.FAILED, NodeStatus.QUARANTINED})
 
-# What may follow what. The planner asserts it on every change; a final status has no successor.
+# Allowed transitions, asserted on every change; a final status has none.
 NODE_NEXT: Final[Mapping[NodeStatus, AbstractSet[NodeStatus]]] = {
     NodeStatus.PENDING: frozenset(
         {

@@ -32,28 +32,28 @@ class Limit:
     revision: int
     workflow_id: UUID | None = None  # limits runs of a workflow
     node_id: UUID | None = None  # limits attempts at a node; with neither: all attempts
-    owner_id: UUID | None = None  # of runs that this user started alone
-    per_owner: bool = False  # each user who started runs has counts of their own
+    owner_id: UUID | None = None  # limits only runs that this user started
+    per_owner: bool = False  # counts each user separately
     key: Expression | None = None
 
     def is_of(self, run: Run) -> bool:
-        """Whether it is about runs of whoever started this one."""
+        """Return whether it applies to runs of the user who started this one."""
         return self.owner_id is None or self.owner_id == run.created_by
 
 
 class Demand(NamedTuple):
-    """One count in which something needs a place."""
+    """A slot needed of a limit, under one key."""
 
     limit_id: UUID
     key: str
 
 
-# All that something needs before it goes on, in the order of the limits' ids.
+# All slots that something needs before it continues, ordered by limit id.
 Lane: TypeAlias = tuple[Demand, ...]
 
 
 class Claim(NamedTuple):
-    """Places that are taken, or asked for: one row for each demand."""
+    """Slots that are acquired or requested: one row per demand."""
 
     lane: Lane
     slots: tuple[UUID, ...]

@@ -62,7 +62,7 @@ NODE_NEXT: Final[Mapping[NodeStatus, AbstractSet[NodeStatus]]] = {
     ),
     NodeStatus.RUNNING: frozenset(
         {
-            NodeStatus.RUNNING,  # taken over by another runner, or told to stop
+            NodeStatus.RUNNING,  # moved to another runner, or being stopped
             NodeStatus.RETRYING,
             NodeStatus.COMPLETED,
             NodeStatus.FAILED,
@@ -73,9 +73,9 @@ NODE_NEXT: Final[Mapping[NodeStatus, AbstractSet[NodeStatus]]] = {
     NodeStatus.RETRYING: frozenset(
         {
             NodeStatus.RUNNING,
-            NodeStatus.WAITING,  # a sub-workflow begins again
+            NodeStatus.WAITING,  # a sub-workflow is retried
             NodeStatus.PAUSED,
-            NodeStatus.COMPLETED,  # by hand
+            NodeStatus.COMPLETED,  # skipped with an output
             NodeStatus.FAILED,
             NodeStatus.SKIPPED,
             NodeStatus.CANCELLED,
@@ -95,9 +95,9 @@ NODE_NEXT: Final[Mapping[NodeStatus, AbstractSet[NodeStatus]]] = {
     NodeStatus.PAUSED: frozenset(
         {
             NodeStatus.PENDING,
-            NodeStatus.RETRYING,  # what had begun before it was held up
+            NodeStatus.RETRYING,  # if it had begun before the pause
             NodeStatus.COMPLETED,
-            NodeStatus.FAILED,  # its time for all attempts was up
+            NodeStatus.FAILED,  # by its timeout for all attempts
             NodeStatus.SKIPPED,
             NodeStatus.CANCELLED,
         }
@@ -107,7 +107,7 @@ NODE_NEXT: Final[Mapping[NodeStatus, AbstractSet[NodeStatus]]] = {
 RUN_NEXT: Final[Mapping[RunStatus, AbstractSet[RunStatus]]] = {
     RunStatus.PENDING: frozenset({RunStatus.RUNNING, RunStatus.PAUSED, *RUN_FINAL}),
     RunStatus.RUNNING: frozenset({RunStatus.PAUSED, *RUN_FINAL}),
-    # Back to pending where nothing of it has begun.
+    # Back to pending if nothing of it has begun.
     RunStatus.PAUSED: frozenset({RunStatus.PENDING, RunStatus.RUNNING, *RUN_FINAL}),
     **{status: frozenset[RunStatus]() for status in RUN_FINAL},
 }

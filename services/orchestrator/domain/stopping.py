@@ -23,7 +23,7 @@ CANCELLED: Final = Failure(error_type="cancelled", message="the run was cancelle
 
 
 def exhaust(run: Run, t: Transition, fx: Effects, failure: Failure) -> None:
-    """End a run that used up what it may, or whose parent failed: what runs ends by itself."""
+    """End a run that used up its budget or quota, or whose parent failed; attempts may end."""
     run.revision += 1
     run.asleep = False
     run.failure = ("", failure)
@@ -34,16 +34,16 @@ def exhaust(run: Run, t: Transition, fx: Effects, failure: Failure) -> None:
 
 
 def stop(run: Run, t: Transition, fx: Effects, *, cancel: bool, resumes: bool = False) -> None:
-    """Stop a run for good, on a caller's word or because its time is up.
+    """Stop a run for good, because a caller cancels it or its timeout expired.
 
-    A caller's word lets a paused run go on (`resumes`): nobody else can any more. Where a time is
-    up, what closes a paused run and its sub-workflows waits as all that is new does.
+    A caller's cancel resumes a paused run (`resumes`), which nobody else can do any more. After a
+    timeout, the compensations and finally nodes of a paused run wait until it is resumed.
 
-    The tokens of running attempts advance in the same flush, so whatever they still give is late.
-    Where what closes the run has begun already, it closes no further.
+    The tokens of running attempts advance in the same flush, so that later results are stale. If
+    compensations or finally nodes have begun already, no others begin.
     """
     run.revision += 1
-    run.asleep = False  # what closes it waits for nothing
+    run.asleep = False  # closing waits for no start time and no limit
     run.abandoned = run.abandoned or (run.closing and bool(run.seeded))
     if cancel:
         run.cancelling = True
@@ -57,7 +57,7 @@ def stop(run: Run, t: Transition, fx: Effects, *, cancel: bool, resumes: bool = 
             _stop_slot(run, slot, t, fx, resumes=resumes)
     run.groups.clear()
     run.waiting.clear()
-    run.revision += 1  # younger than what it stops, older than what begins after it
+    run.revision += 1  # above that of what it stops, below that of what begins after it
     if run.closing and not run.abandoned:
         _close_anew(run, t)
     if resumes and run.status is RunStatus.PAUSED:
@@ -67,7 +67,7 @@ def stop(run: Run, t: Transition, fx: Effects, *, cancel: bool, resumes: bool = 
 
 
 def _stop_slot(run: Run, slot: int, t: Transition, fx: Effects, *, resumes: bool) -> None:
-    """End what waits at a slot, and have killed what runs there."""
+    """End what waits at a slot, or have its attempt killed."""
     record = run.records[slot]
     assert record is not None
     if record.status is NodeStatus.RUNNING:
@@ -81,7 +81,7 @@ def _stop_slot(run: Run, slot: int, t: Transition, fx: Effects, *, resumes: bool
 
 
 def kill(run: Run, slot: int, t: Transition, fx: Effects) -> None:
-    """Have a running attempt killed; its token advances, so whatever it still gives is late."""
+    """Have a running attempt killed; its token advances, so that a later result is stale."""
     record = run.records[slot]
     assert record is not None
     guard, record.killing, record.token = record.token, record.token, fx.next_token()
@@ -91,9 +91,9 @@ def kill(run: Run, slot: int, t: Transition, fx: Effects) -> None:
 
 
 def _close_anew(run: Run, t: Transition) -> None:
-    """Let a run close that was paused before anything that closes it had begun.
+    """Restart the closing of a run that was paused before it began.
 
-    A cancel undoes more than an end that was well, and lets go what was held up before its turn.
+    A cancel compensates more than a successful end, and resumes places paused before their phase.
     """
     closing.begin_closing(run)
     for slot, record in enumerate(run.records):
@@ -103,17 +103,17 @@ def _close_anew(run: Run, t: Transition) -> None:
 
 
 def break_off(run: Run, t: Transition, fx: Effects, failure: Failure) -> None:
-    """End a run that cannot go on for a fault of the engine's: say why, stop what runs."""
+    """End a run that cannot continue because of a fault of the engine."""
     run.failure = ("", failure)
-    run.closing = run.abandoned = True  # and nothing of what closes it begins
+    run.closing = run.abandoned = True  # no compensation or finally node begins
     stop(run, t, fx, cancel=False, resumes=True)
 
 
 def is_expiry(failure: Failure | None) -> bool:
-    """Whether it says that a run's time was up, in whatever words: rows keep those of their day."""
+    """Return whether a failure is a run's timeout; messages in older rows may differ."""
     return failure is not None and failure.error_type == EXPIRED.error_type
 
 
 def why_stopped(run: Run) -> Failure:
-    """Give what is told of that which ends because its run was stopped."""
+    """Return the failure of nodes that end because their run was stopped."""
     return CANCELLED if run.cancelling else EXPIRED

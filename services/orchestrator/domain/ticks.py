@@ -1,4 +1,4 @@
-"""What a schedule owes when somebody looks: which ticks start, which were missed, what is next."""
+"""Which ticks of a schedule are due: which start, which were missed, and what is next."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from services.orchestrator.domain.timing import Timing, next_after, put_off, tic
 CatchUp = Literal["none", "last", "all"]
 Overlap = Literal["skip", "buffer_one", "allow", "cancel_running"]
 
-# Looked at in one step: what is left is for the next one, which follows at once.
+# How many times one step handles; the next step follows at once.
 TICKS_MAX: Final = 1_000
-# A tick that comes so late is still the one that was meant, whatever is done with missed ones.
+# A tick is not missed if it is no later than this, whatever the catch-up policy.
 ON_TIME: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A time that was due, and what is to be done with it: start it, or know that it was missed."""
+    """A time that was due, to start or to record as missed."""
 
     at: datetime
     missed: bool
-    count: int = 1  # how many it stands for
+    count: int = 1  # how many times it stands for
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a look gave: ticks in order, and when the schedule is due again, None for never."""
+    """The result of a step: ticks in order, and when the schedule is due next, None for never."""
 
     ticks: Sequence[Tick]
     due_at: datetime | None
@@ -47,20 +47,20 @@ def look(
     catch_up: CatchUp,
     window: timedelta,
 ) -> Step:
-    """Say what is due from `due_at` on, now that its jitter is over.
+    """Return what is due from `due_at` on, whose jitter is over.
 
-    However long nobody looked, no more than `TICKS_MAX` times are asked for. What is too old for
-    any rule is told as one tick and counted up to that many; then the rest is looked at.
+    However long it has been, at most `TICKS_MAX` times are computed. Those too old to start become
+    one missed tick with a count of up to that many; the rest follows in the next step.
     """
     due = [due_at, *_until(timing, schedule_id, due_at, now)]
     oldest = now - window_of(catch_up, window)
     late = [*takewhile(lambda at: put_off(timing, schedule_id, at) < oldest, due)]
     owed = due[len(late) :]
     if len(due) > TICKS_MAX and not owed:
-        # So many that not even all can be counted: on with those that may still start.
+        # Too many even to count: skip to those that may still start.
         return _step(timing, schedule_id, late, [], next_after(timing, max(oldest, due[-1])))
     if len(due) > TICKS_MAX and catch_up != "all":
-        # The newest is what counts, and it may not be among these.
+        # Only the newest matters, which may not be among these.
         return _step(timing, schedule_id, [*late, *owed[:-1]], [], owed[-1])
     if catch_up != "all":
         late, owed = [*late, *owed[:-1]], owed[-1:]
@@ -68,17 +68,17 @@ def look(
 
 
 def window_of(catch_up: CatchUp, window: timedelta) -> timedelta:
-    """Give how late a tick may start its run."""
+    """Return how late a tick may start its run."""
     return ON_TIME if catch_up == "none" else max(window, ON_TIME)
 
 
 def request_id(schedule_id: UUID, tick_at: datetime) -> UUID:
-    """Give what makes the start of a tick the same start, whoever tries it how often."""
+    """Return the request id of a tick's start, equal for all attempts by any member."""
     return uuid5(schedule_id, tick_at.isoformat())
 
 
 def _until(timing: Timing, schedule_id: UUID, after: datetime, now: datetime) -> list[datetime]:
-    """Give the times after one whose jitter is over too; one that waits holds up those behind."""
+    """Return the following times whose jitter is over, up to the first that still waits."""
     found = []
     for at in islice(ticks(timing, after), TICKS_MAX):
         if put_off(timing, schedule_id, at) > now:

@@ -1,4 +1,4 @@
-"""The timers of all runs: what has to be looked at again, and when."""
+"""The timers of all runs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from uuid import UUID
 
 from services.orchestrator.domain.effects import Due
 
-# Timers of a run itself, where those of its nodes have a place.
+# Instead of slot numbers, for timers of a run itself.
 DEADLINE: Final = -1
 BEGIN: Final = -2
 _COUNT_MIN: Final = 1024
 
 
 class Timer(NamedTuple):
-    """What is due: a slot of a run, or the run itself."""
+    """A timer of a slot, or of a run itself."""
 
     at: float
     number: int
@@ -26,14 +26,14 @@ class Timer(NamedTuple):
 
 
 class Timers:
-    """A heap of them; those of runs that are over are thrown out when they become many."""
+    """A heap of timers; those of ended runs are removed when they become many."""
 
     def __init__(self, runs: Container[UUID]) -> None:
         self._runs = runs
         self._heap: list[Timer] = []
         self._last = 0
         self._count_max = _COUNT_MIN
-        # Of slots that wait for a runner no longer than they may: which timer counts, by run.
+        # The valid queue timers by run and slot.
         self._queued: dict[UUID, dict[int, Timer]] = {}
 
     def __len__(self) -> int:
@@ -41,11 +41,11 @@ class Timers:
 
     @property
     def next_at(self) -> float | None:
-        """When `due` has something to give next."""
+        """The time at which the next timer is due, if any."""
         return self._heap[0].at if self._heap else None
 
     def set(self, at: float, run_id: UUID, slot: int, what: Due = Due.NEXT) -> Timer:
-        """Have a slot looked at then."""
+        """Set a timer."""
         self._last += 1
         timer = Timer(at, self._last, run_id, slot, what)
         heapq.heappush(self._heap, timer)
@@ -56,32 +56,32 @@ class Timers:
         return timer
 
     def due(self, now: float) -> Iterator[Timer]:
-        """Give those whose time has come, one after the other; more may be set meanwhile."""
+        """Yield the timers that are due, one by one; more may be set meanwhile."""
         while self._heap and self._heap[0].at <= now:
             yield heapq.heappop(self._heap)
 
     def forget(self, run_id: UUID) -> None:
-        """Know that nothing of a run waits any more: it is over, or is to be loaded again."""
+        """Drop the queue timers of a run that has ended or is being reloaded."""
         self._queued.pop(run_id, None)
 
-    # --- how long a slot may wait for a runner --------------------------------------------------
+    # --- queue timeouts -------------------------------------------------------------------------
 
     def set_queued(self, at: float, run_id: UUID, slot: int) -> None:
-        """Have a slot looked at then if no runner has taken it; an earlier word counts no more."""
+        """Set the queue timer of a slot, replacing an earlier one."""
         timer = self.set(at, run_id, slot, Due.QUEUE)
         self._queued.setdefault(run_id, {})[slot] = timer
 
     def taken(self, run_id: UUID, slot: int) -> None:
-        """Know that a runner takes a slot."""
+        """Cancel the queue timer of a slot that a runner takes."""
         if self._queued:
             self._queued.get(run_id, {}).pop(slot, None)
 
     def stop_queued(self, run_id: UUID, now: float, *, slot: int | None = None) -> dict[int, float]:
-        """Know that slots of a run are held up, all or one; gives how long each may still wait."""
+        """Stop the queue timers of a paused run, or one slot; returns the seconds left by slot."""
         queued = self._queued.get(run_id, {})
         held = [*queued] if slot is None else [each for each in (slot,) if each in queued]
         return {each: max(0.0, queued.pop(each).at - now) for each in held}
 
     def still_queued(self, timer: Timer) -> bool:
-        """Whether what a timer of this kind is about waits still."""
+        """Return whether a queue timer is still valid."""
         return self._queued.get(timer.run_id, {}).get(timer.slot) == timer

@@ -1,8 +1,8 @@
-"""When a schedule is due: by the wall clock of a zone, or at equal distances.
+"""When a schedule is due: by the wall clock of a time zone, or at equal intervals.
 
-A cron expression is read by `cronsim`, on local times without a zone; what clocks that jump make of
-those is decided here. Where the hour field begins with `*` it is asked in the zone itself and goes
-by elapsed time: every quarter of an hour is just that, in a night of 25 hours too.
+Cron expressions are evaluated by `cronsim` on naive local times; changes of daylight saving time
+are handled here. If the hour field begins with `*`, times are evaluated by elapsed time: "every
+quarter of an hour" means just that, even in a night of 25 hours.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from services.kit.errors import invalid
 SkippedTime = Literal["after_gap", "omit"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-# No calendar is asked for what lies beyond: what is due then is never due.
+# Nothing is due after this.
 _LAST: Final = datetime(9000, 1, 1, tzinfo=UTC)
-# Longer than a calendar lets a date wait: what clocks leave out for so long, they always do.
+# If a gap skips every time for so many years, it always does.
 _LEFT_OUT_YEARS_MAX: Final = 50
 _FIRST: Final = datetime(1900, 1, 1, tzinfo=UTC)
-# What the reader names, and what stands there.
+# The fields that `cronsim` names, and their allowed values.
 _ALLOWED: Final = {
     "minute": "0 to 59",
     "hour": "0 to 23",
@@ -40,13 +40,13 @@ _ALLOWED: Final = {
 }
 _FIELDS: Final = 5
 _HOUR_FIELD: Final = 1
-# Names that mean another zone on another machine.
+# Zone names whose meaning depends on the machine.
 _MACHINES_OWN: Final = frozenset({"localtime", "Factory", "posixrules"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cron:
-    """Times by the wall clock of a zone."""
+    """Times by the wall clock of a time zone."""
 
     expression: str
     time_zone: str = "UTC"
@@ -55,7 +55,7 @@ class Cron:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """Times at equal distances since 1970."""
+    """Times at equal intervals since 1970."""
 
     every_ms: int
     offset_ms: int = 0
@@ -72,7 +72,7 @@ class Timing:
 
 
 def check(timing: Timing, *, field: str, now: datetime) -> datetime:
-    """Refuse times that cannot be read or never come; gives the first after now."""
+    """Refuse invalid timings and those without a next time; returns the first time after now."""
     match timing.times:
         case Cron():
             _check_cron(timing.times, field=f"{field}.cron")
@@ -90,7 +90,7 @@ def check(timing: Timing, *, field: str, now: datetime) -> datetime:
 
 
 def ticks(timing: Timing, after: datetime) -> Iterator[datetime]:
-    """Give the times after a moment, in order, each once; without jitter."""
+    """Yield the times after a moment, in order, without jitter."""
     if timing.starts_at is not None and timing.starts_at > after:
         after = timing.starts_at - timedelta(microseconds=1)
     found = (
@@ -105,17 +105,17 @@ def ticks(timing: Timing, after: datetime) -> Iterator[datetime]:
 
 
 def next_after(timing: Timing, after: datetime) -> datetime | None:
-    """Give the first time after a moment; None when there is none."""
+    """Return the first time after a moment; None if there is none."""
     return next(ticks(timing, after), None)
 
 
 def upcoming(timing: Timing, after: datetime, *, count: int) -> list[datetime]:
-    """Give the next times."""
+    """Return the next `count` times."""
     return list(islice(ticks(timing, after), count))
 
 
 def put_off(timing: Timing, schedule_id: UUID, tick_at: datetime) -> datetime:
-    """Give when a tick is to start: put off by its jitter, which is the same each time."""
+    """Return when a tick is to start: with its jitter, which is derived from the tick."""
     if not timing.jitter_ms:
         return tick_at
     drawn = hashlib.sha256(schedule_id.bytes + tick_at.isoformat().encode()).digest()[:8]
@@ -124,7 +124,7 @@ def put_off(timing: Timing, schedule_id: UUID, tick_at: datetime) -> datetime:
 
 
 def to_json(timing: Timing) -> dict[str, Any]:
-    """Give the stored form."""
+    """Return the stored form."""
     match timing.times:
         case Cron(expression=expression, time_zone=zone, skipped_time=skipped):
             stored: dict[str, Any] = {"cron": expression, "time_zone": zone, "skipped": skipped}
@@ -140,7 +140,7 @@ def to_json(timing: Timing) -> dict[str, Any]:
 
 
 def from_json(stored: dict[str, Any]) -> Timing:
-    """Read the stored form."""
+    """Decode the stored form."""
     times: Cron | Interval
     if "cron" in stored:
         times = Cron(
@@ -180,9 +180,9 @@ def _check_cron(cron: Cron, *, field: str) -> None:
 
 
 def _unreadable(expression: str) -> str:
-    """Say what is wrong with an expression, or nothing."""
+    """Return what is wrong with a cron expression, or an empty text."""
     try:
-        # The reader asserts where a step has no number to begin at, and compares what it cannot.
+        # cronsim raises AssertionError or TypeError for some malformed steps.
         CronSim(expression, _EPOCH)
     except (CronSimError, AssertionError, TypeError, ValueError) as error:
         return str(error) or "cannot be read"
@@ -211,7 +211,7 @@ def _by_clock(cron: Cron, after: datetime) -> Iterator[datetime]:
     last = after
     for found in CronSim(cron.expression, after.astimezone(zone).replace(tzinfo=None)):
         moment = _moment(cron, zone, found)
-        # Times that meet after a gap are one; in the second of two equal hours the first are over.
+        # Times that coincide after a gap are one; of a repeated hour only the first counts.
         if moment is not None and moment > last:
             last = moment
             yield moment
@@ -220,9 +220,9 @@ def _by_clock(cron: Cron, after: datetime) -> Iterator[datetime]:
 
 
 def _by_elapsed_time(cron: Cron, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
-    """Give each moment whose local time is one: as long as one offset holds, then with the next.
+    """Yield each moment whose local time matches, using one UTC offset after the other.
 
-    Clocks do not change by whole hours alone, nor at whole hours: half of one on Lord Howe Island.
+    Clocks do not always change by whole hours, nor at whole hours: Lord Howe Island.
     """
     last, offset = after.astimezone(UTC), _offset(zone, after)
     local = after.astimezone(zone).replace(tzinfo=None)
@@ -232,7 +232,7 @@ def _by_elapsed_time(cron: Cron, zone: ZoneInfo, after: datetime) -> Iterator[da
             if _offset(zone, moment) != offset:
                 last = _change(zone, last, moment)
                 offset = _offset(zone, last)
-                # What comes at the change itself is one of those behind it.
+                # A time at the change itself belongs to the new offset.
                 local = (last + offset).replace(tzinfo=None) - timedelta(microseconds=1)
                 break
             last = moment
@@ -242,18 +242,18 @@ def _by_elapsed_time(cron: Cron, zone: ZoneInfo, after: datetime) -> Iterator[da
 
 
 def _moment(cron: Cron, zone: ZoneInfo, local: datetime) -> datetime | None:
-    """Say when a local time is; one that comes twice is the first, one that never comes by rule."""
+    """Return the moment of a local time: the first of two, and by rule if there is none."""
     earlier = local.replace(tzinfo=zone, fold=0).astimezone(UTC)
     if earlier.astimezone(zone).replace(tzinfo=None) == local:
         return earlier
     if cron.skipped_time == "omit":
         return None
-    # In a gap the offsets change sides: the moment of the jump lies between the two readings.
+    # In a gap the change lies between the readings with either offset.
     return _change(zone, local.replace(tzinfo=zone, fold=1).astimezone(UTC), earlier)
 
 
 def _change(zone: ZoneInfo, low: datetime, high: datetime) -> datetime:
-    """Give the moment between two of different offsets from which the first one's is over."""
+    """Return the moment between two at which the UTC offset changes."""
     before = _offset(zone, low)
     while high - low > timedelta(seconds=1):
         middle = low + (high - low) // 2

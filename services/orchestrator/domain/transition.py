@@ -1,4 +1,4 @@
-"""One change of a run: the rows that it writes, and what follows once they are committed."""
+"""One change of a run: the rows to write, and the commands to execute after the commit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from services.orchestrator.domain.rows import (
 
 
 class View(NamedTuple):
-    """A node as a watcher is shown it."""
+    """A node as shown to watchers."""
 
     node_id: str
     place: int
@@ -43,7 +43,7 @@ Row = TypeVar("Row")
 
 
 def more(rows: Sequence[Row], row: Row) -> list[Row]:
-    """Add a row to those of its kind, of which most transitions have none."""
+    """Append a row, replacing the shared empty sequence with a list."""
     if isinstance(rows, list):
         rows.append(row)
         return rows
@@ -52,21 +52,21 @@ def more(rows: Sequence[Row], row: Row) -> list[Row]:
 
 @dataclass(slots=True)
 class Transition:
-    """One change of one run: its rows are written together or not at all, then its commands go.
+    """One change of one run: its rows are written atomically, then its commands are executed.
 
-    Most have rows of two or three kinds. Of the others none has a list of its own, which would cost
-    more than to decide the change does: `more` makes one for the first row.
+    Most have rows of two or three kinds only. Allocating a list for every kind would cost more than
+    deciding the change, so `more` creates one with the first row.
     """
 
     run_id: UUID
-    follows: tuple[Follows, ...] = ()  # of what is inserted: refused where one is not so
+    follows: tuple[Follows, ...] = ()  # preconditions of the insert
     run_inserts: Sequence[RunInsert] = ()
     node_inserts: Sequence[NodeInsert] = ()
     placed: dict[UUID, NodePlaced] = field(default_factory=dict)  # by row
     copies: Sequence[NodeCopy] = ()
     file_uses: Sequence[FileUse] = ()
     completes: Sequence[NodeComplete] = ()
-    changes: dict[UUID, NodeChange] = field(default_factory=dict)  # by row, each once
+    changes: dict[UUID, NodeChange] = field(default_factory=dict)  # by row
     attempts: Sequence[AttemptInsert] = ()
     errors: Sequence[ErrorInsert] = ()
     flows: Sequence[FlowInsert] = ()
@@ -77,16 +77,16 @@ class Transition:
     charges: Sequence[Charge] = ()
     spends: Sequence[Spend] = ()
     commands: list[Command] = field(default_factory=list)
-    begun: Sequence[NodeRecord] = ()  # attempts that it starts
-    views: Sequence[View] = ()  # nodes as they then stood
-    complete_views: bool = True  # whether `views` holds every node that it changed
+    begun: Sequence[NodeRecord] = ()  # whose attempts it starts
+    views: Sequence[View] = ()  # the changed nodes, if there are watchers
+    complete_views: bool = True  # whether `views` holds all of them
     revision: int = 0
-    # Of a beginning that takes many flushes: others go between, and it is over with the last.
+    # Of a start that takes several flushes: a part of it, and the last part.
     begins: bool = False
     begun_whole: bool = False
 
     def copy(self, row: NodeCopy) -> None:
-        """Add a result that is taken over, and whose file it is where it is one."""
+        """Add a copied row, and its use of a file."""
         self.copies = more(self.copies, row)
         if row.file_id is not None:
             use = FileUse(row.id, row.run_id, row.file_id, row.first)
@@ -94,11 +94,11 @@ class Transition:
 
     @property
     def writes(self) -> bool:
-        """Whether it has any row."""
+        """Whether it writes any row."""
         return any(_counted(self))
 
     def cost(self) -> tuple[int, int]:
-        """Count the rows it writes, and about how many bytes they carry."""
+        """Return the number of rows, and their approximate size in bytes."""
         rows = sum(map(len, _counted(self)))
         size = 200 * rows
         for inserted in self.run_inserts:
@@ -117,7 +117,7 @@ class Transition:
             size += len(changed.error_message or "") + len(changed.stack_trace or "")
             size += len(changed.error_detail or "")
             size += len(changed.stdout_tail) + len(changed.stderr_tail)
-        for told in self.errors:  # a failed attempt says the same once more
+        for told in self.errors:  # a failed attempt has the same texts again
             copies = 1 + (told.node_execution_id is not None)
             size += copies * (len(told.error_message) + len(told.stack_trace))
             size += copies * len(told.error_detail or "")

@@ -1,4 +1,4 @@
-"""Turns: who was served last, so that nobody who floods a queue holds up the others."""
+"""Turns: who was served when, so that nobody who floods a queue delays the others."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Final, Generic, TypeVar
 
 _REMEMBERED_MAX: Final = 10_000
-_STALE_MAX: Final = 16  # entries of a line that stand for nobody, beside as many as for somebody
+_STALE_MAX: Final = 16  # stale heap entries tolerated in addition to as many valid ones
 
 Who = TypeVar("Who", bound=Hashable)
 What = TypeVar("What")
 
 
 class Turns:
-    """When each was served last, of those that were served lately."""
+    """When each was served last; only recent ones are remembered."""
 
     def __init__(self) -> None:
         self._last: OrderedDict[Hashable, int] = OrderedDict()
         self._turn = 0
 
     def serve(self, whom: Hashable) -> None:
-        """Know that someone is served now: it is everybody else's turn."""
+        """Record that someone is served now."""
         self._turn += 1
         self._last[whom] = self._turn
         self._last.move_to_end(whom)
@@ -30,11 +30,11 @@ class Turns:
             self._last.popitem(last=False)
 
     def last(self, whom: Hashable) -> int:
-        """Give a number that is the lower the longer ago someone was served."""
+        """Return the turn in which someone was served last; 0 if unknown."""
         return self._last.get(whom, 0)
 
     def restore(self, whom: Hashable, turn: int) -> None:
-        """Take back that someone was served: the last time was that one."""
+        """Reset the turn of someone to an earlier value."""
         if turn:
             self._last[whom] = turn
         else:
@@ -42,16 +42,16 @@ class Turns:
 
 
 class Line(Generic[Who, What]):
-    """Those who wait, each with what it waits with: first is whose turn was longest ago.
+    """A queue ordered by turns: first is who was served longest ago.
 
-    When that was is asked for again as somebody comes to be first, so whoever is served may stand
-    in many lines and costs none of them anything. A turn that is taken back is to be renewed.
+    Turns are read again only when an entry reaches the front, so that serving someone in many
+    queues costs none of them anything. After a turn was restored, `renew` has to be called.
     """
 
     def __init__(self, when: Callable[[Who], int]) -> None:
         self._when = when
         self._waiting: dict[Who, What] = {}
-        self._entries: dict[Who, int] = {}  # which of its entries counts
+        self._entries: dict[Who, int] = {}  # the valid heap entry
         self._heap: list[tuple[int, int, Who]] = []
         self._entry = 0
 
@@ -62,11 +62,11 @@ class Line(Generic[Who, What]):
         return iter(self._waiting.items())
 
     def get(self, whom: Who) -> What | None:
-        """Give what somebody waits with."""
+        """Return the value of someone in the queue, if there."""
         return self._waiting.get(whom)
 
     def add(self, whom: Who, what: What) -> What:
-        """Let somebody wait who did not, after those whose turn was as long ago."""
+        """Add someone who is not in the queue, after others with the same turn."""
         self._waiting[whom] = what
         self._entry += 1
         self._entries[whom] = self._entry
@@ -74,13 +74,13 @@ class Line(Generic[Who, What]):
         return what
 
     def renew(self, whom: Who) -> None:
-        """Look again at when somebody's turn was: it is longer ago than was thought."""
+        """Reorder someone whose turn was set to an earlier value."""
         if whom in self._waiting:
             heapq.heappush(self._heap, (self._when(whom), self._entries[whom], whom))
             self._compact()
 
     def remove(self, whom: Who) -> None:
-        """Let somebody wait no more."""
+        """Remove someone."""
         del self._waiting[whom], self._entries[whom]
         self._compact()
 
@@ -93,7 +93,7 @@ class Line(Generic[Who, What]):
             heapq.heapify(self._heap)
 
     def first(self) -> tuple[Who, What]:
-        """Give whose turn it is; somebody must wait."""
+        """Return the first and its value; the queue must not be empty."""
         if len(self._waiting) == 1:
             return next(iter(self._waiting.items()))
         while True:

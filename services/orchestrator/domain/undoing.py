@@ -1,6 +1,7 @@
-"""Which run has to undo what a run did: that run, none any more, or the one that takes it over.
+"""Which run compensates the effects of a run: the run itself, none any more, or its heir.
 
-The first run that takes such a result over has it: no other run made of the same one undoes it.
+The first run that takes such a result over is the heir: no other run made of the same one
+compensates it.
 """
 
 from __future__ import annotations
@@ -18,37 +19,37 @@ _UNDID_NOTHING: Final = NODE_FINAL - {NodeStatus.COMPLETED}
 
 
 class Fate(Enum):
-    """What becomes of a result that has a compensation, for a run that is made of its run."""
+    """What a rerun may do with a result that has a compensation."""
 
-    GONE = auto()  # it is undone, or may be by another: it cannot be kept
-    STANDS = auto()  # it can be kept, and nobody undoes it any more
-    PASSES = auto()  # it can be kept, and is the new run's to undo
+    GONE = auto()  # compensated, or may be by another run: it cannot be kept
+    STANDS = auto()  # it can be kept, and is never compensated
+    PASSES = auto()  # it can be kept, and the new run compensates it
 
 
 @dataclass(frozen=True, slots=True)
 class Heir:
-    """The run that took over what another left to undo."""
+    """The run that took over the compensations of another."""
 
     execution_id: UUID
     status: RunStatus
-    skipped: Collection[str]  # the compensations that it does not make, whatever becomes of it
+    skipped: Collection[str]  # the compensations that it never runs
 
 
 @dataclass(frozen=True, slots=True)
 class Undoing:
-    """How the compensations of a run stand, and who has them by now."""
+    """The compensations of a run, and its heir, if any."""
 
     plan: Plan
     status: RunStatus
-    compensations: Mapping[int, NodeStatus]  # those that have a row
+    compensations: Mapping[int, NodeStatus]  # statuses of those with a row
     heir: Heir | None = None
 
     def undone(self) -> set[int]:
-        """Give the places whose results are gone."""
+        """Return the places whose results cannot be kept."""
         return {target for target, _, fate in self._fates() if fate is Fate.GONE}
 
     def settled(self) -> dict[int, tuple[int, ...]]:
-        """Give the compensations that the new run does not make, by place."""
+        """Return the compensations that the new run does not run, by place."""
         settled: dict[int, tuple[int, ...]] = {}
         for target, at, fate in self._fates():
             if fate is Fate.STANDS:
@@ -56,11 +57,11 @@ class Undoing:
         return settled
 
     def passed(self) -> set[int]:
-        """Give the places whose results are the new run's to undo, if it keeps them."""
+        """Return the places whose results the new run compensates, if it keeps them."""
         return {target for target, _, fate in self._fates() if fate is Fate.PASSES}
 
     def whole(self, maps: Collection[int]) -> set[int]:
-        """Give those of these maps that a run which completes them undoes as a whole."""
+        """Return those of these maps that a rerun which completes them compensates as a whole."""
         return {
             target
             for target, at in self._pairs()
@@ -78,10 +79,9 @@ class Undoing:
         return self.compensations.get(at, NodeStatus.SKIPPED) not in _UNDID_NOTHING
 
     def _fate(self, at: int) -> Fate:
-        """Tell of one compensation.
+        """Return the fate of one compensation's target.
 
-        What a run that completed did is nobody else's to undo, nor what it took over so itself; and
-        whoever skipped a compensation wanted that to stay.
+        The effects of a completed run stay, and so do those whose compensation a caller skipped.
         """
         if self._is_undone_here(at):
             return Fate.GONE

@@ -1,4 +1,4 @@
-"""What the engine cannot use: results that no row can hold, and rows that make no run."""
+"""Results that cannot be stored, and rows of which no run can be restored."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ UNREADABLE: Final = "the engine cannot read its rows"
 def checked(
     run: Run, slot: int, result: tuple[bytes, ...] | FileValue | Failure
 ) -> tuple[bytes, ...] | FileValue | Failure:
-    """Give a result that can be stored: a failure in the place of one that cannot.
+    """Return the result, or a failure if it cannot be stored.
 
-    Runners prove what their sandboxes gave; one that does not must not bring the engine down.
+    Runners check what their sandboxes return; one that does not must not break the engine.
     """
     if isinstance(result, Failure | FileValue):
         return result
@@ -48,7 +48,7 @@ def give_up(
     open_nodes: Iterable[tuple[UUID, int]],
     why: str = UNREADABLE,
 ) -> Transition:
-    """End a run by its rows alone, because no run can be made of them or that run be ended."""
+    """Return the transition that ends a run by its rows only, if it cannot be restored or ended."""
     failure = Failure(error_type=ENGINE_ERROR, message=why)
     t = Transition(run_id, revision=revision + 1)
     t.run_changes = more(

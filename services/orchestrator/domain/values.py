@@ -1,4 +1,4 @@
-"""The outputs of nodes: JSON texts, or references to files for those too large for memory."""
+"""The outputs of nodes: JSON texts, or references to files for large ones."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class FileValue:
     file_id: UUID
     size_bytes: int
     sha256: bytes
-    counts: Mapping[str, int] = field(default_factory=dict)  # elements, of outputs that are lists
+    counts: Mapping[str, int] = field(default_factory=dict)  # lengths of outputs that are lists
 
 
 @dataclass(frozen=True, slots=True)
 class FilePart:
-    """A value that stands in a file: one of its fields, or one element of the list there."""
+    """A value in a file: one of its fields, or an element of a list in that."""
 
     file: FileValue
     field: str
@@ -31,7 +31,7 @@ class FilePart:
 
 @dataclass(frozen=True, slots=True)
 class FileList:
-    """The elements of a list that stands in a file; a runner cuts them out."""
+    """The elements of a list in a file, which runners extract."""
 
     file: FileValue
     field: str
@@ -42,34 +42,34 @@ class FileList:
         return self.count
 
     def __getitem__(self, index: int) -> FilePart:
-        """Give where an element stands."""
+        """Return a reference to an element."""
         return FilePart(self.file, self.field, index)
 
 
 @dataclass(frozen=True, slots=True)
 class Spliced:
-    """A JSON text in pieces, some of which stand in files; a runner puts them together."""
+    """A JSON text in pieces, some of them in files, which a runner joins."""
 
     pieces: tuple[bytes | FilePart, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ListOutput:
-    """What the elements of a map gave, in their order; None where one was quarantined."""
+    """The outputs of a map's elements, in order; None for quarantined ones."""
 
     items: Sequence[NodeOutput | None]
 
 
 NodeOutput: TypeAlias = "tuple[bytes, ...] | FileValue | ListOutput"
-Value: TypeAlias = "bytes | FilePart | Spliced"  # JSON text, or where it stands
+Value: TypeAlias = "bytes | FilePart | Spliced"  # JSON text, or a reference
 
 
 class UnreadableError(Exception):
-    """A value that the engine does not hold itself, where it has to read one."""
+    """The engine has to read a value that it does not hold, or cannot convert."""
 
 
 class UnconvertedError(UnreadableError):
-    """A value that the conversion on its edge does not take; `input` is the one it was for."""
+    """The conversion of an edge refused the value of `input`."""
 
     def __init__(self, message: str, name: str) -> None:
         super().__init__(message)
@@ -77,7 +77,7 @@ class UnconvertedError(UnreadableError):
 
 
 def field_of(output: NodeOutput | None, binding: Binding) -> Value:
-    """Give the output that a binding names, or where it stands."""
+    """Return the output of a binding, or a reference to it."""
     if isinstance(output, FileValue):
         return FilePart(output, binding.key)
     if has_files(output):
@@ -86,12 +86,12 @@ def field_of(output: NodeOutput | None, binding: Binding) -> Value:
 
 
 def file_of(output: NodeOutput | None) -> UUID | None:
-    """Give the file that an output is, where it is one."""
+    """Return the file of an output, if it is in one."""
     return output.file_id if isinstance(output, FileValue) else None
 
 
 def has_files(output: NodeOutput | None) -> bool:
-    """Say whether something of what elements gave stands in files."""
+    """Return whether any element's output is in a file."""
     if isinstance(output, ListOutput):
         return any(isinstance(each, FileValue) or has_files(each) for each in output.items)
     return False
@@ -110,7 +110,7 @@ def _pieces(output: NodeOutput | None, binding: Binding) -> Iterator[bytes | Fil
 
 
 def _joined(pieces: Iterable[bytes | FilePart]) -> Iterator[bytes | FilePart]:
-    """Make one of texts that follow one another."""
+    """Join consecutive texts."""
     texts: list[bytes] = []
     for piece in pieces:
         if isinstance(piece, bytes):
@@ -123,7 +123,7 @@ def _joined(pieces: Iterable[bytes | FilePart]) -> Iterator[bytes | FilePart]:
 
 
 def text_of(output: NodeOutput | None, index: int) -> bytes:
-    """Give one output as JSON text; what elements gave is put together to a list."""
+    """Return one output as JSON text; outputs of elements are joined to a list."""
     if output is None:
         return b"null"
     if isinstance(output, tuple):

@@ -33,7 +33,7 @@ _SLEEP_MS_MAX: Final = 366 * 86_400_000
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-class Refusal(Exception):  # noqa: N818  # what a node cannot do is its failure, not the engine's
+class Refusal(Exception):  # noqa: N818  # a failure of the node, not of the engine
     """A place that cannot begin, and why."""
 
     def __init__(self, error_type: str, message: str) -> None:
@@ -42,7 +42,7 @@ class Refusal(Exception):  # noqa: N818  # what a node cannot do is its failure,
 
 
 def refusal(run: Run, slot: int, error_type: str, error: Exception, where: str = "") -> Refusal:
-    """Give the refusal of a place whose inputs cannot be read, which tells a conversion's fault."""
+    """Return the refusal of a place whose inputs cannot be read or converted."""
     if not isinstance(error, UnconvertedError):
         return Refusal(error_type, f"{where}{error}")
     refused = Refusal(CONVERSION_ERROR, str(error))
@@ -60,15 +60,15 @@ def holds(run: Run, slot: int, place: Place) -> bool:
 
 
 def read_by_condition(run: Run, slot: int, names: AbstractSet[str]) -> dict[str, bytes]:
-    """Give the inputs of a slot that a condition reads; one without a value is null to it.
+    """Return the inputs of a slot that a condition reads; those without a value are null.
 
-    Whoever runs there may have a default of its own, of which the engine knows nothing.
+    The node may have a default for them, which the engine does not know.
     """
     return dict.fromkeys(names, b"null") | run.values(slot, names)
 
 
 def begin(run: Run, slot: int, t: Transition, fx: Effects) -> NodeOutput | None:
-    """Begin what needs no runner; returns what it gives, where it gives that at once."""
+    """Begin a slot that needs no runner; returns its output, if it has one at once."""
     place = run.place(slot)
     match place.kind:
         case Kind.CHOICE:
@@ -120,7 +120,7 @@ def _choose(run: Run, slot: int, t: Transition, fx: Effects) -> NodeOutput:
 
 
 def _delay_ms(run: Run, slot: int, wall: datetime) -> int:
-    """Read how long a sleep lasts: so many seconds, or until a moment."""
+    """Return how long a sleep lasts, from its input `seconds` or `until`."""
     try:
         values = {name: json.loads(text) for name, text in run.values(slot).items()}
     except (UnreadableError, ValueError) as error:
@@ -137,21 +137,20 @@ def _delay_ms(run: Run, slot: int, wall: datetime) -> int:
         delay_ms = (moment - wall).total_seconds() * 1000
     else:
         raise Refusal("sleep_invalid", "neither seconds nor until has a value")
-    if not delay_ms <= _SLEEP_MS_MAX:  # not a number is not less
+    if not delay_ms <= _SLEEP_MS_MAX:  # NaN compares as false
         raise Refusal("sleep_invalid", "a sleep lasts at most 366 days")
-    return int(max(0, delay_ms))  # also of less than any time, which has no whole number
+    return int(max(0, delay_ms))  # in this order: int() refuses minus infinity
 
 
 def _listen(run: Run, slot: int, t: Transition, fx: Effects) -> NodeOutput | None:
-    """Take a word that came before, or wait for it."""
+    """Take a signal that arrived before, or wait for one."""
     place = run.place(slot)
     rule = place.wait
     assert rule is not None
     early = run.signals.get(rule.name) if place.kind is Kind.SIGNAL else None
     if not early:
         _wait(run, slot, t, fx, rule.timeout_ms)
-        # In the order of their rows, as whoever loads the run finds them: one that was held up has
-        # had its row since then.
+        # In the order of their rows, as after a reload: a slot that was paused has an older row.
         slots = run.waiting.setdefault((place.kind, rule.name), [])
         insort(slots, slot, key=lambda each: _order(run, each))
         return None
@@ -179,7 +178,7 @@ def _order(run: Run, slot: int) -> int:
 
 
 def write_signal(run: Run, slot: int | None, t: Transition, signal: Signal, name: str) -> None:
-    """Write a word from outside, with the node that took it."""
+    """Write a signal, with the node that took it."""
     payload = b"[" + b",".join(signal.outputs) + b"]"
     t.signals = more(
         t.signals,
@@ -196,7 +195,7 @@ def write_signal(run: Run, slot: int | None, t: Transition, signal: Signal, name
 
 
 def begin_child(run: Run, slot: int, t: Transition, fx: Effects) -> None:
-    """Begin a sub-workflow: an execution of its own, in the shard of this one."""
+    """Start a sub-workflow as an execution of its own, in the same shard."""
     child = _child(run, slot, fx.new_id())
     before = run.records[slot]
     first = before is None or not before.begun
@@ -210,14 +209,14 @@ def begin_child(run: Run, slot: int, t: Transition, fx: Effects) -> None:
 
 
 def fail_children(run: Run, fx: Effects) -> None:
-    """Let nothing new begin in the sub-workflows of a run that has failed."""
+    """Stop the sub-workflows of a failed run: nothing new begins in them."""
     for slot, record in enumerate(run.records):
         if record is not None:
             fail_child(run, slot, fx)
 
 
 def fail_child(run: Run, slot: int, fx: Effects) -> None:
-    """Let nothing new begin in the sub-workflow of a slot, if there is one: nobody reads it."""
+    """Stop the sub-workflow of a slot, if there is one: nothing new begins in it."""
     record = run.records[slot]
     if record is None or record.child is None or record.status is not NodeStatus.WAITING:
         return
@@ -229,14 +228,14 @@ def fail_child(run: Run, slot: int, fx: Effects) -> None:
 
 
 def limit_total(run: Run, slot: int, fx: Effects) -> None:
-    """Set the time that a slot may take in all, from its first attempt on."""
+    """Set the timer for all attempts of a slot, from its first one on."""
     limit_ms = run.place(slot).total_timeout_ms
     if limit_ms is not None:
         fx.timers.append(Timer(run, slot, limit_ms, Due.TOTAL))
 
 
 def start_again(run: Run, slot: int, fx: Effects) -> None:
-    """Start a sub-workflow whose row never came to be, under the id that was chosen for it."""
+    """Start a sub-workflow whose row was never inserted, with the id chosen before."""
     record = run.records[slot]
     assert record is not None
     assert record.child is not None
@@ -303,13 +302,13 @@ def _child_row(run: Run, slot: int, child: Run) -> RunInsert:
 
 
 def outputs_of(run: Run, slot: int, text: str) -> NodeOutput:
-    """Give what a sub-workflow answered, by the outputs of its place."""
+    """Return the outputs of a sub-workflow, in the order of its place."""
     values = _OBJECT.decode(text)
     return tuple(bytes(values.get(name, b"null")) for name in run.place(slot).outputs)
 
 
 def stop_waiting(run: Run, slot: int, t: Transition, status: NodeStatus) -> None:
-    """End a row that waited, from this side."""
+    """End a waiting row with a status."""
     run.revision += 1
     forget_waiting(run, slot)
     change_row(run, slot, t, status)
@@ -317,7 +316,7 @@ def stop_waiting(run: Run, slot: int, t: Transition, status: NodeStatus) -> None
 
 
 def forget_waiting(run: Run, slot: int) -> None:
-    """Wait for a word no more."""
+    """Remove a slot from those that wait for a signal."""
     place = run.place(slot)
     if place.wait is None:
         return

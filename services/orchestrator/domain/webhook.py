@@ -1,4 +1,4 @@
-"""How events are signed and tried again, as the Standard Webhooks convention has it."""
+"""Signatures and retries of webhooks, by the Standard Webhooks convention."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 from uuid import UUID
 
-# Between the tries of one delivery: together about a day.
+# Between the attempts of a delivery: about a day in total.
 PAUSES_S: Final = (5, 30, 120, 600, 1_800, 7_200, 21_600, 54_000)
 ATTEMPTS_MAX: Final = len(PAUSES_S) + 1
-# How long the secret before the last still signs.
+# How long the previous secret still signs.
 OVERLAP: Final = timedelta(days=1)
-# Those whose `Retry-After` is about the next try (RFC 9110, 10.2.3; RFC 6585, 4).
+# Statuses whose `Retry-After` is honoured (RFC 9110, 10.2.3; RFC 6585, 4).
 _BUSY: Final = frozenset({429, 503})
 _ASKED_MAX: Final = timedelta(hours=1)
 _SECONDS: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 def fingerprint(key: bytes) -> str:
-    """Name a key, without anything that helps to guess it."""
+    """Return an identifier of a key that does not reveal it."""
     return hashlib.sha256(b"qflow webhook key " + key).hexdigest()[:16]
 
 
@@ -35,12 +35,12 @@ def secret_of(key: bytes, subscription_id: UUID, generation: int) -> bytes:
 
 
 def shown(secret: bytes) -> str:
-    """Give a secret as receivers take it."""
+    """Return a secret in the form for receivers."""
     return f"whsec_{base64.b64encode(secret).decode()}"
 
 
 def generations(generation: int, rotated_at: datetime | None, now: datetime) -> Sequence[int]:
-    """Say which secrets sign now, the newest first."""
+    """Return the generations of the secrets that sign now, newest first."""
     if generation > 1 and rotated_at is not None and now < rotated_at + OVERLAP:
         return (generation, generation - 1)
     return (generation,)
@@ -49,7 +49,7 @@ def generations(generation: int, rotated_at: datetime | None, now: datetime) -> 
 def headers(
     body: str, *, event_id: UUID, timestamp: int, secrets: Sequence[bytes]
 ) -> dict[str, str]:
-    """Give the headers that say which event it is, when it was sent, and by whom."""
+    """Return the headers: event id, timestamp, signatures."""
     signed = f"{event_id}.{timestamp}.{body}".encode()
     signatures = [
         f"v1,{base64.b64encode(hmac.digest(each, signed, 'sha256')).decode()}" for each in secrets
@@ -62,9 +62,9 @@ def headers(
 
 
 def pause_after(attempts: int, asked: timedelta = timedelta()) -> timedelta | None:
-    """Say how long to wait after so many tries that failed; None when that was the last.
+    """Return the wait after so many failed attempts; None after the last.
 
-    What a receiver asked for makes a pause longer, never shorter, up to an hour.
+    A `Retry-After` of the receiver can make it longer, up to an hour, never shorter.
     """
     if attempts >= ATTEMPTS_MAX:
         return None
@@ -73,7 +73,7 @@ def pause_after(attempts: int, asked: timedelta = timedelta()) -> timedelta | No
 
 
 def asked_pause(status: int, retry_after: str, *, now: datetime) -> timedelta:
-    """Read what `Retry-After` asks for: seconds, or a date; what is neither asks for nothing."""
+    """Decode `Retry-After`: seconds or a date; zero if it is neither."""
     said = retry_after.strip()
     if status not in _BUSY or not said:
         return timedelta()

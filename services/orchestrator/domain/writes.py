@@ -1,4 +1,4 @@
-"""How rows of runs and nodes change: what the planner decided, laid out for the flush."""
+"""Turns decisions of the planner into row changes for the flush."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _DUE: Final = frozenset({NodeStatus.RETRYING, NodeStatus.WAITING})
 
 
 def set_status(record: NodeRecord, status: NodeStatus) -> None:
-    """Move a node on; only along the table of what may follow what."""
+    """Set the status of a node; asserts that the transition is allowed."""
     assert status in NODE_NEXT[record.status], (record.status, status)
     record.status = status
 
 
 def touch(run: Run, slot: int, t: Transition) -> None:
-    """Show watchers what changed."""
+    """Add a view of the node for watchers."""
     record = run.records[slot]
     assert record is not None
     if run.watchers:
@@ -49,12 +49,12 @@ def place_row(
     output: NodeOutput | None = None,
     failure: Failure | None = None,
 ) -> NodeRecord:
-    """Write a node that no runner has: its first row, or the one that it has already."""
+    """Write a node without a runner: its first row, or a change of its row."""
     record = run.records[slot]
     run.revision += 1
     if record is not None:
         record.failure, record.due_ms, record.due_s = failure, due_ms, None
-        record.child = child or record.child  # as its row keeps it
+        record.child = child or record.child  # as in its row
         if status in _STARTED:
             set_running(run, t)
         if status is NodeStatus.COMPLETED:
@@ -87,7 +87,7 @@ def place_row(
 
 
 def write_placed(run: Run, slot: int, t: Transition, output: NodeOutput | None = None) -> None:
-    """Write the first row of a node that no runner has, as its record stands."""
+    """Write the first row of a node without a runner, from its record."""
     record, place = run.records[slot], run.place(slot)
     assert record is not None
     failure = record.failure
@@ -116,7 +116,7 @@ def write_placed(run: Run, slot: int, t: Transition, output: NodeOutput | None =
 
 
 def _consumed(record: NodeRecord) -> Usage:
-    """Give what the last attempt consumed of a node that is ended by hand."""
+    """Return the usage of the last attempt of a node."""
     return Usage(
         cpu_us=record.cpu_us,
         memory_peak_bytes=record.memory_peak_bytes,
@@ -128,7 +128,7 @@ def _consumed(record: NodeRecord) -> Usage:
 def complete_row(
     run: Run, slot: int, t: Transition, output: NodeOutput | None, usage: Usage = NO_USAGE
 ) -> None:
-    """Write a record as completed, with what it gave."""
+    """Write a node as completed, with its output."""
     record = run.records[slot]
     assert record is not None
     set_status(record, NodeStatus.COMPLETED)
@@ -136,7 +136,7 @@ def complete_row(
     record.revision = run.revision
     text = None if output is None else inline_text(run, slot, output)
     placed = t.placed.get(record.id)
-    if placed is not None:  # its first row goes out with this very change
+    if placed is not None:  # its first row is part of this transition
         t.placed[record.id] = placed._replace(
             status=NodeStatus.COMPLETED,
             token=record.token,
@@ -146,7 +146,7 @@ def complete_row(
             output_data=text,
         )
         return
-    earlier = t.changes.pop(record.id, None)  # no statement changes a row twice
+    earlier = t.changes.pop(record.id, None)  # a flush changes a row only once
     if earlier is not None:
         record.token = earlier.token
     t.completes = more(
@@ -178,7 +178,7 @@ def change_row(
     starts: bool = False,
     usage: Usage = NO_USAGE,
 ) -> None:
-    """Write the record as it now is. Two changes of one row within a transition merge."""
+    """Write a node's record. Changes of one row within a transition are merged."""
     record = run.records[place]
     assert record is not None
     set_status(record, status)
@@ -231,9 +231,9 @@ def change_row(
 
 
 def set_running(run: Run, t: Transition) -> None:
-    """Move a run on from pending: something of it has begun.
+    """Set a pending run to running, because something of it has begun.
 
-    What is ended by hand in a run that was to start later, or waits for a limit, begins nothing.
+    Not while it waits for its start time or a limit, when only a skipped node can get here.
     """
     if run.status is RunStatus.PENDING and not run.asleep:
         run.begun = True
@@ -243,7 +243,7 @@ def set_running(run: Run, t: Transition) -> None:
 
 
 def move(run: Run, status: RunStatus) -> None:
-    """Move a run on; only along the table of what may follow what."""
+    """Set the status of a run; asserts that the transition is allowed."""
     assert status in RUN_NEXT[run.status], (run.status, status)
     run.status = status
 
@@ -251,10 +251,10 @@ def move(run: Run, status: RunStatus) -> None:
 def write_run(
     run: Run, t: Transition, *, starts: bool = False, final: bool = False, cancels: bool = False
 ) -> None:
-    """Write the run's row as it now is. Two changes of it within a transition merge.
+    """Write the run's row. Changes of it within a transition are merged.
 
-    While a run closes, its row says already why it will fail: no other row may say so. One that the
-    engine broke off is known by that, even if it is cancelled then.
+    While a run closes, its row already has the failure, which may be in no other row. The failure
+    of a run that the engine broke off is kept even if it is cancelled later.
     """
     place, failure = run.failure or ("", None)
     broken_off = failure is not None and failure.error_type == ENGINE_ERROR

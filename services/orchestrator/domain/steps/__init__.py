@@ -1,6 +1,6 @@
-"""Steps of the core: one kind of event in each module, and what all of them have.
+"""Steps of the core: one kind of event per module, and what they share.
 
-What runners say is `attempts` and `runners`, what callers want `requests`, what was waited for and
-is known by now `answers`, runs that are read from their rows `adoption`. With any of them runs may
-`begin`, and what an event leaves to do is carried out by `follow`.
+`attempts` and `runners` handle messages of runners, `requests` calls, `answers` results of the
+background loops, `adoption` loaded runs. Any event may `begin` runs, and `follow` executes its
+effects.
 """

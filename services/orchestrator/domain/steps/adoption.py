@@ -1,4 +1,4 @@
-"""Runs that are read from their rows: taken over as they stand, and then let go on."""
+"""Runs that are loaded from their rows, and then continued."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from services.orchestrator.domain.timers import BEGIN, DEADLINE
 from services.orchestrator.domain.transition import Transition
 
 _WAITING: Final = NodeStatus.WAITING
-_NOTHING: Final = Offer(pythons=frozenset())  # of a runner that is known by its attempts alone
+_NOTHING: Final = Offer(pythons=frozenset())  # of a runner known only from its attempts
 
 
 class Adoption(Follow):
-    """Memory that is made anew."""
+    """Adopts runs into memory."""
 
     def adopt(
         self, run: Run, *, now: float, due_s: dict[int, float], deadline_s: float | None
     ) -> None:
-        """Take over a run as its rows say it stands; `redispatch` begins what may begin.
+        """Take over a restored run; `redispatch` then begins what may begin.
 
-        `due_s` says for its slots that retry or wait in how many seconds they are due, and under
-        `BEGIN` when a run begins that was to start at a time.
+        `due_s` holds the seconds until its retrying or waiting slots are due, and under `BEGIN`
+        until a scheduled run begins.
         """
         self._now = now
         self.runs[run.id] = run
         self._adopted[run.id] = None
-        run.queued.clear()  # what waits in another's memory
+        run.queued.clear()  # queues of an earlier memory
         run.asleep = due_s.get(BEGIN, 0.0) > 0
         if run.asleep:
             self.timers.set(now + due_s[BEGIN], run.id, BEGIN)
@@ -47,7 +47,7 @@ class Adoption(Follow):
             if record is None:
                 continue
             self._refs[record.id] = (run, slot)
-            # The member that had it before may count from a higher epoch.
+            # The previous owner may have had a higher epoch.
             self._token = max(self._token, record.token)
             if record.status not in NODE_FINAL and record.begun:
                 self._limit_total(run, slot, record)
@@ -70,21 +70,21 @@ class Adoption(Follow):
             self.timers.set(now + max(deadline_s, 0), run.id, DEADLINE)
 
     def _limit_total(self, run: Run, slot: int, record: NodeRecord) -> None:
-        """Know when a slot's time for all its attempts is up, or that it was so already."""
+        """Set the timer for all attempts of a slot, which may have expired already."""
         limit_ms = run.place(slot).total_timeout_ms
         if limit_ms is None:
             return
         left_s = max(0.0, limit_ms / 1000 - record.age_s)
         self.timers.set(self._now + left_s, run.id, slot, Due.TOTAL)
         if not left_s and record.status is _WAITING and record.child is not None:
-            record.overdue = run.is_open(slot)  # its sub-workflow was told to stop
+            record.overdue = run.is_open(slot)  # its sub-workflow was being stopped
 
     def child_ended(self, child: EndedChild) -> None:
-        """Know how a sub-workflow ended whose parent was read from its rows."""
+        """Record the end of a sub-workflow of a loaded run."""
         self._ended_children[child.id] = child
 
     def redispatch(self) -> list[Transition]:
-        """Begin what may begin and give out what waits, after runs were adopted or forgotten."""
+        """Begin and dispatch what may begin, after runs were adopted or forgotten."""
         out = Out()
         adopted, self._adopted = self._adopted, {}
         self._join_families(adopted)
@@ -103,7 +103,7 @@ class Adoption(Follow):
         return self._dispatch(out)
 
     def _join_families(self, adopted: Iterable[UUID]) -> None:
-        """Know whose sub-workflows runs are, before any of them is told anything."""
+        """Link runs to their parents before any of them continues."""
         for run_id in adopted:
             run = self.runs.get(run_id)
             for slot, record in enumerate(run.records if run is not None else ()):
@@ -114,9 +114,9 @@ class Adoption(Follow):
                     child.parent = (run_id, slot)
 
     def _is_on_a_word(self, run: Run) -> bool:
-        """Whether a run is stopped by a caller's word, to it or to what it is a part of.
+        """Return whether a run is being cancelled by a caller, directly or through its ancestors.
 
-        Where a time was up, what a pause holds stays held up, as it was when that was told first.
+        After a timeout, by contrast, paused runs stay paused.
         """
         while run.cancelling and run.status is not RunStatus.PAUSED:
             above = None if run.parent is None else self.runs.get(run.parent[0])
@@ -129,13 +129,13 @@ class Adoption(Follow):
         return False
 
     def _revive(self, run: Run, out: Out) -> None:
-        if run.status is RunStatus.PAUSED:  # its place in line, once it is resumed
+        if run.status is RunStatus.PAUSED:  # its turn in limit queues, once it is resumed
             ready = (at for at, left in enumerate(run.remaining) if not left)
             run.limit_turns = dict.fromkeys((WHOLE_RUN, *ready), self.limited.new_turn())
         elif is_unbegun(run):
             self._waits_for_limit(run)
         t = Transition(run.id)
-        for slot, record in enumerate(list(run.records)):  # an end may begin others
+        for slot, record in enumerate(list(run.records)):  # a copy: an end may add others
             if record is not None and record.child and record.status is _WAITING:
                 self._meet_child(run, slot, record.child, t)
         routes.revive(run, t, self.fx)
@@ -143,7 +143,7 @@ class Adoption(Follow):
             out.add(t)
 
     def _meet_child(self, run: Run, slot: int, child_id: UUID, t: Transition) -> None:
-        """Find the run of a sub-workflow: in memory, among those that ended, or nowhere."""
+        """Connect a slot with its sub-workflow: open, ended, or never inserted."""
         child = self.runs.get(child_id)
         ended = self._ended_children.get(child_id)
         if child is not None:

@@ -1,4 +1,4 @@
-"""Answers that the core waited for: locks, cached results, limits, quotas, places."""
+"""Results of background loops: locks, cached results, limits, quotas, limit slots."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from services.orchestrator.domain.transition import Transition
 
 
 class Answers(Follow):
-    """What goes on once something is known."""
+    """Handles results that slots wait for."""
 
     def lock_known(self, node_version_id: UUID, failure: Failure | None) -> list[Transition]:
-        """Let the slots go that waited for a node version's lock, or fail them with its fault."""
+        """Dispatch the slots that waited for a node version's lock, or fail them."""
         waiting = self.locks_pending.pop(node_version_id, {})
         if failure is None:
             self.unlocked.add(node_version_id)
@@ -38,7 +38,7 @@ class Answers(Follow):
                 if failure is None:
                     self._go_through(Ready(run, slot))
                     continue
-                run.queued.discard(slot)  # one that is held up asks anew once it is let go
+                run.queued.discard(slot)  # a paused one is queued again when resumed
                 if run.may_begin(slot) and run_id in self.runs:
                     with self._step(run_id):
                         planner.refuse(run, slot, out.of(run_id), self.fx, failure)
@@ -47,13 +47,13 @@ class Answers(Follow):
         return self._dispatch(out)
 
     def cache_answered(self, answers: Sequence[Answer], *, now: float) -> list[Transition]:
-        """Take over the results that the cache has, and let the other nodes run."""
+        """Complete slots with cached results, and dispatch the others."""
         self._now = now
         out = Out()
         for answer in answers:
             run, slot = self.runs.get(answer.ask.run_id), answer.ask.slot
             if not self.cache.answered(answer) or run is None or not run.may_begin(slot):
-                continue  # what resumes a run asks again
+                continue  # resuming the run queues the slot again
             if answer.hit is None or run.records[slot] is not None:
                 self._go_through(Ready(run, slot))
                 continue
@@ -66,7 +66,7 @@ class Answers(Follow):
         return self._dispatch(out)
 
     def limits_known(self, limits: Sequence[Limit], *, now: float) -> list[Transition]:
-        """Know the limits of all tenants; what waits is held against what they are now."""
+        """Replace the limits of all tenants, and queue what waits accordingly."""
         changed = {each.id: each for each in limits}
         if changed == self.limits.by_id:
             return []
@@ -85,11 +85,11 @@ class Answers(Follow):
         return self._dispatch(out)
 
     def quotas_known(self, quotas: Mapping[UUID, Quota]) -> None:
-        """Know the quotas of all tenants."""
+        """Replace the quotas of all tenants."""
         self.ledger.quotas = quotas
 
     def quotas_used(self, used: Mapping[UUID, Amounts]) -> list[Transition]:
-        """End the runs of tenants that used up their day."""
+        """End the runs of tenants whose daily quota is used up."""
         out = Out()
         for run in list(self.runs.values()):
             spent = used.get(run.tenant_id)
@@ -102,7 +102,7 @@ class Answers(Follow):
         return self._dispatch(out)
 
     def slots_taken(self, claims: Sequence[Claim], *, now: float) -> list[Transition]:
-        """Let those go on for whom places were taken."""
+        """Continue with what was granted limit slots."""
         self._now = now
         out = Out()
         for claim in claims:
@@ -110,7 +110,7 @@ class Answers(Follow):
         return self._dispatch(out)
 
     def _go_on(self, claim: Claim, out: Out) -> None:
-        """Give places to the next one that still has a use for them."""
+        """Give acquired limit slots to the next that still needs them."""
         while (waiting := self.limited.granted(claim)) is not None:
             run_id, slot, alone, _ = waiting
             run = self.runs.get(run_id)

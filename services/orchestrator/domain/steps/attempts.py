@@ -1,4 +1,4 @@
-"""What runners say of attempts: how they ended, and which they do not take."""
+"""Messages of runners about attempts: their outcomes, and declined ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.orchestrator.domain.values import FileValue
 
 
 class Outcome(NamedTuple):
-    """What a runner says of an attempt."""
+    """The outcome of an attempt, as reported by its runner."""
 
     attempt_ref: UUID
     token: int
@@ -28,15 +28,15 @@ class Outcome(NamedTuple):
 
 
 class Attempts(Follow):
-    """Attempts that end."""
+    """Handles the ends of attempts."""
 
     def outcomes(
         self, runner_id: UUID, outcomes: Iterable[Outcome], *, now: float
     ) -> list[Transition]:
-        """Take a runner's word on attempts; where one is late the runner is told to forget it.
+        """Apply outcomes of attempts; the runner is told to drop stale ones.
 
-        It is told behind what was decided before: only once that is durable is this one late. What
-        is said of one run is one change of it, and what all let begin is given out once.
+        That command follows what was decided before, because an outcome is stale only once that is
+        committed. All outcomes of one run make one change, and dispatch happens once at the end.
         """
         self._now = now
         out = Out()
@@ -64,7 +64,7 @@ class Attempts(Follow):
             or outcome.token != current
             or record.runner != runner_id
         ):
-            # A repetition of what is on its way to disk gets its Ack from that; all else is late.
+            # A repeated outcome that is being committed gets its Ack from that; any other is stale.
             if record.runner != runner_id or outcome.token != record.token:
                 out.add(_late(runner_id, outcome))
             return
@@ -89,7 +89,7 @@ class Attempts(Follow):
             self._exhaust(self._root(run), spent, out)
 
     def declined(self, runner_id: UUID, ref: UUID, token: int) -> list[Transition]:
-        """Take back an attempt that its runner does not take."""
+        """Take back an attempt that its runner declined."""
         known = self._refs.get(ref)
         record = known and known[0].records[known[1]]
         if (

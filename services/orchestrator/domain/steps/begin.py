@@ -1,4 +1,4 @@
-"""A run begins: with its start, with a sub-workflow, when its time comes or a place is free."""
+"""Begins runs: at their start, as sub-workflows, at their start time, or with a limit slot."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UNDER_WAY: Final = frozenset({NodeStatus.RUNNING, NodeStatus.RETRYING, NodeStat
 
 
 class Begin(Dispatch):
-    """Runs that begin, and slots that begin again."""
+    """Begins runs, and slots again."""
 
     def _begin(
         self,
@@ -48,7 +48,7 @@ class Begin(Dispatch):
             t.copy(each)
         if copies:
             _write_settled(run, t)
-        if row.start_at is not None:  # its time is told by the database's clock: `begin_in`
+        if row.start_at is not None:  # `begin_in` follows, by the database's clock
             run.asleep = True
             return
         if row.timeout_ms is not None:
@@ -67,9 +67,9 @@ class Begin(Dispatch):
             _end_behind(run, t, out)
 
     def _begin_late(self, run: Run, out: Out) -> None:
-        """Begin a run whose time has come, or that no limit holds up any more.
+        """Begin a run at its start time, or once it has its limit slot.
 
-        Of a paused one it is known that its time has come; it waits for no limit meanwhile.
+        A paused run only stops waiting for its start time; it does not wait for a limit meanwhile.
         """
         if run.asleep and (run.status is RunStatus.PAUSED or not self._waits_for_limit(run)):
             run.asleep = False
@@ -78,27 +78,27 @@ class Begin(Dispatch):
     def _repeat(self, run: Run, slot: int, out: Out) -> None:
         record = run.records[slot]
         if record is None or not run.may_begin(slot):
-            return  # it is paused: what resumes it looks at this slot again
+            return  # paused: resuming looks at this slot again
         if run.place(slot).kind is Kind.PYTHON:
             self._push(Ready(run, slot, alone=record.alone and record.delivery_count > 0))
         else:
             planner.again(run, slot, out.of(run.id), self.fx)
 
     def _set_due(self, run: Run, slot: int, record: NodeRecord, at: float) -> None:
-        """Have a slot looked at when what its row says is due."""
+        """Set the timer of a slot's due time."""
         record.due_s = at
         self.timers.set(at, run.id, slot)
 
 
 def _write_settled(run: Run, t: Transition) -> None:
-    """Write the compensations that were settled with what was taken over."""
+    """Write compensations that are skipped because of the results taken over."""
     for place in run.plan.compensations:
         if run.records[place] is not None:
             write_placed(run, place, t)
 
 
 def _end_behind(run: Run, t: Transition, out: Out) -> None:
-    """Write the end of a run that is over already: no statement changes a row that it inserts."""
+    """Move the end of a new run to a second transition: a flush cannot change a row it inserts."""
     end = out.after(run.id)
     end.revision = run.revision
     t.run_changes, end.run_changes = (), t.run_changes
@@ -107,12 +107,12 @@ def _end_behind(run: Run, t: Transition, out: Out) -> None:
 
 
 def is_unbegun(run: Run) -> bool:
-    """Say whether nothing of a run is under way, and it may begin or go on."""
+    """Return whether nothing of a run is in progress, and it may begin or continue."""
     if run.asleep or is_ending(run):
         return False
     return all(each is None or each.status not in _UNDER_WAY for each in run.records)
 
 
 def is_ending(run: Run) -> bool:
-    """Say whether nothing more begins in a run but what closes it."""
+    """Return whether only compensations and finally nodes may begin in a run."""
     return run.closing or run.cancelling or run.expired or run.failure is not None

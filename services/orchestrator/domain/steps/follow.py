@@ -1,4 +1,4 @@
-"""What follows from every event: what it left to do in other runs, and what waits for runners."""
+"""Executes the effects of events in other runs, and dispatches to runners."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from services.orchestrator.domain.transition import Transition
 
 
 class Follow(Begin):
-    """What is done after each event, and what several of them do."""
+    """The common end of all events, and shared steps."""
 
     def _dispatch(self, out: Out) -> list[Transition]:
-        """Give ready slots to runners while both last; returns all transitions, oldest first."""
+        """Execute effects and assign ready slots; returns all transitions, oldest first."""
         self._follow(out)
         if self.ready.size:
             self._give_out(out)
@@ -28,7 +28,7 @@ class Follow(Begin):
         return self._finished(out)
 
     def _follow(self, out: Out) -> None:
-        """Carry out what events left to do, in other runs too."""
+        """Execute the effects of events, in other runs too."""
         fx = self.fx
         while True:
             if fx.ready:
@@ -53,7 +53,7 @@ class Follow(Begin):
         starts, fx.starts = fx.starts, []
         for start in starts:
             assert start.run.parent is not None
-            if start.run.parent[0] in self.runs:  # not if a step went wrong meanwhile
+            if start.run.parent[0] in self.runs:  # not if a step failed meanwhile
                 with self._step(start.run.id):
                     self._begin_child(start, out)
         stops, fx.stops = fx.stops, []
@@ -66,13 +66,13 @@ class Follow(Begin):
     def _begin_child(self, start: Start, out: Out) -> None:
         self._begin(start.run, start.row, out)
         budget = self.ledger.budgets and self.ledger.budgets.get(self._root(start.run).id)
-        if budget and budget.spent is not None:  # by the attempt that let it begin
+        if budget and budget.spent is not None:  # by the attempt that led to its start
             self._exhaust(start.run, budget.spent, out)
 
     def _stop_child(self, stop: Stop, out: Out) -> None:
-        """Stop the run of a sub-workflow; no pause keeps a caller's cancel from that.
+        """Stop the run of a sub-workflow; a caller's cancel resumes a paused one.
 
-        Nobody could let it go on any more: a run that is being cancelled is not resumed.
+        Otherwise nobody could: a run that is being cancelled cannot be resumed.
         """
         child_id, resumes, failed = stop
         child = self.runs.get(child_id)
@@ -95,7 +95,7 @@ class Follow(Begin):
                 self._resume(run, out)
 
     def _resume(self, run: Run, out: Out) -> None:
-        """Let a run go on; what was due meanwhile begins at once, the rest when it is due."""
+        """Resume a run; what was due meanwhile begins at once."""
         if run.status is not RunStatus.PAUSED:
             return
         if not run.begun and is_unbegun(run):
@@ -108,7 +108,7 @@ class Follow(Begin):
                 self._repeat(run, slot, out)
 
     def _child_over(self, child: Run, out: Out) -> None:
-        """Tell the parent, behind the child's end: it must not be durable before that is."""
+        """Pass the end of a sub-workflow to its parent, in a transition after the end itself."""
         assert child.parent is not None
         parent = self.runs.get(child.parent[0])
         if parent is not None:
@@ -117,7 +117,7 @@ class Follow(Begin):
                 planner.child_over(parent, child.parent[1], t, self.fx, child)
 
     def _finished(self, out: Out) -> list[Transition]:
-        """Say in first rows how their runs stand, and give back the places of runs that end."""
+        """Complete the transitions: statuses of new runs, and limit slots of ended ones."""
         for fault in self.faults:
             out.drop(fault.run_ids)
         held, budgets = self.held, self.ledger.budgets
@@ -135,7 +135,7 @@ class Follow(Begin):
         return out.transitions
 
     def _exhaust(self, root: Run, failure: Failure, out: Out) -> None:
-        """Let nothing more begin of what used up what it may; what runs ends."""
+        """End a family that used up its budget or quota; running attempts end."""
         for run in self._family(root.id):
             if not is_ending(run):
                 stopping.exhaust(run, _to_change(run.id, out), self.fx, failure)
@@ -143,13 +143,13 @@ class Follow(Begin):
 
 
 def _to_change(run_id: UUID, out: Out) -> Transition:
-    """Give the transition in which a run's row may change: no statement changes one it inserts."""
+    """Return a transition that may change the run's row: not one that inserts it."""
     t = out.of(run_id)
     return out.after(run_id) if t.run_inserts else t
 
 
 def _tell_status(run: Run, t: Transition) -> None:
-    """Write in a run's first row how it stands once all that goes with the row is written."""
+    """Set the status in a new run's row to what it is after the whole transition."""
     begun = bool(t.node_inserts) or any(each.starts for each in t.placed.values())
     status = RunStatus.RUNNING if begun else RunStatus.PENDING
     t.run_inserts = [t.run_inserts[0]._replace(status=status, revision=run.revision)]

@@ -1,4 +1,4 @@
-"""Requests of callers to a run that is under way."""
+"""Requests of callers about open runs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from services.orchestrator.domain.transition import Transition
 
 
 class Requests(Follow):
-    """Runs that are steered."""
+    """Handles requests of callers."""
 
     def cancel(self, run_id: UUID) -> list[Transition]:
-        """Stop a run on a caller's word; nothing where it is stopping already."""
+        """Cancel a run; does nothing if it is being cancelled already."""
         run = self.runs[run_id]
         if run.cancelling or run.status in RUN_FINAL:
             return []
@@ -28,10 +28,10 @@ class Requests(Follow):
         return self._dispatch(Out(t))
 
     def break_off(self, run_id: UUID, failure: Failure) -> list[Transition]:
-        """End a run that cannot go on for a fault of the engine's; nothing where it is over."""
+        """End a run because of a fault of the engine; does nothing if it has ended."""
         run = self.runs[run_id]
         if run.status in RUN_FINAL:
-            return []  # as it was read again it came to its end, which is on its way
+            return []  # it ended after the reload, which is being committed
         t = Transition(run_id)
         with self._step(run_id):
             stopping.break_off(run, t, self.fx, failure)
@@ -39,7 +39,7 @@ class Requests(Follow):
         return self._dispatch(Out(t))
 
     def pause(self, run_id: UUID) -> list[Transition]:
-        """Let nothing new begin in a run and its sub-workflows; what runs ends, clocks go on."""
+        """Pause a run and its sub-workflows: nothing new begins, attempts end, timers go on."""
         out = Out()
         with self._step(run_id, asked=True):
             for run in self._family(run_id):
@@ -51,14 +51,14 @@ class Requests(Follow):
         return self._dispatch(out)
 
     def _leave_limit(self, run: Run, t: Transition) -> None:
-        """Neither keep a place of a limit nor wait for one: nothing of a paused run has begun."""
+        """Release or stop waiting for the limit slot of a paused run that has not begun."""
         if self.limited.waits(run.id):
             self.limited.forget(run.id, whole=True)
             run.asleep = False
         self._give_back(run.id, t)
 
     def resume(self, run_id: UUID, *, now: float) -> list[Transition]:
-        """Let a paused run and its sub-workflows go on."""
+        """Resume a paused run and its sub-workflows."""
         self._now = now
         out = Out()
         with self._step(run_id, asked=True):
@@ -67,7 +67,7 @@ class Requests(Follow):
         return self._dispatch(out)
 
     def pause_node(self, run_id: UUID, place: int) -> list[Transition]:
-        """Hold up a node that is not running, until it is let go."""
+        """Pause a node that is not running."""
         t, run = Transition(run_id), self.runs[run_id]
         with self._step(run_id, asked=True):
             controls.pause_node(run, place, t, self.fx)
@@ -75,25 +75,25 @@ class Requests(Follow):
         return self._dispatch(Out(t))
 
     def resume_node(self, run_id: UUID, place: int) -> list[Transition]:
-        """Let a node go that was held up."""
+        """Resume a paused node."""
         t, run = Transition(run_id), self.runs[run_id]
         with self._step(run_id, asked=True):
             controls.resume_node(run, place, t, self.fx)
-            if place in run.queued:  # it kept its place in line, and waits on
+            if place in run.queued:  # it is still in a queue
                 self._bound_queueing(run, place)
         return self._dispatch(Out(t))
 
     def skip_node(
         self, run_id: UUID, place: int, output: tuple[bytes, ...] | None
     ) -> list[Transition]:
-        """End a node that is not running by hand: with an output, or as skipped."""
+        """End a node that is not running: as completed with an output, or as skipped."""
         t = Transition(run_id)
         with self._step(run_id, asked=True):
             controls.skip_node(self.runs[run_id], place, t, self.fx, output)
         return self._dispatch(Out(t))
 
     def signal(self, run_id: UUID, name: str, signal: Signal) -> list[Transition]:
-        """Take a word from outside: for whoever waits for it, or who will."""
+        """Deliver a signal to a waiting slot, or keep it for a later one."""
         t = Transition(run_id)
         with self._step(run_id, asked=True):
             controls.take_signal(self.runs[run_id], name, t, self.fx, signal)

@@ -1,4 +1,4 @@
-"""Runners that attach with the attempts they have, grant credits, and detach."""
+"""Runners that attach, report their attempts, grant credits, and detach."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from services.orchestrator.domain.transition import Transition
 
 
 class Runners(Follow):
-    """Runners that come and go."""
+    """Handles attached runners."""
 
     def granted(self, runner_id: UUID, credits_: int, grant_epoch: int) -> list[Transition]:
-        """Take a runner's new window."""
+        """Set a runner's new number of credits."""
         runner = self.runners[runner_id]
         if grant_epoch <= runner.grant_epoch or runner_id in self.fenced:
             return []
@@ -31,9 +31,9 @@ class Runners(Follow):
     def attached(
         self, runner_id: UUID, offer: Offer, inventory: Mapping[UUID, int]
     ) -> list[Transition]:
-        """Know a runner whose stream has begun, and agree with it on the attempts it has.
+        """Register a runner that attached, and reconcile its attempts.
 
-        `inventory` says by node row which token it knows. A grant follows.
+        `inventory` holds its tokens by node row. A grant follows.
         """
         runner = self.runners.get(runner_id)
         if runner is None:
@@ -41,7 +41,7 @@ class Runners(Follow):
         runner.connected, runner.grant_epoch, runner.offer = True, -1, offer
         out = Out()
         for ref in list(runner.in_flight):
-            if ref in self._refs:  # what goes wrong with one has its whole run forgotten
+            if ref in self._refs:  # an exception drops the whole run
                 with self._step(self._refs[ref][0].id):
                     self._agree(runner_id, ref, inventory.get(ref), out)
         for ref, token in inventory.items():
@@ -69,17 +69,16 @@ class Runners(Follow):
             t.commands.append(AssignCommand(runner_id, run.id, slot, record.token))
 
     def detached(self, runner_id: UUID) -> None:
-        """Know that a runner's stream has ended; its attempts go on."""
+        """Handle the end of a runner's stream; its attempts go on."""
         runner = self.runners[runner_id]
         runner.connected, runner.credits = False, 0
         if not runner.in_flight:
             del self.runners[runner_id]
 
     def lost(self, runner_id: UUID, *, in_order: bool = False) -> list[Transition]:
-        """Take back all attempts of a runner that was fenced; they begin again, alone.
+        """Take back all attempts of a fenced runner; they begin again, alone.
 
-        Of one that left in order none had begun: they crossed with its leaving, and are as if it
-        had declined them.
+        If it left in order, none of them had begun there: they count as declined.
         """
         self.fenced.add(runner_id)
         runner = self.runners.get(runner_id)
@@ -88,7 +87,7 @@ class Runners(Follow):
         runner.credits = 0
         out = Out()
         for ref in list(runner.in_flight):
-            if ref in self._refs:  # what goes wrong with one has its whole run forgotten
+            if ref in self._refs:  # an exception drops the whole run
                 run, slot = self._refs[ref]
                 with self._step(run.id):
                     self._lose(run, slot, out.of(run.id), in_order=in_order)

@@ -1,4 +1,4 @@
-"""The orchestrator's settings: read once, passed as plain values."""
+"""Settings of the orchestrator, read once and passed as plain values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.kit.rpc.tls import Trust
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a deployment says of the orchestrator."""
+    """Settings of the orchestrator."""
 
     database_url: str = field(repr=False)
     engine_database_url: str = field(repr=False)
@@ -56,7 +56,7 @@ class Settings:
 
     @property
     def lane_path(self) -> Path:
-        """Where lanes begin: beside the socket on which runners attach, else in the home."""
+        """The path of the lane socket: beside the attach socket, else in the home."""
         listen = self.attach_listen
         if not listen.startswith("unix:"):
             return self.home / "run" / "attach.lane"

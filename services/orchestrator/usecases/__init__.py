@@ -1,1 +1,1 @@
-"""What callers and loops ask of the orchestrator, one function per wish."""
+"""Use cases of callers and loops of the orchestrator."""

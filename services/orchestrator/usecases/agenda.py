@@ -1,4 +1,4 @@
-"""A look at what is due, for loops that sleep until notified: a notification may be lost."""
+"""A periodic check of what is due, since the notifications that wake loops may be lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from services.orchestrator.storage import agenda
 
 
 async def glance(schedules: asyncio.Event, events: asyncio.Event, db: Db) -> None:
-    """Wake those loops that have something to do."""
+    """Wake the loops that have work."""
     schedules_due, events_due = await agenda.due(db)
     if schedules_due:
         schedules.set()

@@ -1,4 +1,4 @@
-"""Sharing the work: whoever lives owns the shards, each as many as the others or one more."""
+"""Distributes the shards evenly among the live members."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ _JOIN_POLL_S: Final = 0.2
 _SAFETY_S: Final = 60.0
 _AGAIN_S: Final = 1.0
 _LOOK_MIN_S: Final = 1.0
-_AFTER_S: Final = 0.05  # past the end of a lease, which only the database's clock judges
+_AFTER_S: Final = 0.05  # after the end of a lease, by the database's clock
 
 
 async def begin(engine: Engine) -> None:
-    """Join the members, wait until there is a share of the work, and load it.
+    """Join the members, wait for a share of the shards, and load it.
 
-    The shards of a member that is dead are free once its lease has run out; one that lives gives
-    some of its own.
+    Shards of a dead member are free once its lease has expired; live members hand some over.
     """
     member = engine.member
     await member.join()
@@ -45,14 +44,14 @@ async def begin(engine: Engine) -> None:
 
 
 async def look(engine: Engine) -> float:
-    """Look at the members once and do what follows from it; returns when to look again.
+    """Survey the members once and act on it; returns the seconds until the next survey.
 
-    Raises `FencedError` when another member took over from this one.
+    Raises `FencedError` if another member took over from this one.
     """
     member = engine.member
     was_live = member.live
     found = await member.survey()
-    if was_live and member.live:  # then nobody took a shard of it meanwhile, but some may give
+    if was_live and member.live:  # others took none, but may have handed some over
         member.owned = frozenset(_of(member.id, found).shards)
     engine.meet({each.id: each.address for each in found if each.id != member.id and each.staying})
     orphans = SHARDS - sum(len(each.shards) for each in found)
@@ -67,7 +66,7 @@ async def look(engine: Engine) -> float:
 
 
 async def hand_over(engine: Engine) -> None:
-    """Give every shard to the members that live, one by one; those of a last one stay with it."""
+    """Hand every shard to live members, one by one; the last member keeps its shards."""
     member = engine.member
     if not engine.shards.peers:
         return
@@ -89,7 +88,7 @@ async def hand_over(engine: Engine) -> None:
 
 
 async def _take(engine: Engine, found: Sequence[MemberState]) -> int:
-    """Take what nobody has and what resting members have too much of; returns what is left."""
+    """Take shards without an owner and surplus ones of idle members; returns what is left."""
     member = engine.member
     due = share(member.id, found)
     before = len(member.owned)
@@ -104,7 +103,7 @@ async def _take(engine: Engine, found: Sequence[MemberState]) -> int:
 
 
 async def _give(engine: Engine, found: Sequence[MemberState]) -> bool:
-    """Give what is too much, and say whether something of it was not taken."""
+    """Hand over surplus shards; returns whether any could not be handed over."""
     given = refused = 0
     for shard, taker in share(engine.member.id, found).gives:
         if shard not in engine.shards.ready:
@@ -123,6 +122,6 @@ def _of(member_id: UUID, found: Sequence[MemberState]) -> MemberState:
 
 
 def _next_look_s(member_id: UUID, found: Sequence[MemberState]) -> float:
-    """Say when the next of the others' leases ends; whoever changes anything tells before that."""
+    """Return the seconds until another member's lease ends; changes are notified before that."""
     ends = [each.left_s for each in found if each.live and each.id != member_id]
     return max(min(ends) + _AFTER_S, _LOOK_MIN_S) if ends else _SAFETY_S

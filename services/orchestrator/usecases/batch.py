@@ -1,4 +1,4 @@
-"""The same for many runs: each by itself, with an answer of its own."""
+"""Bulk operations: each run is handled by itself, with its own status."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from services.orchestrator.usecases.read import Reader
 from services.orchestrator.usecases.rerun import Again, Rerunner
 
 ITEMS_MAX: Final = 1000
-# At once: so many share a flush, and leave connections to other calls.
+# Concurrency: so many share a flush, and leave connections to other calls.
 _AT_ONCE: Final = 16
 
 
@@ -31,9 +31,10 @@ def _one_of(statuses: Sequence[RunStatus]) -> Expression:
 
 
 _OPEN: Final = _one_of([each for each in RunStatus if each not in RUN_FINAL])
-# A part is made again with the whole, which a filter finds as well: by itself it would run twice.
+# Sub-workflows are rerun with their parent, which a filter also matches: alone they would run
+# twice.
 _WHOLE: Final = Comparison("relation", "!=", SUB_WORKFLOW)
-# What a filter finds for each of the batches: the rest could only be refused.
+# What a filter matches for each operation: others could only be refused.
 CANCELLABLE: Final = _OPEN
 FINISHED: Final = And((_WHOLE, _one_of(sorted(RUN_FINAL))))
 BROKEN: Final = And((_WHOLE, _one_of([RunStatus.FAILED, RunStatus.CANCELLED])))
@@ -41,7 +42,7 @@ BROKEN: Final = And((_WHOLE, _one_of([RunStatus.FAILED, RunStatus.CANCELLED])))
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What became of one run."""
+    """The result for one run."""
 
     execution_id: UUID
     new_execution_id: UUID | None = None
@@ -49,7 +50,7 @@ class Item:
 
 
 class Chosen(NamedTuple):
-    """The runs of a batch, and whether the filter lets more of them through."""
+    """The runs of a batch, and whether the filter matches more."""
 
     ids: Sequence[UUID]
     more: bool = False
@@ -63,7 +64,7 @@ async def choose(
     filter_text: str,
     among: Expression,
 ) -> Chosen:
-    """Give the runs that are named or found; a filter that says nothing would take them all."""
+    """Return the named or matching runs; a blank filter, which matches all, is refused."""
     if not filter_text:
         return Chosen(execution_ids)
     asked = listing.asked_from(filter_text=filter_text)
@@ -86,10 +87,10 @@ async def choose_once(
     key: RequestKey[Chosen] | None,
     afresh: Callable[[], Awaitable[Chosen]],
 ) -> Chosen | Replayed:
-    """Give the runs that the first call with this request chose, kept before any is acted on.
+    """Return the runs chosen by the first call with this request id, stored before any is changed.
 
-    By the second call the filter lets through what the first one made. Whoever comes after a call
-    that was cut off completes its set, and no other.
+    By a second call the filter may match runs that the first one made. A call that repeats an
+    interrupted one completes the same set of runs.
     """
     earlier = await replay(reader.api_pool, caller, key)
     if earlier is not None:
@@ -103,7 +104,7 @@ async def choose_once(
 
 
 async def each_of(ids: Sequence[UUID], act: Callable[[UUID], Awaitable[UUID | None]]) -> list[Item]:
-    """Do something for each run; a refusal of one is its answer and stops no other."""
+    """Call `act` for each run; an error becomes the item of that run and stops no other."""
     room = asyncio.Semaphore(_AT_ONCE)
 
     async def one(execution_id: UUID) -> Item:
@@ -121,9 +122,9 @@ async def each_of(ids: Sequence[UUID], act: Callable[[UUID], Awaitable[UUID | No
 async def cancel_many(
     rerunner: Rerunner, caller: Caller, ids: Sequence[UUID], *, validate_only: bool
 ) -> list[Item]:
-    """Ask runs to stop, whole ones before what is in them: that ends with them.
+    """Request cancellation of runs, parents before their sub-workflows, which end with them.
 
-    Asked first, a sub-workflow would be a place of its run that failed.
+    In the other order, the sub-workflow would count as a failed node of its parent.
     """
 
     async def cancel(execution_id: UUID) -> None:
@@ -150,7 +151,7 @@ async def make_many(
     request_id: UUID | None,
     validate_only: bool,
 ) -> list[Item]:
-    """Make a run of each; the same request makes them once."""
+    """Make a new run of each; repeated with the same request id, only once."""
 
     async def make(execution_id: UUID) -> UUID | None:
         again = Again(

@@ -1,4 +1,4 @@
-"""Business keys: what a start does about the run that has the same one."""
+"""Business keys: how a start deals with runs that have the same key."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ async def settle_key(
     *,
     dry: bool = False,
 ) -> Execution | None:
-    """Do as the policies say; give the run to answer with, or None where the start may go on.
+    """Apply the policies; returns the run to answer with, None if the start may proceed.
 
-    What this saw is a guess: the flush decides. `AlreadyExists` names the run that is in the way.
-    A dry one asks nobody to stop.
+    This is only a guess, which the flush checks. Raises `AlreadyExists` with the conflicting run.
+    With `dry` no run is cancelled.
     """
     key = wishes.options.business_key
     if key is None or workflow_id is None:

@@ -1,4 +1,4 @@
-"""The outputs that a caller gives in a node's stead: of its types, whatever its kind."""
+"""Outputs that a caller gives for a skipped node, checked against its types."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _APPROVER: Final = "approver"
 
 
 def read_outputs(place: Place, text: str, caller_id: UUID) -> tuple[bytes, ...]:
-    """Read what a caller gives in a node's stead; an approval's approver is the caller."""
+    """Decode the outputs given for a node; the approver of an approval is the caller."""
     values = parsed(_FIELD, text)
     given: dict[str, Any] = {}
     texts: dict[str, bytes] = {}
@@ -43,6 +43,6 @@ def _check_types(place: Place, values: Mapping[str, Any]) -> None:
 
 
 def _is_open(place: Place, name: str, values: Mapping[str, Any]) -> bool:
-    """Whether it is the reply of an approval that is refused, which needs none."""
+    """Return whether it is the reply of a refused approval, which needs none."""
     refused = place.kind is Kind.APPROVAL and values["approved"] is False
     return refused and name == "reply" and values[name] is None

@@ -1,4 +1,4 @@
-"""Stopping an execution on a caller's word."""
+"""Cancels an execution."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ async def cancel_execution(
     *,
     finished_ok: bool = False,
 ) -> tuple[Execution, Plan]:
-    """Ask a run to stop, wherever it is, and give it as it then stands.
+    """Request cancellation of a run at its owner; returns the run as it is then.
 
-    A cancelled one is given unchanged; with `finished_ok` so is one that ended by itself.
+    A cancelled run is returned unchanged; with `finished_ok`, so is any ended one.
     """
     execution, plan = await reader.get(caller, execution_id, full=False)
     if execution.status is RunStatus.CANCELLED:
@@ -39,7 +39,7 @@ async def cancel_execution(
         try:
             await router.cancel(caller, execution_id)
         except FailedPrecondition as refused:
-            if refused.reason != _FINISHED:  # its owner saw its end, and so do the rows now
+            if refused.reason != _FINISHED:  # else it has just ended, as its row shows now
                 raise
         log.info("execution_cancel_requested", execution_id=str(execution_id))
         execution, plan = await reader.get(caller, execution_id, full=False)

@@ -1,4 +1,4 @@
-"""Steering a run that is under way: pausing it or one of its nodes, ending a node by hand."""
+"""Controls of an open run: pause, resume and skip."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _NOT_BEGUN: Final = frozenset({NodeStatus.PENDING, NodeStatus.RETRYING, NodeStat
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """What steering needs."""
+    """The dependencies of the controls."""
 
     reader: Reader
     engine: Engine
 
     async def pause(self, caller: Caller, execution_id: UUID) -> tuple[Execution, Plan]:
-        """Let nothing new begin in a run."""
+        """Pause a run."""
         run = await self.open_run(caller, execution_id)
         if run.cancelling:
             raise _stopping(execution_id)
@@ -46,7 +46,7 @@ class Controls:
         return await self.reader.get(caller, execution_id, full=False)
 
     async def resume(self, caller: Caller, execution_id: UUID) -> tuple[Execution, Plan]:
-        """Let a paused run go on."""
+        """Resume a paused run."""
         run = await self.open_run(caller, execution_id)
         if run.status is RunStatus.PAUSED:
             resumed = self.engine.core.resume(execution_id, now=self.engine.now())
@@ -55,7 +55,7 @@ class Controls:
         return await self.reader.get(caller, execution_id, full=False)
 
     async def pause_node(self, caller: Caller, execution_id: UUID, node_id: str) -> NodeExecution:
-        """Hold up a node that has not begun."""
+        """Pause a node that has not begun."""
         run = await self.open_run(caller, execution_id)
         place = _place(run, node_id)
         record = run.records[place]
@@ -67,7 +67,7 @@ class Controls:
         return await self._node(caller, execution_id, node_id)
 
     async def resume_node(self, caller: Caller, execution_id: UUID, node_id: str) -> NodeExecution:
-        """Let a node go that was held up."""
+        """Resume a paused node."""
         run = await self.open_run(caller, execution_id)
         place = _place(run, node_id)
         record = run.records[place]
@@ -78,7 +78,7 @@ class Controls:
     async def skip_node(
         self, caller: Caller, execution_id: UUID, node_id: str, output_json: str
     ) -> NodeExecution:
-        """End a node by hand that does not run."""
+        """Skip a node that is not running, with an output if given."""
         run = await self.open_run(caller, execution_id)
         place = _place(run, node_id)
         output: tuple[bytes, ...] | None = None
@@ -90,13 +90,13 @@ class Controls:
         return await self._node(caller, execution_id, node_id)
 
     async def open_run(self, caller: Caller, execution_id: UUID) -> Run:
-        """Give a run that the caller may see and that is not over, as memory has it.
+        """Return an open run that the caller can read, from memory.
 
-        What closes a run that is being cancelled is steered as that of any other.
+        Compensations and finally nodes of a run that is being cancelled can be controlled, too.
         """
         await self._check_open(caller, execution_id)
         run = self.engine.core.runs.get(execution_id)
-        if run is None and not self.engine.recovering:  # it may have ended since its row was read
+        if run is None and not self.engine.recovering:  # it may just have ended
             await self._check_open(caller, execution_id)
         if run is None or run.created_at is None or self.engine.recovering:
             raise Unavailable(
@@ -167,7 +167,7 @@ def _place(run: Run, node_id: str) -> int:
 
 
 def _check_turn(run: Run, place: int, node_id: str) -> None:
-    """Refuse to steer what closes a run before it closes: a change would come too early."""
+    """Refuse to control compensations and finally nodes before the run closes."""
     phase = run.plan.places[place].phase
     if phase is Phase.MAIN or run.closing:
         return
@@ -189,7 +189,7 @@ def _why_not_held(run: Run, place: int) -> str:
 
 
 def _why_closed(run: Run, place: int) -> str:
-    """Say why a place never begins, or begins no more."""
+    """Describe why a place cannot begin any more."""
     rule = run.plan.places[place]
     if rule.phase is Phase.COMPENSATION and place not in run.undo and rule.compensates is not None:
         undone = run.plan.places[rule.compensates].id

@@ -1,6 +1,6 @@
-"""Delivering events: at least once, a bounded number at a time, each subscription for itself.
+"""Delivers events at least once, a bounded number at a time, per subscription.
 
-Tries take as long as receivers let them, so no tenant has more than its share of them under way.
+Attempts take as long as receivers let them, so each tenant has a limited share of those in flight.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from services.orchestrator.storage.event_courier import Parcel, UnderWay
 
 log = structlog.get_logger()
 
-SAFETY_S: Final = 3600.0  # the look at the members sees once a minute what nobody told
+SAFETY_S: Final = 3600.0  # lost notifications are noticed by the survey, once a minute
 _CROWDED_S: Final = 0.2
 _EVENTS_MAX: Final = 200
 _AT_ONCE_MAX: Final = 32
 _OF_TENANT_MAX: Final = 8
 _OF_ONE_MAX: Final = 4
-# Longer than a try takes: what is due again after it was left by somebody who died.
+# Longer than an attempt takes: after this, deliveries of a dead claimant are due again.
 _CLAIM: Final = timedelta(seconds=3 * TIMEOUT_S)
 _TAKEN: Final = range(200, 300)
 _GONE: Final = 410
 
 
 class Courier:
-    """Tries what is due, and knows what is under way."""
+    """Attempts due deliveries, and tracks those in flight."""
 
     def __init__(self, pool: Pool, poster: Poster, key: bytes, *, done: Callable[[], None]) -> None:
         self._pool = pool
         self._poster = poster
         self._key = key
-        self._done = done  # tells whoever waits that there is room again
+        self._done = done  # called when an attempt ends, as there is room again
         self._under_way: dict[asyncio.Task[None], Parcel] = {}
 
     async def step(self) -> float:
-        """Begin what is due; gives how many seconds nothing more will be."""
+        """Start attempts of what is due; returns the seconds until more is."""
         async with transaction(self._pool) as db:
             spread = await rows.spread(db, limit=_EVENTS_MAX)
         room = _AT_ONCE_MAX - len(self._under_way)
         if not room:
-            return SAFETY_S  # the end of one is told
+            return SAFETY_S  # `done` wakes the loop
         under_way = self._known()
         async with transaction(self._pool) as db:
             parcels = await rows.claim(
@@ -77,7 +77,7 @@ class Courier:
         )
 
     async def stop(self) -> None:
-        """Let go of what is under way: it is tried again by whoever comes next."""
+        """Cancel the attempts in flight: their deliveries are due again later."""
         tasks = list(self._under_way)
         for task in tasks:
             task.cancel()
@@ -100,7 +100,7 @@ class Courier:
             if not known:
                 log.exception("delivery_not_written", delivery_id=str(parcel.id))
                 return
-            # It is due again when its claim runs out.
+            # It is due again when its claim expires.
             log.warning("delivery_not_written", delivery_id=str(parcel.id))
 
     async def _answer(self, parcel: Parcel) -> Answer:

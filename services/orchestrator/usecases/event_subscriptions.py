@@ -1,4 +1,4 @@
-"""Subscriptions to events as callers make and change them."""
+"""Event subscriptions of callers."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ FIELDS: Final = ("name", "url", "event_types", "workflow_id", "paused", "pause_r
 
 @dataclass(frozen=True, slots=True)
 class Subscribing:
-    """What making subscriptions takes."""
+    """The dependencies of these use cases."""
 
-    pool: Pool  # the callers'
+    pool: Pool  # with row-level security
     key: bytes
-    loopback: bool  # whether this machine's own addresses may be called
+    loopback: bool  # whether URLs may refer to this machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """What a caller says of a subscription."""
+    """What a caller sets of a subscription."""
 
     name: str
     url: str
@@ -57,7 +57,7 @@ class Given:
 async def create(
     deps: Subscribing, caller: Caller, given: Given, *, key: RequestKey[Subscription] | None
 ) -> tuple[Subscription, str] | Replayed:
-    """Make a subscription; gives its secret, which is never shown again."""
+    """Create a subscription; returns it with its secret, which is never shown again."""
     _check(deps, given, FIELDS)
     now = datetime.now(UTC)
     made = Subscription(
@@ -86,7 +86,7 @@ async def create(
 
 
 async def get(pool: Pool, caller: Caller, subscription_id: UUID) -> Subscription:
-    """Give one subscription."""
+    """Return a subscription."""
     async with as_caller(pool, caller) as db:
         found = await rows.get(db, subscription_id)
     if found is None:
@@ -97,7 +97,7 @@ async def get(pool: Pool, caller: Caller, subscription_id: UUID) -> Subscription
 async def list_subscriptions(
     pool: Pool, caller: Caller, *, before: tuple[datetime, UUID] | None, limit: int
 ) -> list[Subscription]:
-    """Give a page of the tenant's subscriptions."""
+    """Return a page of the tenant's subscriptions."""
     async with as_caller(pool, caller) as db:
         return await rows.list_page(db, before=before, limit=limit)
 
@@ -112,7 +112,7 @@ async def update(
     etag: str,
     key: RequestKey[Subscription] | None,
 ) -> Subscription | Replayed:
-    """Take what the mask names."""
+    """Update the fields in the mask."""
     check_mask(mask, FIELDS)
     _check(deps, given, mask)
 
@@ -143,7 +143,7 @@ async def delete(
     etag: str,
     key: RequestKey[Subscription] | None,
 ) -> Subscription | Replayed:
-    """Remove a subscription; gives it as it was."""
+    """Delete a subscription; returns it as it was."""
 
     async def write(db: Db) -> Subscription:
         held = await _held(db, subscription_id, etag)
@@ -161,7 +161,7 @@ async def rotate(
     etag: str,
     key: RequestKey[Subscription] | None,
 ) -> tuple[Subscription, str] | Replayed:
-    """Give a new secret; the one before signs too for a day, where it is of the same key."""
+    """Rotate the secret; the previous one also signs for a day, if derived from the same key."""
     known = webhook.fingerprint(deps.key)
 
     async def write(db: Db) -> Subscription:
@@ -181,7 +181,7 @@ async def rotate(
 async def send_test(
     pool: Pool, caller: Caller, subscription_id: UUID, *, key: RequestKey[Delivery] | None
 ) -> Delivery | Replayed:
-    """Send an event that says nothing."""
+    """Send a test event."""
     body = {
         "type": "test",
         "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
@@ -205,7 +205,7 @@ async def list_deliveries(
     before: tuple[datetime, UUID] | None,
     limit: int,
 ) -> list[Delivery]:
-    """Give a page of a subscription's deliveries."""
+    """Return a page of a subscription's deliveries."""
     async with as_caller(pool, caller) as db:
         return await rows.list_deliveries(
             db, subscription_id, states=states, before=before, limit=limit
@@ -215,7 +215,7 @@ async def list_deliveries(
 async def resend(
     pool: Pool, caller: Caller, delivery_id: UUID, *, key: RequestKey[Delivery] | None
 ) -> Delivery | Replayed:
-    """Begin a delivery anew."""
+    """Restart a delivery."""
 
     async def write(db: Db) -> Delivery:
         found = await rows.resend(db, delivery_id)
@@ -249,7 +249,7 @@ async def _with_secret(
     key: RequestKey[Subscription] | None,
     write: Callable[[Db], Awaitable[Subscription]],
 ) -> tuple[Subscription, str] | Replayed:
-    """Write, and show the secret to the first call alone: no answer that is kept has it."""
+    """Write, and return the secret to the first call only: it is not stored with the response."""
     written = await _write(deps.pool, caller, key, write)
     if isinstance(written, Replayed):
         return written

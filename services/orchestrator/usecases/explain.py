@@ -1,4 +1,4 @@
-"""Explaining a run: its rows, and what this orchestrator sees of runners and queues."""
+"""Explains a run, from its rows and from runners and queues in memory."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _state(
 ) -> RunState:
     failed_node_id, failure = execution.failed_node_id, None
     if not execution.final and run is not None and run.failure is not None:
-        failed_node_id, failure = run.failure  # its row says so once it closes
+        failed_node_id, failure = run.failure  # not in its row until it closes
     return RunState(
         status=execution.status,
         cancel_requested_at=execution.cancel_requested_at,
@@ -108,7 +108,7 @@ def _state(
 async def _situation(
     reader: Reader, engine: Engine, run: Run | None, due: AbstractSet[str]
 ) -> Situation:
-    """Say what the engine sees of a run, whose retries of these nodes are due."""
+    """Return what the engine knows of a run; `due` are its nodes whose retry is due."""
     offers = [each.offer for each in engine.core.runners.values() if each.connected]
     coming, machines_come = engine.placements.offers(), engine.placements.machines_come
     if run is None:
@@ -130,7 +130,7 @@ async def _situation(
 async def _broken(
     reader: Reader, caller: Caller, execution: Execution, plan: Plan
 ) -> tuple[FailedParts | None, UUID | None]:
-    """Look into what a run failed by: the elements of a map, or the execution that ran it."""
+    """Return what failed within the failed node: elements of a map, or its sub-workflow."""
     at = plan.index.get(execution.failed_node_id or "")
     if at is None:
         return None, None
@@ -158,7 +158,7 @@ async def _broken(
 
 
 def _kept(engine: Engine, run: Run) -> Kept:
-    """Give what keeps runners from taking anything else; of another tenant's runs no more."""
+    """Return what runners are reserved for; other tenants' runs are not named."""
     core = engine.core
     waiting = [place for run_id, place, _ in core.ready.alone() if run_id == run.id]
     others = [each.id for each in core.runs_alone() if each.tenant_id == run.tenant_id]
@@ -170,7 +170,7 @@ def _kept(engine: Engine, run: Run) -> Kept:
 
 
 def _ready(engine: Engine, run: Run, due: AbstractSet[str]) -> list[Ready]:
-    """Give what could run and no runner has: places, maps with elements to begin, and retries."""
+    """Return what is ready without a runner: places, maps with elements to begin, and retries."""
     return [
         Ready(
             node_id=run.node_id(slot),
@@ -203,7 +203,7 @@ def _phase_of(plan: Plan, row: NodeExecution) -> Phase:
 
 
 def _waits_for(engine: Engine, plan: Plan, row: NodeExecution) -> str:
-    """Say what ends a node's wait, in words that somebody can act on."""
+    """Describe what ends a node's wait, as an action."""
     if row.status is NodeStatus.PAUSED:
         return "ResumeNode: it was held up by hand"
     if row.status is not NodeStatus.WAITING:
@@ -215,9 +215,9 @@ def _waits_for(engine: Engine, plan: Plan, row: NodeExecution) -> str:
 
 
 def _waits_within(child: Run | None, child_id: UUID) -> str:
-    """Say what ends the wait for a run within another, as far as that is known here."""
+    """Describe what ends the wait for a sub-workflow, if it is known here."""
     slots = []
-    if child is not None:  # in one that fails only what closes it waits in earnest
+    if child is not None:  # in a failing one only closing nodes really wait
         slots = [each[0] for each in child.waiting.values() if each and child.is_open(each[0])]
     if child is None or not slots:
         return f"execution {child_id}, which runs it; ExplainExecution says how that stands"
@@ -226,7 +226,7 @@ def _waits_within(child: Run | None, child_id: UUID) -> str:
 
 
 def _word_for(place: Place) -> str:
-    """Say how the word is sent that a place waits for; nothing of one that waits for none."""
+    """Describe the call that delivers what a place waits for; empty if it waits for none."""
     if place.wait is None or place.kind not in _CALLS:
         return ""
     return f"{_CALLS[place.kind]} with the name {place.wait.name}"

@@ -1,4 +1,4 @@
-"""What limits hold up of a run, looked up in the line where it waits and in the places' rows."""
+"""What of a run waits for limits, from the queues in memory and the rows of slots."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _UNKNOWN = Taken(max_running=None, taken=0, holders=0, free_at=None)
 
 
 async def limited_parts(pool: Pool, engine: Engine, run: Run) -> list[Limited]:
-    """Give what of a run waits for places under limits, by the count that holds it up.
+    """Return what of a run waits for limit slots, by demand.
 
-    Whoever reads the run reads all others of its tenant, to which the limit belongs.
+    Other runs of the tenant are named: whoever can read this run can read those.
     """
     limits = engine.core.limits.by_id
     places: dict[Demand, list[Place]] = {}

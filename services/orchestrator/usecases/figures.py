@@ -1,4 +1,4 @@
-"""What the orchestrator tells of its runs, its runners and its journal."""
+"""Metrics of the orchestrator: runs, runners and journal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from services.orchestrator.engine.engine import Engine
 
 
 def figures_of(engine: Engine) -> Iterable[Figure]:
-    """Read the engine's memory: nothing of it waits for the database."""
+    """Yield the metrics, from memory only."""
     core, journal = engine.core, engine.journal
     runners = core.runners.values()
     yield gauge("qflow_orchestrator_runs_open", "Executions that are not over.", len(core.runs))

@@ -1,4 +1,4 @@
-"""Finding who answers for a run: the member that has it in memory."""
+"""Finds the owner of a run: the member that has it in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.orchestrator.engine.engine import Engine
 from services.orchestrator.gateways.peers import NOT_OWNER, PeerGone, Peers
 from services.orchestrator.storage import shards
 
-# Set while something is done that another orchestrator has asked for: it goes no further.
+# Set while a forwarded call is executed, which is not forwarded again.
 FORWARDED: Final[ContextVar[bool]] = ContextVar("qflow_forwarded", default=False)
 
 _TRIES: Final = 2
@@ -26,16 +26,17 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """Knows which runs are here, and asks the database for all others."""
+    """Routes calls about runs: those in memory here, all others by the database."""
 
     engine: Engine
     pool: Pool
     peers: Peers
 
     async def address(self, execution_id: UUID) -> str | None:
-        """Give where a run's owner is; None to answer here: it is this one's, over, or nobody's.
+        """Return the address of a run's owner; None to answer here.
 
-        Raises PeerGone while its owner is fenced and nobody has taken over.
+        It is None for runs of this member, ended runs and runs that do not exist. Raises `PeerGone`
+        while the owner is fenced and nobody has taken over.
         """
         engine = self.engine
         if engine.shards.whole or execution_id in engine.core.runs:
@@ -57,10 +58,10 @@ class Router:
         here: Callable[[], Awaitable[Answer]],
         there: Callable[[str], Awaitable[Answer]],
     ) -> Answer:
-        """Do something about a run where it is: here, or at the address of its owner.
+        """Execute a call at the owner of a run: `here`, or `there` with the owner's address.
 
-        While nobody has it this fails with `Unavailable`: it may or may not have been done, so
-        that it has to be repeatable.
+        Raises `Unavailable` while there is no owner. The call may have been executed, so it must be
+        idempotent.
         """
         for _ in range(_TRIES):
             try:
@@ -72,7 +73,7 @@ class Router:
         raise owner_gone()
 
     async def cancel(self, caller: Caller, execution_id: UUID) -> None:
-        """Have a run asked to stop, wherever it is; returns once that is committed."""
+        """Request cancellation of a run at its owner; returns once that is committed."""
         await self.at_owner(
             execution_id,
             here=lambda: self.engine.cancel(execution_id),
@@ -82,7 +83,7 @@ class Router:
 
 @contextmanager
 def forwarded() -> Iterator[None]:
-    """Have what is asked inside the block go to no other orchestrator."""
+    """Keep calls within the block from being forwarded."""
     token = FORWARDED.set(True)
     try:
         yield
@@ -91,7 +92,7 @@ def forwarded() -> Iterator[None]:
 
 
 def owner_gone() -> Unavailable:
-    """Make the answer of a call that only the run's owner could take."""
+    """Return the error of a call that only the run's owner could execute."""
     return Unavailable(
         "OWNER_GONE",
         "the orchestrator that has this run does not answer; another takes over within seconds: "

@@ -1,4 +1,4 @@
-"""Values that callers give as JSON texts: what is wrong with one is told by its place in it."""
+"""JSON texts given by callers; errors name the path within the text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.kit.errors import InvalidArgument, invalid
 
 
 def parsed(field: str, text: str) -> Any:
-    """Read a value."""
+    """Decode a value."""
     try:
         return parse_strict(text)
     except ValueTextError as error:
@@ -18,12 +18,12 @@ def parsed(field: str, text: str) -> Any:
 
 
 def check(field: str, of: Type, value: Any, name: str = "") -> None:
-    """Hold a value against a type; `name` is where it stands within the field, if it does."""
+    """Check a value against a type; `name` is its path within the field, if any."""
     wrong = check_value(of, value, name)
     if wrong is not None:
         raise wrong_at(field, wrong.path, "TYPE_MISMATCH", wrong.message)
 
 
 def wrong_at(field: str, path: str, reason: str, description: str) -> InvalidArgument:
-    """Make the error for what stands at a path within a field; without a path, for the field."""
+    """Return the error for a path within a field, or for the field itself."""
     return invalid(f"{field}.{path}" if path else field, reason, description)

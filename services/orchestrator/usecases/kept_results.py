@@ -1,4 +1,4 @@
-"""What a new run takes over from the rows of another: whole results, and elements of maps."""
+"""What a new run keeps of another: whole results, and elements of maps."""
 
 from __future__ import annotations
 
@@ -25,37 +25,38 @@ from services.orchestrator.storage.recovery import split_object
 
 _ENDED_BADLY: Final = (NodeStatus.FAILED, NodeStatus.CANCELLED)
 _MAY_STAND: Final = (NodeStatus.COMPLETED, NodeStatus.SKIPPED)
-_PARTS_MAX: Final = 100_000  # elements of maps that are taken over
-_READ_MAX: Final = 5_000  # of them in one piece, between which others have their turn
+_PARTS_MAX: Final = 100_000  # kept elements of maps
+_READ_MAX: Final = 5_000  # elements read at once; other tasks run in between
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a new run takes over."""
+    """What a new run keeps."""
 
     kept: tuple[Kept, ...] = ()
-    partly: tuple[Partly, ...] = ()  # maps that go on
-    undoes: bool = False  # some of it is the new run's to undo, and no other's
-    # What places gave, by its name, where their rows hold it.
+    partly: tuple[Partly, ...] = ()  # maps of which some elements are kept
+    undoes: bool = False  # the new run takes over compensations
+    # Outputs of places by name, if they are in the places' rows.
     recorded: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """How the nodes of a run stand: the places' own rows, and the parts of maps and loops."""
+    """The node rows of a run: those of places, and parts of maps and loops."""
 
     wholes: Mapping[int, NodeExecution]
     parts: Mapping[int, Mapping[str, NodeStatus]]
     undoing: Undoing
 
     def completed(self) -> set[int]:
-        """Give the places that completed."""
+        """Return the completed places."""
         return {at for at, row in self.wholes.items() if row.status is NodeStatus.COMPLETED}
 
     def ended(self) -> list[int]:
-        """Give the places that completed or were skipped, in the order in which they ended.
+        """Return the completed and skipped places, in the order in which they ended.
 
-        Revisions grow with every change; what that run took over itself has the first, and orders.
+        Revisions grow with every change; results that the run itself took over have revision 1, and
+        are ordered by execution order.
         """
         ended = [at for at, row in self.wholes.items() if row.status in _MAY_STAND]
         return sorted(ended, key=self._end_of)
@@ -65,7 +66,7 @@ class Found:
         return row.revision, row.execution_order
 
     def poisoned(self) -> set[int]:
-        """Give the maps of which elements were put aside, whether that was borne or too much."""
+        """Return the maps with quarantined elements, tolerated or not."""
         ends = (NodeStatus.COMPLETED, *_ENDED_BADLY)
         return {
             at
@@ -76,7 +77,7 @@ class Found:
         }
 
     def broken(self, plan: Plan) -> set[int]:
-        """Give the maps that failed, or were stopped, of which elements completed."""
+        """Return the failed or cancelled maps with completed elements."""
         return {
             at
             for at, parts in self.parts.items()
@@ -88,7 +89,7 @@ class Found:
 
 
 async def look(db: Db, parent: Execution, plan: Plan) -> Found:
-    """Read how the nodes of a run stand."""
+    """Read the node rows of a run."""
     wholes: dict[int, NodeExecution] = {}
     parts: dict[int, dict[str, NodeStatus]] = {}
     for row in await executions.list_nodes(db, parent.id):
@@ -102,7 +103,7 @@ async def look(db: Db, parent: Execution, plan: Plan) -> Found:
 
 
 async def _heir(db: Db, parent: Execution, plan: Plan) -> Heir | None:
-    """Read who took over what a run left to undo, and which of that it leaves alone."""
+    """Return the run that took over the compensations of a run, if there is one."""
     found = await executions.find_heir(db, parent.id)
     if found is None:
         return None
@@ -115,12 +116,11 @@ async def _heir(db: Db, parent: Execution, plan: Plan) -> Heir | None:
 def standing(
     plan: Plan, found: Found, *, lost: Collection[int], in_part: Collection[int]
 ) -> list[int]:
-    """Give the places that may be taken over, those of which only elements are among them.
+    """Return the places that may be kept, including maps of which only elements are.
 
-    A place that was skipped stands as a result does, also where somebody skipped it: what ran
-    behind it was made of that. What hangs on a map that goes on does not stand: it may end in
-    another way. What was undone is there no more, whatever its row says: kept, it would be
-    missing, and undone twice.
+    Skipped places count as results, even if a caller skipped them, since their successors were
+    computed from that. What depends on a map that continues is not kept, as the map may end in
+    another way. Neither is what has been compensated: it is gone, and would be compensated twice.
     """
     _refuse_taken(found, in_part)
     going_on = {child for at in in_part for child in plan.children[at]}
@@ -138,11 +138,11 @@ async def take(
     stand: Sequence[int],
     in_part: Collection[int],
 ) -> Taken:
-    """Read what is taken over.
+    """Read what is kept.
 
-    A completed map whose list no row holds is kept as it is, with the elements that it put aside:
-    what read it was made of just that. So is one that put elements aside: those may be tried again
-    in the new run, too. Of maps that go on, some elements are kept.
+    A completed map whose list is only in the rows of its elements is kept with those, quarantined
+    ones included, since its readers were computed from them. So is one with quarantined elements,
+    which can be retried in the new run, too. Of maps that continue, some elements are kept.
     """
     places = [at for at in stand if at not in in_part]
     names = [plan.places[at].id for at in places]
@@ -153,7 +153,7 @@ async def take(
     wanted = [name for at, names_of in maps.items() for name in names_of(found.parts.get(at, {}))]
     for at in found.poisoned().intersection(wholes).difference(maps):
         more = whole_names(found.parts[at])
-        if len(wanted) + len(more) <= _PARTS_MAX:  # else its list is kept without them
+        if len(wanted) + len(more) <= _PARTS_MAX:  # else only its list is kept
             maps[at], wanted = whole_names, [*wanted, *more]
     if len(wanted) > _PARTS_MAX:
         raise FailedPrecondition(
@@ -186,7 +186,7 @@ async def take(
 async def _parts(
     db: Db, parent: Execution, places: Iterable[str], wanted: Collection[str]
 ) -> list[NodeExecution]:
-    """Read those of the elements of maps that are wanted."""
+    """Read the wanted elements of maps."""
     parts: list[NodeExecution] = []
     for place in places if wanted else ():
         last = 0
@@ -202,13 +202,13 @@ async def _parts(
 
 
 def _is_spread(row: NodeExecution) -> bool:
-    """Say whether what a place gave is held by the rows of its elements."""
+    """Return whether the output of a place is only in the rows of its elements."""
     held = row.output_data is not None or row.output_file_id is not None
     return row.status is NodeStatus.COMPLETED and not held
 
 
 def _refuse_taken(found: Found, in_part: Collection[int]) -> None:
-    """Refuse to go on with a map that another run goes on with, and may undo as a whole."""
+    """Refuse to continue a map that another run continues, and may compensate as a whole."""
     heir, taken = found.undoing.heir, found.undoing.whole(in_part)
     if heir is not None and taken:
         name = found.wholes[min(taken)].node_id
@@ -244,7 +244,7 @@ def _kept(
     parts: tuple[KeptPart, ...],
     settled: tuple[int, ...],
 ) -> Kept:
-    """Lay out a place that is kept whole."""
+    """Return a place that is kept as a whole."""
     output = _output(row, plan.places[at].outputs)
     assert row.id is not None
     assert (output is None) is (row.status is NodeStatus.SKIPPED or _is_spread(row))
@@ -258,7 +258,7 @@ def _trees(
 
 
 def _tree(plan: Plan, at: int, rows: Sequence[NodeExecution]) -> tuple[KeptPart, ...]:
-    """Lay out the elements of a map that are kept; a map within the map has elements itself."""
+    """Return the kept elements of a map as a tree."""
     place = plan.places[at]
     parts: dict[str, tuple[UUID, NodeOutput | None, Failure | None]] = {}
     for row in rows:

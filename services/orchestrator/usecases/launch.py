@@ -1,4 +1,4 @@
-"""Beginning a run whose plan is known: its row, what it takes over, earlier calls of the same."""
+"""Starts a run with a known plan: its row, kept results, and earlier equal requests."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from services.orchestrator.storage import executions
 from services.orchestrator.storage.executions import Execution
 from services.orchestrator.storage.recovery import split_object
 
-# After these that a run began is out of question: its flush refused it, or it was not handed over.
+# Errors after which a run has certainly not begun.
 _NEVER_BEGAN: Final = (NotStarted, ResourceExhausted)
 _NOT_HANDED_OVER: Final = frozenset({"NO_SHARD", "DRAINING"})
 
 
 class Started(NamedTuple):
-    """The run that a start is answered with; `existing` where it was there before."""
+    """The run that a start returns; `existing` if it had been started before."""
 
     run: Run | Execution
     plan: Plan
@@ -52,13 +52,13 @@ class Started(NamedTuple):
 
     @property
     def execution(self) -> Execution:
-        """Give it as its caller is shown it, in the BASIC view, as it stands right now."""
+        """Return the run as it is now, in the BASIC view."""
         run = self.run
         return executions.of_run(run, with_values=False) if isinstance(run, Run) else run
 
 
 class Launch(NamedTuple):
-    """A run as it is to begin."""
+    """A run to start."""
 
     plan: Plan
     input_json: str
@@ -68,21 +68,21 @@ class Launch(NamedTuple):
     current: int | None = None  # the version that the workflow must still have
     follows: tuple[Follows, ...] = ()
     alias: str = ""
-    kept: tuple[Kept, ...] = ()  # results that it takes over
-    partly: tuple[Partly, ...] = ()  # maps of which it takes over some elements
-    undoes: bool = False  # some of that is its own to undo
+    kept: tuple[Kept, ...] = ()  # results of another run
+    partly: tuple[Partly, ...] = ()  # maps of which some elements are kept
+    undoes: bool = False  # it takes over compensations
 
     @property
     def kept_count(self) -> int:
-        """How many results are taken over, each element by itself where it has a row."""
+        """How many results are kept, counting elements with rows of their own."""
         whole = sum(each.size for each in self.kept)
         return whole + sum(each.size for each in self.partly)
 
 
 async def launch(engine: Engine, caller: Caller, asked: Launch) -> Run:
-    """Begin a run and give it once it is committed; `NotStarted` where the flush refused it.
+    """Start a run and return it once it is committed; raises `NotStarted` if the flush refused it.
 
-    Raises `QuotaExceeded` where the tenant has too little left for it.
+    Raises `QuotaExceeded` if too little of the tenant's quota is left.
     """
     run = new_run(caller, asked)
     copies = take_over(run, asked.kept, new_id=uuid7)
@@ -99,7 +99,7 @@ async def launch(engine: Engine, caller: Caller, asked: Launch) -> Run:
 async def launch_many(
     engine: Engine, caller: Caller, asked: Iterable[Launch]
 ) -> list[Run | NotStarted | QflowError]:
-    """Begin runs that take nothing over, and give each once all are committed, or why it is not."""
+    """Start runs without kept results; returns each run or its error, once all are committed."""
     runs = [(new_run(caller, each), each) for each in asked]
     budgets: dict[UUID, Budget] = {}
     told: dict[UUID, Any] = {}
@@ -129,14 +129,14 @@ def _never_began(told: object) -> bool:
 
 
 def preview(caller: Caller, asked: Launch) -> Started:
-    """Give a run as it would be accepted."""
+    """Return the run that a start would make."""
     run = new_run(caller, asked)
     take_over(run, asked.kept, new_id=uuid7)
     return Started(run, asked.plan)
 
 
 def new_run(caller: Caller, asked: Launch) -> Run:
-    """Make a run of which nothing has begun."""
+    """Return a new run of which nothing has begun."""
     text = asked.input_json or "{}"
     return Run(
         id=uuid7(),
@@ -152,7 +152,7 @@ def new_run(caller: Caller, asked: Launch) -> Run:
 
 
 def _traced(options: RunOptions) -> RunOptions:
-    """Make a run a part of the trace in which it is started, or of one that begins with it."""
+    """Add the current trace to the options of a run, or a new one."""
     tracer = traces.tracer()
     if tracer is None:
         return options
@@ -195,18 +195,18 @@ def _row(run: Run, asked: Launch) -> RunInsert:
 
 
 def digest_of(*parts: object) -> str:
-    """Give one text for all that a request says, but for its id."""
+    """Return a digest of a request without its id."""
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
 
 class Earlier(NamedTuple):
-    """What a request id started before."""
+    """What an earlier request with the same id started."""
 
     execution: Execution
-    digest: str  # of the request that had it
+    digest: str  # of that request
 
     def answer(self, digest: str) -> Execution | AlreadyExists:
-        """Give what a request with the same id is answered with: its run where it asks the same."""
+        """Return the answer to a request with this id: the run, if it is equal."""
         if self.digest == digest:
             return self.execution
         return AlreadyExists(
@@ -220,7 +220,7 @@ class Earlier(NamedTuple):
 async def earlier_requests(
     pool: Pool, caller: Caller, request_ids: Collection[UUID]
 ) -> dict[UUID, Earlier]:
-    """Give what these request ids started before; those that are new are left out."""
+    """Return what these request ids started before; new ones are left out."""
     if not request_ids:
         return {}
     async with as_caller(pool, caller) as db:
@@ -231,7 +231,7 @@ async def earlier_requests(
 async def same_request(
     pool: Pool, caller: Caller, request_id: UUID | None, digest: str
 ) -> Execution | None:
-    """Give what an equal request started before; `AlreadyExists` where it asked something else."""
+    """Return the run of an equal request, if any; raises `AlreadyExists` if it differs."""
     if request_id is None:
         return None
     for earlier in (await earlier_requests(pool, caller, [request_id])).values():
@@ -243,7 +243,7 @@ async def same_request(
 
 
 def check_pythons(engine: Engine, plan: Plan) -> None:
-    """Refuse what would wait for ever: runners are here, and none has a Python it needs."""
+    """Refuse a run that would wait forever, as no attached runner has its Python version."""
     coming = engine.placements.offers()
     here = engine.core.pythons().union(*(each.pythons for each in coming))
     if not here or plan.pythons <= here:
@@ -261,7 +261,7 @@ def check_pythons(engine: Engine, plan: Plan) -> None:
 
 
 def check_runners(engine: Engine, plan: Plan) -> None:
-    """Refuse what would wait for ever: runners are here, and none can run one of its nodes."""
+    """Refuse a run that would wait forever, as no attached runner can run one of its nodes."""
     if engine.placements.machines_come:
         return
     needy = [place for place in _places_below(plan) if place.needs is not None]
@@ -293,7 +293,7 @@ def check_runners(engine: Engine, plan: Plan) -> None:
 
 
 def _takes_all(engine: Engine, plan: Plan) -> bool:
-    """Whether one of the runners that are here could run all of a plan that asks nothing else."""
+    """Return whether one attached runner has all Python versions of a plan."""
     return any(
         each.connected and each.offer.tier and plan.pythons <= each.offer.pythons
         for each in engine.core.runners.values()
@@ -301,7 +301,7 @@ def _takes_all(engine: Engine, plan: Plan) -> bool:
 
 
 def _places_below(plan: Plan) -> Iterator[Place]:
-    """Give all places of a plan and of the workflows within it."""
+    """Yield all places of a plan and its sub-workflows."""
     for place in plan.places:
         yield place
         if place.sub is not None:
@@ -309,7 +309,7 @@ def _places_below(plan: Plan) -> Iterator[Place]:
 
 
 def changes_all_the_time(wishes: Wishes) -> Unavailable:
-    """Make the answer where every try met another state of things."""
+    """Return the error if every attempt met a change."""
     what = "the workflow, its alias or its nodes"
     if wishes.options.business_key is not None:
         what = "the run that has the business_key (others start with it too), or the workflow,"

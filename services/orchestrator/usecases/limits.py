@@ -1,4 +1,4 @@
-"""Limits of a tenant: made, changed, removed, and heard of by the engine before the answer."""
+"""Limits of a tenant; the engine knows of a change before the call returns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LIMITS_MAX: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowed:
-    """What a limit is to allow, and the request that says so."""
+    """The amounts of a limit, and the request that sets them."""
 
     max_running: int | None
     max_starts: int | None
@@ -45,7 +45,7 @@ class Allowed:
 
 
 async def read_limits(engine: Engine, pool: Pool) -> None:
-    """Have the engine know the limits, and the quotas of tenants, as they are now."""
+    """Reload the limits and quotas into the engine."""
     async with engine.limits_reading:
         engine.limits_changed = False
         try:
@@ -60,7 +60,7 @@ async def read_limits(engine: Engine, pool: Pool) -> None:
 
 
 class LimitKeeper:
-    """Keeps limits on behalf of callers."""
+    """Manages limits for callers."""
 
     def __init__(self, api_pool: Pool, engine_pool: Pool, engine: Engine) -> None:
         self._api_pool = api_pool
@@ -75,7 +75,7 @@ class LimitKeeper:
         *,
         subject: Subject,
     ) -> StoredLimit:
-        """Make a limit."""
+        """Create a limit."""
         _check_key(allowed.key_expression)
         async with as_caller(self._api_pool, caller) as db:
             await stored.lock_tenant(db, caller.tenant_id)
@@ -96,7 +96,7 @@ class LimitKeeper:
         return made
 
     async def get(self, caller: Caller, name: str) -> StoredLimit:
-        """Find a limit of the caller's tenant."""
+        """Return a limit of the caller's tenant."""
         async with as_caller(self._api_pool, caller) as db:
             return await _get(db, name)
 
@@ -110,7 +110,7 @@ class LimitKeeper:
     async def update(
         self, caller: Caller, name: str, allowed: Allowed, *, etag: str
     ) -> StoredLimit:
-        """Change what a limit allows."""
+        """Change the amounts of a limit."""
         _check_key(allowed.key_expression)
         async with as_caller(self._api_pool, caller) as db:
             await stored.lock_tenant(db, caller.tenant_id)
@@ -136,7 +136,7 @@ class LimitKeeper:
         return after
 
     async def delete(self, caller: Caller, name: str, *, etag: str) -> None:
-        """Remove a limit; what waits for it goes on."""
+        """Delete a limit; what waits for it continues."""
         async with as_caller(self._api_pool, caller) as db:
             await stored.lock_tenant(db, caller.tenant_id)
             before = await _get(db, name)
@@ -147,7 +147,7 @@ class LimitKeeper:
         await self._heard()
 
     async def _heard(self) -> None:
-        """Have this member know it now, and the others in a moment."""
+        """Reload limits here, and notify the other members."""
         await read_limits(self._engine, self._engine_pool)
         async with transaction(self._engine_pool) as db:
             await limit_slots.tell_changed(db)

@@ -1,4 +1,4 @@
-"""Lists of executions: what a filter and an order ask, and the page of runs that answers them."""
+"""Lists executions by filter and order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from services.orchestrator.usecases.read import Reader
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A list with what it is asked, found to make sense."""
+    """A validated filter and order."""
 
     expression: Expression | None
     order: Order
@@ -32,7 +32,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A run of a list."""
+    """A listed run."""
 
     id: UUID
     execution: Execution
@@ -46,7 +46,7 @@ def asked_from(
     workflow_id: UUID | None = None,
     statuses: Sequence[str] = (),
 ) -> Asked:
-    """Read a filter and an order; what this list does not have is `InvalidArgument`."""
+    """Parse a filter and an order; raises `InvalidArgument` for unknown fields."""
     terms: list[Expression] = []
     expression = parse(filter_text)
     if expression is not None:
@@ -70,23 +70,23 @@ async def find(
     limit: int,
     full: bool,
 ) -> list[Found]:
-    """Find a page of what the caller may read; `full` says that the rows will be read whole.
+    """Find a page of what the caller can read; `full` if inputs and outputs will be read.
 
-    Where the filter demands labels, the runs that have them are looked up first; only where those
-    are too many is the list walked in its order, and then a page of it is soon full.
+    If the filter requires labels, the runs that have them are looked up first. If those are too
+    many, the list is scanned in its order instead, which then fills a page quickly.
     """
     question = lists.Question(
         expression=asked.expression, order=asked.order, after=after, limit=limit, full=full
     )
     ids = await _by_labels(reader.engine_pool, caller, asked.expression)
-    # One value of a filter is in every row, another in none: no plan is right for both.
+    # Planned per execution: one value may be in every row and another in none.
     by_value = asked.expression is not None
     async with as_caller(reader.api_pool, caller, plans_by_value=by_value) as db:
         return await lists.find(db, question, tenant_id=caller.tenant_id, ids=ids)
 
 
 async def read(reader: Reader, caller: Caller, ids: Sequence[UUID], *, full: bool) -> list[Listed]:
-    """Read found runs, without those that are gone meanwhile."""
+    """Read found runs; those deleted meanwhile are left out."""
     async with as_caller(reader.api_pool, caller) as db:
         found = await executions.read(db, ids, full=full)
         counts = await executions.get_counts(db, [each.id for each in found])
@@ -100,7 +100,7 @@ async def read(reader: Reader, caller: Caller, ids: Sequence[UUID], *, full: boo
 async def _by_labels(
     pool: Pool, caller: Caller, expression: Expression | None
 ) -> list[UUID] | None:
-    """Look up what has all labels that the filter demands; None where it demands none."""
+    """Return the ids of runs with all required labels; None without labels or with too many runs."""
     wanted = {
         term.name.removeprefix(LABELS): term.value
         for term in required(expression)

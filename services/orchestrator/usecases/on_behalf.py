@@ -1,4 +1,4 @@
-"""Acting for a user who does not call: by the rights that the user has at the moment."""
+"""Acts on behalf of a user, with the rights the user has now."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from services.orchestrator.storage import owners
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _NO_SESSION: Final = UUID(int=0)
 _MAY_START: Final = frozenset({"user", "admin"})
-# Reasons that do not pass by themselves.
+# Reasons that do not go away by themselves.
 LASTING: Final = frozenset(
     {"WORKFLOW_NOT_FOUND", "OWNER_INACTIVE", "OWNER_NOT_A_MEMBER", "NOT_ALLOWED"}
 )
 
 
 async def caller_of(engine_pool: Pool, user_id: UUID, tenant_id: UUID) -> Caller:
-    """Give a user as a caller; refused where the user may start nothing any more."""
+    """Return a user as a caller; refuses users who may not start runs any more."""
     async with transaction(engine_pool) as db:
         owner = await owners.get(db, user_id, tenant_id)
     if not owner.is_active:

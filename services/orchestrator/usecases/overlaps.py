@@ -1,7 +1,7 @@
-"""Runs that are in the way of their schedule's next one, and are asked to stop for it.
+"""Cancels runs of a schedule that overlap with its next one.
 
-The loop that sees to a schedule calls for nobody: there is no token by which the orchestrator that
-has such a run could ask who wants it stopped. It finds that out by the schedule, as it stands.
+The schedule loop has no caller, so it has no token by which the owner of such a run could check who
+wants it cancelled. The owner checks the schedule's row instead.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Overlaps:
-    """What stopping such runs takes."""
+    """The dependencies of these use cases."""
 
     pool: Pool  # the engine's
     reader: Reader
     router: Router
 
     async def cancel_all(self, schedule_id: UUID, running: Sequence[UUID]) -> None:
-        """Ask runs of a schedule to stop, wherever each is; what cannot be asked now is logged."""
+        """Request cancellation of runs of a schedule at their owners; failures are logged."""
 
         async def cancel(execution_id: UUID) -> None:
             await self.router.at_owner(
@@ -45,17 +45,17 @@ class Overlaps:
             )
 
         for each in await each_of(running, cancel):
-            # What is refused is over by itself, and in nobody's way.
+            # A refused one has ended by itself.
             if each.error is not None and not isinstance(
                 each.error, (FailedPrecondition, NotFound)
             ):
                 log.info("overlapping_run_not_cancelled", reason=each.error.reason)
 
     async def cancel(self, schedule_id: UUID, execution_id: UUID) -> None:
-        """Ask a run that is here to stop, where a tick of its schedule waits for that.
+        """Request cancellation of a run owned here, if a tick of its schedule waits for that.
 
-        In the name of who made the schedule, and by the rights that they have now. Raises
-        `NotFound` for any other run.
+        On behalf of the schedule's creator, with the rights they have now. Raises `NotFound` for
+        any other run.
         """
         async with transaction(self.pool) as db:
             maker = await due.maker_of_overlapping(db, schedule_id, execution_id)
@@ -66,5 +66,5 @@ class Overlaps:
                 resource=("execution", str(execution_id)),
             )
         caller = await caller_of(self.pool, *maker)
-        with forwarded():  # one that has moved by now is asked for with the next look
+        with forwarded():  # if it has moved, the next attempt finds it
             await cancel_execution(self.reader, self.router, caller, execution_id)

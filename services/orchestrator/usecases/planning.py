@@ -1,4 +1,4 @@
-"""Planning a start: what it would do, before anything runs. Nothing is written."""
+"""Plans a start: what it would do. Nothing is written."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ from services.orchestrator.usecases.read import Reader
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedWorkflow:
-    """A workflow as it would be pinned, with what is expected of it."""
+    """A workflow as it would be pinned, with its forecast."""
 
     definition: Definition
     plan: Plan
     expected: Forecast
-    cache_hits: Collection[int] = ()  # places whose results are in the cache
+    cache_hits: Collection[int] = ()  # places with cached results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class PlannedVersion:
 class Planned:
     """What a start would do."""
 
-    workflows: Sequence[PlannedWorkflow]  # the one that is started first
+    workflows: Sequence[PlannedWorkflow]  # the started one first
     versions: Sequence[PlannedVersion]
     total: Times | None
     past_runs: Past
@@ -82,7 +82,7 @@ async def plan_execution(
     *,
     input_json: str,
 ) -> Planned:
-    """Say what a start that was found valid would do; `timeout_ms` is what the run may take."""
+    """Plan a validated start; `timeout_ms` is the timeout of the run."""
     ways = distinct(started.plan)
     plans = [plan for _, plan in ways]
     places = [Named(f"{way}{each.id}", each) for way, plan in ways for each in plan.places]
@@ -108,7 +108,7 @@ async def plan_execution(
             Named(f"{way}{each.id}", each)
             for way, plan in ways
             for at, each in enumerate(plan.places)
-            if at not in hits.get(key_of(plan), ())  # what the cache has does not run
+            if at not in hits.get(key_of(plan), ())  # cached ones do not run
         ],
         environments=environments,
         history=history,
@@ -139,7 +139,7 @@ async def plan_execution(
 async def _past(
     reader: Reader, caller: Caller, plans: Sequence[Plan], version_ids: Collection[UUID]
 ) -> tuple[History, Past]:
-    """Read how long the nodes took lately, and whole runs of the plan that is started."""
+    """Return recent durations of the nodes, and of whole runs of the started workflow."""
     first = plans[0]
     workflows = [plan.workflow_id for plan in plans if plan.workflow_id is not None]
     async with as_caller(reader.api_pool, caller, plans_by_value=True) as db:
@@ -165,7 +165,7 @@ def _versions(
     environments: Mapping[UUID, Environment],
     history: History,
 ) -> list[PlannedVersion]:
-    """Give each version once, in the order in which it stands in the workflows."""
+    """Return each version once, in order of first use."""
     order = dict.fromkeys(each.place.node_version_id for each in places)
     return [
         PlannedVersion(

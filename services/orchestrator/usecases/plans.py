@@ -1,4 +1,4 @@
-"""Plans: found by what they pin, compiled once, kept while they are used."""
+"""Plans: looked up by what they pin, compiled once, cached."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from services.orchestrator.storage.definitions import Pins
 from services.orchestrator.usecases.recent import Recent
 from services.orchestrator.usecases.variables import taken_variables
 
-# Kept in all: about a kilobyte a place, so this is some hundred megabytes at the most.
+# The size of the cache in places, about a kilobyte each: some hundred megabytes at most.
 _PLACES_MAX: Final = 100_000
-DEPTH_MAX: Final = 8  # of sub-workflows in each other
+DEPTH_MAX: Final = 8  # of nested sub-workflows
 _UNKNOWN: Final = UUID(int=0)
 _READY_STATES: Final = frozenset({"none", "locked"})
 
 
 class _InnerKey(NamedTuple):
-    """A sub-workflow as a place names it; a version of 0 floats."""
+    """A sub-workflow as named by a place; version 0 means the current one."""
 
     workflow_id: UUID
     version: int
@@ -39,14 +39,14 @@ def _inner_key(node: Mapping[str, Any]) -> _InnerKey:
 
 @dataclass(frozen=True, slots=True)
 class _Inner:
-    """A sub-workflow that was pinned, and what its place takes and gives."""
+    """A pinned sub-workflow and its definition."""
 
     plan: Plan
     definition: Definition
 
     @property
     def signature(self) -> NodeVersion:
-        """Give it as the versions of nodes are held against edges."""
+        """Its signature, in the form of a node version's."""
         return NodeVersion(
             id=self.plan.pins_id,
             python_version="",
@@ -56,14 +56,14 @@ class _Inner:
 
 
 class Plans:
-    """The plans and definitions that were used last."""
+    """Caches of plans and definitions."""
 
     def __init__(self) -> None:
         self._by_pins: Recent[UUID, Plan] = Recent(_PLACES_MAX)
         self._definitions: Recent[tuple[UUID, int], Definition] = Recent(_PLACES_MAX)
 
     async def definition(self, db: Db, workflow_id: UUID, version: int) -> Definition | None:
-        """Give an immutable version of a workflow."""
+        """Return an immutable version of a workflow."""
         key = (workflow_id, version)
         found = self._definitions.get(key)
         if found is None:
@@ -84,13 +84,13 @@ class Plans:
         depth: int = 0,
         inner: dict[_InnerKey, _Inner] | None = None,
     ) -> Plan | None:
-        """Pin a definition to what its places stand for now; None where a node is gone.
+        """Pin a definition to the current versions of its places; None if a node is gone.
 
-        The texts of variables are pinned too: a run takes them as they stand, for good.
+        The texts of variables are pinned, too: a run keeps them.
 
-        What does not fit what its nodes became is refused, once per combination: the combinations
-        that are kept have passed. What is not to be stored is known by no id of its own. `inner`
-        are the sub-workflows that were pinned already, each once however often it stands somewhere.
+        A definition that does not fit the current versions is refused. Each combination is checked
+        once: stored pins have passed. Without `store` the plan has no id. `inner` holds the
+        sub-workflows that are pinned already, each once however often it is used.
         """
         known = {} if inner is None else inner
         versions = await definitions.resolve(db, tenant_id, definition.of_kind(Kind.PYTHON))
@@ -141,7 +141,7 @@ class Plans:
         depth: int,
         store: bool,
     ) -> bool:
-        """Pin the sub-workflows of a definition as they stand now; False where one is gone."""
+        """Pin the sub-workflows of a definition; False if one is gone."""
         for node in definition.of_kind(Kind.WORKFLOW):
             if depth >= DEPTH_MAX:
                 raise FailedPrecondition(
@@ -167,7 +167,7 @@ class Plans:
         return True
 
     async def pinned_definition(self, db: Db, pins: Pins) -> Definition:
-        """Give the definition that pins are of, with the inputs that are theirs alone."""
+        """Return the definition of pins, with their edited inputs."""
         if pins.workflow_id is None or pins.workflow_version is None:
             assert pins.node_version_id is not None, "pins are of a workflow or of a node"
             definition = await _single(db, pins.node_version_id)
@@ -178,7 +178,7 @@ class Plans:
         return reuse.edited(definition, pins.inputs)
 
     async def inner_signatures(self, db: Db, plan: Plan) -> dict[str, NodeVersion]:
-        """Give what the sub-workflows of a plan take and give, by place."""
+        """Return the signatures of a plan's sub-workflows, by place."""
         signatures: dict[str, NodeVersion] = {}
         for place in plan.places:
             if place.sub is None:
@@ -192,17 +192,17 @@ class Plans:
         return signatures
 
     async def of_node(self, db: Db, tenant_id: UUID, version: NodeVersion) -> Plan:
-        """Give the plan of a node that runs alone."""
+        """Return the plan of a single node."""
         pins_id = await pins_of.keep_node(db, tenant_id, version.id)
         return (await self.by_pins(db, [pins_id]))[pins_id]
 
     def known(self, pins_id: UUID) -> Plan | None:
-        """Give a plan that is at hand."""
+        """Return a plan if it is cached."""
         return self._by_pins.get(pins_id)
 
     async def by_pins(self, db: Db, ids: Iterable[UUID]) -> dict[UUID, Plan]:
-        """Give the plans of runs that were started before."""
-        # Apart from what is kept: that may lose any of them to other starts while this one waits.
+        """Return the plans of pins, by id."""
+        # Collected apart from the cache, which may evict any of them while this waits.
         found: dict[UUID, Plan] = {}
         missing: list[UUID] = []
         for each in set(ids):
@@ -240,18 +240,18 @@ async def _single(db: Db, node_version_id: UUID) -> Definition:
 
 
 def weight_of(plan: Plan, variables: Mapping[str, str]) -> int:
-    """Say what a plan takes, in places of a kilobyte."""
+    """Return the size of a plan in the cache, in kilobytes."""
     return len(plan.places) + sum(len(text) for text in variables.values()) // 1024
 
 
 def _versions_of(plan: Plan) -> set[UUID]:
-    """Give the node versions that need an environment, those of sub-workflows too."""
+    """Return the Python node versions of a plan and its sub-workflows."""
     own = {place.node_version_id for place in plan.places if place.kind is Kind.PYTHON}
     return own.union(*(_versions_of(place.sub) for place in plan.places if place.sub is not None))
 
 
 async def unlocked(db: Db, plans: Iterable[Plan], known: set[UUID]) -> set[UUID]:
-    """Give the node versions of plans whose environments are known and that `known` lacks."""
+    """Return node versions of plans that are locked, without those in `known`."""
     wanted: set[UUID] = set().union(*(_versions_of(plan) for plan in plans)) - known
     if not wanted:
         return set()

@@ -1,7 +1,7 @@
-"""Which nodes of a run would be taken from the cache, before anything of it runs.
+"""Predicts which nodes of a planned run have cached results.
 
-Sub-workflows are looked into as the engine would begin them. Each stands once in a plan, however
-often and wherever it is used: a node of one is a hit where it is so in every use.
+Sub-workflows are searched as the engine would start them. A plan lists each of them once, however
+often it is used, so a node of one counts as a hit if it is one in every use.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from services.orchestrator.domain.values import UnreadableError
 from services.orchestrator.storage import cached_results
 from services.orchestrator.storage.recovery import split_object
 
-# Nodes one after the other, each of which is known by the one before, over all that is looked into.
+# How many cached nodes may depend on each other, in total.
 _DEPTH_MAX: Final = 100
-_ASKS_MAX: Final = 1000  # of one depth
+_ASKS_MAX: Final = 1000  # look-ups per level
 
 
 async def predicted_hits(
     pool: Pool, caller: Caller, plan: Plan, input_json: str
 ) -> Mapping[PlanKey, set[int]]:
-    """Give, by workflow, the places whose results are in the cache, as far as inputs are known.
+    """Return the places with cached results by workflow, as far as inputs are known.
 
     Those are known that come from the run's inputs, literals, and results of the cache.
     """
@@ -50,7 +50,7 @@ def _caches(plan: Plan) -> bool:
 
 
 class _Search:
-    """One look through a plan and all that is in it; bounded in all, not by each part."""
+    """A search through a plan and its sub-workflows, bounded as a whole."""
 
     def __init__(self, pool: Pool, caller: Caller) -> None:
         self.found: dict[PlanKey, set[int]] = {}
@@ -59,7 +59,7 @@ class _Search:
         self._left = _DEPTH_MAX
 
     async def look(self, plan: Plan, values: dict[str, bytes]) -> Run:
-        """Look into a workflow with these inputs; gives a run that has what the cache would."""
+        """Search a workflow with these inputs; returns a run with the cached results."""
         run = Run(
             id=uuid7(),
             plan=plan,
@@ -101,12 +101,12 @@ class _Search:
         return hits
 
     async def _look_into(self, run: Run, at: int) -> None:
-        """Look into a sub-workflow; what it would answer is known where all of that is."""
+        """Search a sub-workflow; its outputs are known if all of their nodes are hits."""
         plan = run.plan.places[at].sub
         assert plan is not None
         try:
             values = run.values(at)
-        except UnreadableError:  # the engine would not begin it
+        except UnreadableError:  # the engine could not start it
             self._nothing_known(plan)
             return
         names = {each.name for each in plan.inputs}
@@ -122,7 +122,7 @@ class _Search:
     def _nothing_known(self, plan: Plan) -> None:
         key = key_of(plan)
         if self.found.get(key) == set():
-            return  # nor of what is in it
+            return  # nor of its sub-workflows
         self._note(plan, set())
         for place in plan.places:
             if place.sub is not None:

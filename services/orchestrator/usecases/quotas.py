@@ -1,4 +1,4 @@
-"""Quotas: set by those who run the deployment, told to tenants with what they used of them."""
+"""Quotas: set by administrators, and shown to tenants with their usage."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ log = structlog.get_logger()
 
 
 class Account(NamedTuple):
-    """A tenant's quota, and what it used of it."""
+    """A tenant's quota and usage."""
 
     quota: StoredQuota
     usage: Usage
 
 
 class QuotaKeeper:
-    """Keeps the quotas of tenants."""
+    """Manages the quotas of tenants."""
 
     def __init__(self, api_pool: Pool, engine_pool: Pool, engine: Engine) -> None:
         self._api_pool = api_pool
@@ -37,7 +37,7 @@ class QuotaKeeper:
         self._engine = engine
 
     async def get(self, caller: Caller, tenant_id: UUID) -> Account:
-        """Give a tenant's quota with what it used; `NotFound` for a tenant that there is not."""
+        """Return a tenant's quota and usage; raises `NotFound` for an unknown tenant."""
         await self._check(tenant_id)
         async with as_caller(self._api_pool, caller) as db:
             found = await quotas.get_quota(db, tenant_id)
@@ -52,7 +52,7 @@ class QuotaKeeper:
         etag: str,
         key: RequestKey[Account] | None,
     ) -> Account | Replayed:
-        """Have a tenant be limited so: for what begins from now on."""
+        """Set the quota of a tenant, for what begins from now on."""
 
         async def write(db: Db) -> Account:
             await quotas.lock(db, tenant_id)
@@ -71,7 +71,7 @@ class QuotaKeeper:
         return answer
 
     async def _check(self, tenant_id: UUID) -> None:
-        """Look for the tenant as the engine: an administrator sees no other's row."""
+        """Check that the tenant exists, as the engine: administrators cannot read its row."""
         async with transaction(self._engine_pool) as db:
             if not await quota_usage.tenant_exists(db, tenant_id):
                 raise _no_tenant(tenant_id)

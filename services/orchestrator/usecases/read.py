@@ -1,4 +1,4 @@
-"""Reading executions: one, a page, the nodes of one."""
+"""Reads executions and their nodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.orchestrator.usecases.plans import Plans
 
 
 class Shown(NamedTuple):
-    """How far a list of nodes was shown: so many places, and parts of the last up to an order."""
+    """A position in a list of nodes: places, and the order of the last one's parts."""
 
     places: int
     order: int
@@ -27,14 +27,14 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """What reading needs."""
+    """The dependencies of these use cases."""
 
     api_pool: Pool
     engine_pool: Pool
     plans: Plans
 
     async def plan(self, execution: Execution) -> Plan:
-        """Give the plan of an execution that the caller was allowed to see."""
+        """Return the plan of an execution that the caller has been allowed to read."""
         known = self.plans.known(execution.pins_id)
         if known is not None:
             return known
@@ -44,7 +44,7 @@ class Reader:
     async def get(
         self, caller: Caller, execution_id: UUID, *, full: bool, with_input: bool = True
     ) -> tuple[Execution, Plan]:
-        """Give one execution; what another tenant has is not found, like what nobody has."""
+        """Return an execution; raises `NotFound` for those of other tenants as for unknown ones."""
         async with as_caller(self.api_pool, caller) as db:
             found = await executions.get(
                 db, execution_id, with_input=full and with_input, with_output=full
@@ -54,9 +54,9 @@ class Reader:
         return found, await self.plan(found)
 
     async def again(self, caller: Caller, found: Execution) -> tuple[Execution, Plan]:
-        """Give an execution of which the row alone was found as `get` does, in the BASIC view.
+        """Return an execution found by its row, as `get` does, in the BASIC view.
 
-        One that retention is removing in this moment is given by its row.
+        If retention is deleting it at this moment, the found row is returned.
         """
         async with as_caller(self.api_pool, caller) as db:
             whole = await executions.get(db, found.id)
@@ -65,9 +65,9 @@ class Reader:
     async def list_nodes(
         self, caller: Caller, execution_id: UUID, *, after: Shown, limit: int, full: bool
     ) -> list[tuple[Shown, NodeExecution]]:
-        """Give nodes of an execution in the order of the definition, each with where it stands.
+        """Return nodes of an execution with their positions, in the order of the definition.
 
-        The parts of a map or a loop follow it, in the order in which they began.
+        The parts of a map or loop follow it, in the order in which they began.
         """
         execution, plan = await self.get(caller, execution_id, full=False)
         end = after.places + limit
@@ -105,7 +105,7 @@ class Reader:
 def rendered(
     execution: Execution, plan: Plan, rows: Sequence[NodeExecution], begin: int, end: int
 ) -> list[NodeExecution]:
-    """Give the nodes of a part of the definition; those without a row as what they stand for."""
+    """Return the nodes of a range of places; those without a row with a derived status."""
     by_id = {row.node_id: row for row in rows}
     return [by_id.get(place.id) or _unbegun(execution, place) for place in plan.places[begin:end]]
 
@@ -120,7 +120,7 @@ def _unbegun(execution: Execution, place: Place) -> NodeExecution:
     )
     if execution.failed_node_id != place.id:
         return node
-    # It could not even begin, and that ended the run: the run's error is its own.
+    # It could not begin, which ended the run: it has the run's error.
     return replaced(
         node,
         status=NodeStatus.FAILED,
@@ -130,7 +130,7 @@ def _unbegun(execution: Execution, place: Place) -> NodeExecution:
 
 
 def unbegun(execution: Execution) -> NodeStatus:
-    """Say what a node without a row stands for."""
+    """Return the status of a node without a row."""
     if not execution.final:
         return NodeStatus.PENDING
     cancelled = execution.status == "cancelled"
@@ -138,7 +138,7 @@ def unbegun(execution: Execution) -> NodeStatus:
 
 
 def missing(execution_id: UUID) -> NotFound:
-    """Make the answer for an execution the caller cannot see, existing or not."""
+    """Return the error for an execution that the caller cannot read, existing or not."""
     return NotFound(
         "EXECUTION_NOT_FOUND",
         "no such execution; ListExecutions shows those you may see",

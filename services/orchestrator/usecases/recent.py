@@ -1,4 +1,4 @@
-"""What was used last, as much of it as fits."""
+"""A least recently used cache, limited by weight."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Key, Value]):
-    """Keeps values up to a sum of weights; what was not used for longest makes room."""
+    """Keeps values up to a total weight; evicts the least recently used."""
 
     def __init__(self, weight_max: int) -> None:
         self._weight_max = weight_max
@@ -19,7 +19,7 @@ class Recent(Generic[Key, Value]):
         self._kept: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
 
     def get(self, key: Key) -> Value | None:
-        """Give what is kept under a key."""
+        """Return the value of a key, if it is kept."""
         found = self._kept.get(key)
         if found is None:
             return None
@@ -27,7 +27,7 @@ class Recent(Generic[Key, Value]):
         return found[0]
 
     def keep(self, key: Key, value: Value, *, weight: int) -> None:
-        """Keep a value; at least the last one stays, whatever it weighs."""
+        """Add a value; the last one stays, whatever its weight."""
         self.drop(key)
         self._kept[key] = (value, weight)
         self._weight += weight
@@ -36,7 +36,7 @@ class Recent(Generic[Key, Value]):
             self._weight -= lighter
 
     def drop(self, key: Key) -> None:
-        """Forget a key."""
+        """Remove a key."""
         found = self._kept.pop(key, None)
         if found is not None:
             self._weight -= found[1]

@@ -1,4 +1,4 @@
-"""Loading what is open, when an orchestrator begins or has to begin again."""
+"""Loads open executions when an orchestrator starts or recovers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.orchestrator.usecases.plans import Plans, unlocked
 
 log = structlog.get_logger()
 
-# Loaded in one piece: some tens of milliseconds of work, between which the loop is free.
+# Loaded at once, some tens of milliseconds of work; the event loop is free in between.
 _PIECE_NODES_MAX: Final = 5000
 
 
@@ -31,7 +31,7 @@ async def load(
     ids: Sequence[UUID] | None = None,
     shards: Sequence[int] | None = None,
 ) -> Loaded:
-    """Give open executions, the named ones or those of some shards, piece by piece."""
+    """Load open executions, by id or of some shards, piece by piece."""
     loaded = Loaded()
     async with transaction(pool) as db:
         pins = await recovery.find_open(

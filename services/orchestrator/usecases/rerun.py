@@ -1,4 +1,4 @@
-"""New runs made of others: retried whole, run again in part, forked."""
+"""Makes new runs of earlier ones: retries, reruns, forks."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ RETRY_QUARANTINED: Final = "retry_quarantined"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Again:
-    """What is to be made of a run."""
+    """A request to make a new run of another."""
 
     execution_id: UUID
     relation: str
@@ -59,24 +59,24 @@ class Again:
     validate_only: bool = False
     from_nodes: tuple[FromNode, ...] = ()
     input_json: str | None = None  # other inputs of the workflow
-    budget: Amounts | None = None  # another one than its parent's
+    budget: Amounts | None = None  # None: the parent's
 
     def digest(self) -> str:
-        """Tell requests apart."""
+        """Return a digest, to compare requests."""
         parts = (self.relation, self.execution_id, self.from_nodes, self.input_json)
         return digest_of(*parts, *([] if self.budget is None else [tuple(self.budget)]))
 
 
 @dataclass(frozen=True, slots=True)
 class Rerunner:
-    """What making runs of others needs."""
+    """The dependencies of these use cases."""
 
     reader: Reader
     engine: Engine
     router: Router
 
     async def make(self, caller: Caller, again: Again) -> tuple[Started, int]:
-        """Make a run of another and return once it is committed; also how many results it keeps."""
+        """Make a new run; returns it once committed, with the number of kept results."""
         request_id = None if again.validate_only else again.request_id
         digest = again.digest()
         for left in reversed(range(_TRIES_MAX)):
@@ -153,7 +153,7 @@ class Rerunner:
             )
 
     async def _check_nodes(self, caller: Caller, plan: Plan, kept: Sequence[Kept]) -> None:
-        """Refuse nodes that would run and may not be read any more; learn of their locks."""
+        """Refuse nodes that would run but cannot be read any more; load their lock states."""
         copied = {each.place for each in kept}
         wanted = {
             place.node_version_id
@@ -173,9 +173,9 @@ class Rerunner:
     async def _taken(
         self, caller: Caller, parent: Execution, plan: Plan, again: Again, input_json: str
     ) -> Taken:
-        """Give what is kept: all that completed but for what begins again and hangs on that.
+        """Return what is kept: completed nodes, except those to rerun and their descendants.
 
-        Of a map that failed the elements that completed are kept, unless it begins again.
+        Of a failed map the completed elements are kept, unless the map is to be rerun.
         """
         begin = {_place_of(plan, at, each) for at, each in enumerate(again.from_nodes)}
         if len(begin) < len(again.from_nodes):
@@ -198,9 +198,9 @@ class Rerunner:
             return await kept_results.take(db, parent, plan, found, stand=stand, in_part=in_part)
 
     async def _unpoisoned(self, caller: Caller, parent: Execution, plan: Plan) -> Taken:
-        """Give what is kept when the elements that were put aside run again, of their maps too.
+        """Return what is kept when quarantined elements are rerun, of their maps as well.
 
-        What else failed runs again as well, as in any run that is made of another.
+        Other failed nodes are rerun as well, as in any rerun.
         """
         async with as_caller(self.reader.api_pool, caller) as db:
             found = await kept_results.look(db, parent, plan)
@@ -220,7 +220,7 @@ class Rerunner:
         again: Again,
         recorded: Mapping[str, Mapping[str, bytes]],
     ) -> Plan:
-        """Give the plan with the new inputs and versions, proven anew; the same without any."""
+        """Return the plan with new inputs and versions, checked again; unchanged without any."""
         if not any(each.input_json or each.version is not None for each in again.from_nodes):
             return plan
         plans = self.reader.plans
@@ -233,7 +233,7 @@ class Rerunner:
         at_places = {
             place: versions[version]
             for place, version in by_place.items()
-            if version in versions  # the pins of a sub-workflow are none
+            if version in versions  # else it is the pins of a sub-workflow
         }
         takes = at_places | inner
         edits = await asyncio.to_thread(proof.new_inputs, again.from_nodes, definition, takes)
@@ -258,7 +258,7 @@ class Rerunner:
 async def _versions(
     db: Db, caller: Caller, plan: Plan, taken: Pins, definition: Definition, again: Again
 ) -> dict[str, UUID]:
-    """Give the node versions by place, with those that were asked for."""
+    """Return the node versions by place, with the requested ones."""
     by_place = dict(taken.by_place)
     asked = {each.node_id: each.version for each in again.from_nodes if each.version is not None}
     if not asked:
@@ -285,11 +285,10 @@ async def _versions(
 
 
 def _wishes(parent: Execution, again: Again) -> Wishes:
-    """Start it as its parent was started, but for its time; a fork stands for something else.
+    """Return the options of the new run: its parent's, except the start time.
 
-    It has the whole of its parent's budget anew, out of what its tenant has left by now.
-
-    Who names nodes wants them to run, whatever the cache has.
+    A fork has no business key. The whole budget of the parent is reserved again, from what is left
+    of the tenant's quota. If nodes are named, they run regardless of the cache.
     """
     timeout_ms = None
     begins = parent.created_at
@@ -310,7 +309,7 @@ def _wishes(parent: Execution, again: Again) -> Wishes:
 
 
 def _nothing_put_aside(parent: Execution, below: tuple[UUID, str] | None) -> FailedPrecondition:
-    """Say that there is nothing to run again here, and the way to what a sub-workflow put aside."""
+    """Return the error that nothing is quarantined here, with a hint at a sub-workflow."""
     reason, resource = "NOTHING_QUARANTINED", ("execution", str(parent.id))
     if below is None:
         said = "no element of a map was quarantined; RerunExecution runs what failed again"

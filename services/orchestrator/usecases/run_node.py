@@ -1,4 +1,4 @@
-"""Running one node alone."""
+"""Runs a single node."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def run_node(
     *,
     wishes: Wishes,
 ) -> Started:
-    """Start a run of one node and return once it is committed; version 0 is the current one."""
+    """Start a run of a single node; returns once it is committed. Version 0: the current one."""
     digest = digest_of("RunNode", node_id, version, input_json, wishes.digest())
     earlier = await same_request(reader.api_pool, caller, request_id, digest)
     for _ in range(_TRIES_MAX):

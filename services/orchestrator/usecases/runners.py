@@ -1,4 +1,4 @@
-"""Which runners may be given work."""
+"""Admission of runners."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from services.orchestrator.storage import members
 
 
 async def admit(engine: Engine, pool: Pool, incarnation: UUID) -> None:
-    """Refuse a runner that was fenced, by this process or by one before it.
+    """Refuse a fenced runner, whichever process fenced it.
 
-    Waits while a run is loaded again: what a runner has of it cannot be judged meanwhile.
+    Waits while a run is being reloaded, since the runner's attempts cannot be judged before.
     """
     fenced = incarnation in engine.core.fenced
     if not fenced:

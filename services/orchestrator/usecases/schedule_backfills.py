@@ -1,4 +1,4 @@
-"""Backfills of schedules: ranges of past times that are made up for."""
+"""Backfills of schedules: runs for ranges of past times."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def backfill(
     key: RequestKey[Backfill] | None,
     validate_only: bool,
 ) -> Backfill | Replayed:
-    """Make up for a range of past times."""
+    """Create a backfill for a range of past times."""
     check_moment(begin, field="start_time")
     check_moment(end, field="end_time")
     earlier = await replay(pool, caller, key)
@@ -94,13 +94,13 @@ async def list_backfills(
     before: tuple[datetime, UUID] | None,
     limit: int,
 ) -> list[Backfill]:
-    """Give a page of a schedule's backfills."""
+    """Return a page of a schedule's backfills."""
     async with as_caller(pool, caller) as db:
         return await schedule_ticks.list_backfills(db, schedule_id, before=before, limit=limit)
 
 
 async def cancel_backfill(pool: Pool, caller: Caller, backfill_id: UUID) -> Backfill:
-    """Stop a backfill; one that is stopped already is given as it is."""
+    """Cancel a backfill; returns it, even if it has ended already."""
     async with as_caller(pool, caller) as db:
         found = await schedule_ticks.cancel_backfill(db, backfill_id)
         await schedules.wake(db)

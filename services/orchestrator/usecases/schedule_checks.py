@@ -1,4 +1,4 @@
-"""What calls about schedules share: what is refused, and how."""
+"""Checks and errors shared by use cases of schedules."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from services.kit.pg import Db
 from services.orchestrator.storage import schedules
 from services.orchestrator.storage.schedules import Schedule
 
-NO_ID: Final = UUID(int=0)  # of what is only checked
+NO_ID: Final = UUID(int=0)  # with `validate_only`
 _FIRST: Final = datetime(1900, 1, 1, tzinfo=UTC)
 _LAST: Final = datetime(8999, 1, 1, tzinfo=UTC)
 
 
 async def hold(db: Db, schedule_id: UUID) -> Schedule:
-    """Give a schedule, held until the transaction ends."""
+    """Return a schedule, locked until the transaction ends."""
     held = await schedules.hold(db, schedule_id)
     if held is None:
         raise missing(schedule_id)
@@ -25,7 +25,7 @@ async def hold(db: Db, schedule_id: UUID) -> Schedule:
 
 
 def missing(schedule_id: UUID) -> NotFound:
-    """Make the answer for a schedule that the caller cannot see, existing or not."""
+    """Return the error for a schedule that the caller cannot read, existing or not."""
     return NotFound(
         "SCHEDULE_NOT_FOUND",
         "no such schedule; ListSchedules shows those you may see",
@@ -34,6 +34,6 @@ def missing(schedule_id: UUID) -> NotFound:
 
 
 def check_moment(moment: datetime, *, field: str) -> None:
-    """Refuse a moment that calendars and databases do not agree on."""
+    """Refuse a time outside the supported range."""
     if not _FIRST <= moment <= _LAST:
         raise invalid(field, "TIME_INVALID", "must be in the years 1900 to 8998")

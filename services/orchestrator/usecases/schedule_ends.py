@@ -1,7 +1,7 @@
-"""Ends that schedules wait for: whoever puts a tick off for a run is told as soon as it is over.
+"""Ends of runs that schedules wait for, so that a deferred tick starts as soon as possible.
 
-Nothing in the rows tells when a run ends, and each look at them costs. So the engine is listened to
-for the runs that are here, and the orchestrator that has the run for all others.
+Polling rows for the end of a run would be costly. So ends are received from the engine, or for runs
+of other members by a long poll to their owner.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from services.orchestrator.usecases.watch import Watcher
 
 log = structlog.get_logger()
 
-# What is heard of no end, such as that of a run whose memory was lost meanwhile.
+# How long to wait for an end before looking again, since some are not reported, as after a reload.
 _LOOK_AGAIN_S: Final = 10.0
-# For an answer of another, which may have gone: then its runs are somebody else's.
+# How long to wait for another member, which may be gone.
 _ANSWER_S: Final = 15.0
-# Before a run is looked at again that was over, or nobody's, before anything was heard of it.
+# Before a run is checked again that had ended, or had no owner, from the start.
 _MOMENT_S: Final = 1.0
 
 
 class RunEnds:
-    """Knows of which schedules a tick may begin, as the runs that it waited for are over."""
+    """Collects schedules of which a tick may start because the runs before it have ended."""
 
     def __init__(self, watcher: Watcher, told: Callable[[], None]) -> None:
         self._watcher = watcher
-        self._told = told  # whoever starts what is due
+        self._told = told  # wakes the schedule loop
         self._over: set[UUID] = set()
         self._listening: dict[UUID, asyncio.Task[None]] = {}
 
     def take(self) -> list[UUID]:
-        """Give the schedules of which this was found since it was last asked."""
+        """Return and clear the schedules collected since the last call."""
         over, self._over = sorted(self._over), set()
         return over
 
     def follow(self, schedule_id: UUID, run_ids: Sequence[UUID]) -> None:
-        """Listen for the ends of a schedule's runs, wherever each is.
+        """Wait in the background for the ends of a schedule's runs, at their owners.
 
-        Where nothing can be heard, nothing is told: whoever looks again follows them again.
+        If that fails, nothing is reported: the next attempt at the tick follows them again.
         """
         if schedule_id not in self._listening:
             listening = asyncio.create_task(self._listen(schedule_id, run_ids))
             self._listening[schedule_id] = listening
 
     async def stop(self) -> None:
-        """Listen no more."""
+        """Stop waiting."""
         tasks = list(self._listening.values())
         for task in tasks:
             task.cancel()
@@ -70,7 +70,7 @@ class RunEnds:
         self._told()
 
     async def _end(self, run_id: UUID) -> None:
-        """Wait until a run is over, or nobody's: whoever looks then will see."""
+        """Wait until a run has ended, or has no owner."""
         watcher, heard = self._watcher, False
         while True:
             while run_id in watcher.engine.core.runs:

@@ -1,7 +1,7 @@
-"""Starting what schedules owe: ticks are made under their schedule's lock, started under its claim.
+"""Starts due runs of schedules: ticks are made under a lock of the schedule, started under a claim.
 
-Whatever stops in between leaves a pending tick behind, which the next look starts: by a request id
-of its own, so that a start that was made and not written is found, and not made again.
+A crash in between leaves a pending tick, which is started later: with a request id derived from it,
+so that a run that was started but not recorded is found rather than started again.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from services.orchestrator.usecases.start import Starter
 
 log = structlog.get_logger()
 
-# A notification may be lost with its connection: what is due is also seen, once a minute, by the
-# look at the members, which wakes this. Nothing else is to be waited for.
+# Notifications may be lost with their connection: the survey of members checks once a minute what
+# is due, and wakes this loop.
 SAFETY_S: Final = 3600.0
-# What another has just taken is not asked for again at once.
+# The wait if another member has just claimed what is due.
 _CROWDED_S: Final = 0.2
 _DUE_MAX: Final = 50
 _CLAIMS_MAX: Final = 8
@@ -50,15 +50,15 @@ _TICKS_MAX: Final = 100
 _BACKFILLS_MAX: Final = 10
 _CLAIM: Final = timedelta(seconds=10)
 _START_S: Final = 8.0
-# How soon a backfill with runs under way is looked at again, and a tick that waits for a run whose
-# end cannot be told: that ever more seldom, the longer it has waited.
+# How soon a backfill with open runs is checked again, and a tick that waits for a run whose end is
+# not reported: less often the longer it has waited.
 _WAIT: Final = timedelta(seconds=1)
 _WAIT_MAX_S: Final = 10.0
 _WAIT_GROWS: Final = 1 / 60
 _PASSING: Final = (Unavailable, ResourceExhausted, Conflict)
-# Why a tick waits for a run of its schedule, or starts none.
+# The reason of a tick that waits for a run of its schedule, or is skipped because of one.
 _OVERLAP: Final = "OVERLAP"
-# What a tick waits for that may take as long as it likes.
+# Reasons to wait without a limit of time.
 _FOR_OTHERS: Final = frozenset({_OVERLAP, "QUOTA_EXCEEDED"})
 _OVERLAPPED: Final = "a run of the schedule was not over"
 _NOT_STARTED: Final = "another tick's run had not started yet, and only one may be under way"
@@ -68,7 +68,7 @@ _RETRY_MAX_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Scheduler:
-    """What starting takes."""
+    """The dependencies of these use cases."""
 
     pool: Pool  # the engine's
     starter: Starter
@@ -77,7 +77,7 @@ class Scheduler:
 
 
 async def run_due(scheduler: Scheduler) -> float:
-    """Start all that is due; gives how many seconds there is nothing more to do."""
+    """Start everything that is due; returns the seconds until there is more to do."""
     over = scheduler.ends.take()
     if over:
         async with transaction(scheduler.pool) as db:
@@ -100,12 +100,12 @@ async def run_due(scheduler: Scheduler) -> float:
 
 
 async def make_ticks(pool: Pool) -> int:
-    """Write what is due of schedules as ticks; gives of how many."""
+    """Insert the ticks of due schedules; returns the number of schedules."""
     async with transaction(pool) as db:
         held = await due.hold_due(db, limit=_DUE_MAX)
         if not held:
             return 0
-        # Beside the loop: a calendar is asked a thousand times where much was missed.
+        # In a thread: a thousand times are computed if many were missed.
         steps = await asyncio.to_thread(lambda: [(each, _look(each)) for each in held])
         await due.add_ticks(db, [(each, step) for each, step in steps if step is not None])
         for each, step in steps:
@@ -116,7 +116,7 @@ async def make_ticks(pool: Pool) -> int:
 
 
 def _look(schedule: due.DueSchedule) -> ticks.Step | None:
-    """Say what a schedule owes; None where that cannot be told: the others must not wait for it."""
+    """Return the step of a schedule; None if it fails, so that others do not wait for it."""
     try:
         return ticks.look(
             schedule.timing,
@@ -132,7 +132,7 @@ def _look(schedule: due.DueSchedule) -> ticks.Step | None:
 
 
 async def go_on_with_backfills(pool: Pool) -> int:
-    """Make the ticks that backfills have room for; gives how many."""
+    """Insert ticks of backfills with room for more; returns how many."""
     made = 0
     async with transaction(pool) as db:
         for backfill in await due.hold_backfills(db, limit=_BACKFILLS_MAX):
@@ -141,7 +141,7 @@ async def go_on_with_backfills(pool: Pool) -> int:
             taken = await due.take(db, backfill, moments) if moments else 0
             made += taken
             completed = next_at is None and not moments and room == backfill.max_running
-            # Where all had their runs there is room for more at once.
+            # If all of these times have runs already, continue at once.
             pause = timedelta(0) if moments and not taken else _WAIT
             await due.step(
                 db,
@@ -166,9 +166,9 @@ def _moments(backfill: due.DueBackfill, room: int) -> tuple[list[datetime], date
 
 
 async def _serve(scheduler: Scheduler, schedule: Claimed) -> None:
-    """Do what the pending ticks of a schedule ask for, and give it back.
+    """Handle the pending ticks of a claimed schedule, and release the claim.
 
-    A schedule that cannot be served stands in nobody's way: its claim lapses, and it is tried then.
+    A schedule that fails does not affect others: it is retried when its claim expires.
     """
     try:
         await _serve_pending(scheduler, schedule)
@@ -187,7 +187,7 @@ async def _release(scheduler: Scheduler, schedule: Claimed) -> None:
 
 
 def _passes(error: Exception) -> bool:
-    """Say whether a fault is the database's or the engine's, and goes by: the loop tries again."""
+    """Return whether an error is transient, so that the loop retries."""
     fault = error if isinstance(error, QflowError) else translate(error)
     return isinstance(fault, _PASSING) or (fault is None and isinstance(error, LINK_FAULTS))
 
@@ -212,9 +212,9 @@ async def _serve_pending(scheduler: Scheduler, schedule: Claimed) -> None:
 
 
 def _starts_nothing(schedule: Claimed, tick: PendingTick) -> tuple[str, str] | None:
-    """Say why a tick is not to start a run any more; None where it is.
+    """Return why a tick must not start a run any more; None if it may.
 
-    What was due before a pause and would have begun by now still does.
+    A tick that was due before the pause of its schedule, and did not wait for others, still starts.
     """
     if tick.is_cancelled:
         return "CANCELLED", "its backfill was cancelled"
@@ -226,7 +226,7 @@ def _starts_nothing(schedule: Claimed, tick: PendingTick) -> tuple[str, str] | N
 async def _start_alone(
     scheduler: Scheduler, schedule: Claimed, waiting: Sequence[PendingTick]
 ) -> None:
-    """Start the one that may begin, where only one run may be under way."""
+    """Start the next tick of a schedule that allows only one open run."""
     async with transaction(scheduler.pool) as db:
         running = await due.open_runs(db, schedule.id)
     if schedule.overlap == "cancel_running":
@@ -241,7 +241,7 @@ async def _start_alone(
             message = _OVERLAPPED if running else _NOT_STARTED
             found |= await _skip(scheduler, schedule, each, reason=_OVERLAP, message=message)
     if found and not running:
-        return  # it is in the way of the others, which are due still: with the next look
+        return  # the others wait for it; they are due again at the next attempt
     if not running:
         if tick.is_due or not tick.attempts:
             await _start(scheduler, schedule, tick)
@@ -255,12 +255,12 @@ async def _start_alone(
 async def _wait_for(
     scheduler: Scheduler, schedule: Claimed, tick: PendingTick, running: Sequence[UUID]
 ) -> None:
-    """Put a tick off until the runs before it are over, and stop these where that is the rule."""
+    """Defer a tick until the runs before it have ended; cancel those if that is the policy."""
     scheduler.ends.follow(schedule.id, running)
     if schedule.overlap == "cancel_running":
         try:
             await caller_of(scheduler.pool, schedule.created_by, schedule.tenant_id)
-        except (FailedPrecondition, NotFound, PermissionDenied) as error:  # as where it starts
+        except (FailedPrecondition, NotFound, PermissionDenied) as error:  # as for a start
             await _fail(scheduler, schedule, tick, reason=error.reason, message=error.message)
             return
         await scheduler.overlaps.cancel_all(schedule.id, running)
@@ -278,7 +278,7 @@ async def _wait_for(
 
 
 async def _put_behind(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -> None:
-    """Have those that come after a tick wait for it, which could not start yet."""
+    """Defer the ticks after one that could not start yet."""
     async with transaction(scheduler.pool) as db:
         message = "waits for the tick before it, which could not start yet"
         await due.put_behind(db, schedule.id, tick.tick_at, reason=_OVERLAP, message=message)
@@ -287,7 +287,7 @@ async def _put_behind(scheduler: Scheduler, schedule: Claimed, tick: PendingTick
 async def _skip(
     scheduler: Scheduler, schedule: Claimed, tick: PendingTick, *, reason: str, message: str
 ) -> bool:
-    """Write that a tick starts nothing; true where it had started a run that was not written."""
+    """Skip a tick; returns True if it had started a run that was not recorded."""
     async with transaction(scheduler.pool) as db:
         if await _has_run(db, schedule, tick):
             return True
@@ -296,7 +296,7 @@ async def _skip(
 
 
 async def _has_run(db: Db, schedule: Claimed, tick: PendingTick) -> bool:
-    """Write the run of a tick that was started by one that died, or was told so too late."""
+    """Record the run of a tick that was started but not recorded; returns whether there is one."""
     run_id = await due.run_of(db, schedule, ticks.request_id(schedule.id, tick.tick_at))
     if run_id is None:
         return False
@@ -305,7 +305,7 @@ async def _has_run(db: Db, schedule: Claimed, tick: PendingTick) -> bool:
 
 
 async def _start(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -> None:
-    """Start the run of a tick and write what became of it."""
+    """Start the run of a tick and record the outcome."""
     try:
         execution_id = await _started(scheduler, schedule, tick)
     except _PASSING as error:
@@ -330,7 +330,7 @@ async def _start(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -> 
         return
     except Exception as error:
         if _passes(error):
-            raise  # the database is away: the loop tries again
+            raise  # the database is away: the loop retries
         log.exception("tick_not_started", schedule_id=str(schedule.id))
         message = "a fault of the engine; its log says more"
         await _fail(scheduler, schedule, tick, reason="INTERNAL", message=message)
@@ -367,6 +367,6 @@ async def _started(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -
     except TimeoutError:
         raise Unavailable("START_SLOW", "the engine is behind; the start is tried again") from None
     except AlreadyExists as error:
-        # It was started, and the schedule was changed before that was written.
+        # It was started, and the schedule changed before that was recorded.
         return UUID(error.facts["execution_id"])
     return run.id

@@ -1,4 +1,4 @@
-"""The times of schedules: those to come, one that is made by hand, those that were."""
+"""The times of schedules: previews, manual ticks, and past ticks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def preview(
     after: datetime | None,
     count: int,
 ) -> list[datetime]:
-    """Give the next times, of a schedule or of what could be one."""
+    """Return the next times of a schedule or of a timing."""
     if (schedule_id is None) == (timing is None):
         fault = "is one of two that may be given: schedule_id or timing"
         raise invalid("timing", "PREVIEW_OF_WHAT", fault)
@@ -50,7 +50,7 @@ async def preview(
 async def trigger(
     pool: Pool, caller: Caller, schedule_id: UUID, *, key: RequestKey[Tick] | None
 ) -> Tick | Replayed:
-    """Make a tick for now."""
+    """Add a manual tick."""
 
     async def write(db: Db) -> Tick:
         await hold(db, schedule_id)
@@ -70,7 +70,7 @@ async def list_ticks(
     before: tuple[datetime, UUID] | None,
     limit: int,
 ) -> list[Tick]:
-    """Give a page of ticks."""
+    """Return a page of ticks."""
     if schedule_id is None and execution_id is None:
         fault = "is needed, or execution_id"
         raise invalid("schedule_id", "TICKS_OF_WHAT", fault)

@@ -1,4 +1,4 @@
-"""Schedules as callers make and change them."""
+"""Schedules of callers."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ FIELDS: Final = (
     *("name", "description", "workflow_version", "workflow_alias", "input_json", "timing"),
     *("overlap", "catch_up", "catch_up_window", "labels"),
 )
-# What a start depends on: only a change of these is held against the workflow.
+# The fields that a start depends on: only changes of these are checked against the workflow.
 _STARTING: Final = frozenset({"workflow_version", "workflow_alias", "input_json"})
 
 
 @dataclass(frozen=True, slots=True)
 class Scheduling:
-    """What changing schedules takes."""
+    """The dependencies of these use cases."""
 
-    pool: Pool  # the callers'
+    pool: Pool  # with row-level security
     starter: Starter
 
 
@@ -53,7 +53,7 @@ async def create_schedule(
     key: RequestKey[Schedule] | None,
     validate_only: bool,
 ) -> Schedule | Replayed:
-    """Make a schedule of a workflow that could be started now."""
+    """Create a schedule; its workflow must be startable now."""
     _check_name(definition)
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
@@ -90,7 +90,7 @@ async def create_schedule(
 
 
 async def get_schedule(pool: Pool, caller: Caller, schedule_id: UUID) -> Schedule:
-    """Give one schedule."""
+    """Return a schedule."""
     async with as_caller(pool, caller) as db:
         found = await schedules.get(db, schedule_id)
     if found is None:
@@ -107,7 +107,7 @@ async def list_schedules(
     before: tuple[datetime, UUID] | None,
     limit: int,
 ) -> list[Schedule]:
-    """Give a page of the tenant's schedules."""
+    """Return a page of the tenant's schedules."""
     async with as_caller(pool, caller) as db:
         return await schedules.list_page(
             db, workflow_id=workflow_id, label=label, before=before, limit=limit
@@ -125,7 +125,7 @@ async def update_schedule(
     key: RequestKey[Schedule] | None,
     validate_only: bool,
 ) -> Schedule | Replayed:
-    """Take what the mask names of a definition."""
+    """Update the fields of the definition in the mask."""
     check_mask(mask, FIELDS)
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
@@ -139,7 +139,7 @@ async def update_schedule(
     first = None
     if "timing" in mask:
         _, first = await _first(deps.pool, caller, said.timing)
-    # What was read is what is changed: another change in between shows by the etag.
+    # A change since the read above is detected by the etag.
     expected = etag or before.etag
 
     def changed(held: Schedule) -> Schedule:
@@ -163,7 +163,7 @@ async def pause_schedule(
     etag: str,
     key: RequestKey[Schedule] | None,
 ) -> Schedule | Replayed:
-    """Let a schedule be due no more until it is resumed."""
+    """Pause a schedule."""
 
     def changed(held: Schedule) -> Schedule:
         check_etag("schedule", held.etag, etag)
@@ -181,7 +181,7 @@ async def resume_schedule(
     etag: str,
     key: RequestKey[Schedule] | None,
 ) -> Schedule | Replayed:
-    """Let a schedule go on with the first time after now."""
+    """Resume a schedule with the first time after now."""
     earlier = await replay(pool, caller, key)
     if earlier is not None:
         return earlier
@@ -214,7 +214,7 @@ async def delete_schedule(
     etag: str,
     key: RequestKey[Schedule] | None,
 ) -> Schedule | Replayed:
-    """Remove a schedule; gives it as it was."""
+    """Delete a schedule; returns it as it was."""
 
     async def write(db: Db) -> Schedule:
         held = await hold(db, schedule_id)
@@ -267,7 +267,7 @@ async def _check_start(
 
 
 async def _first(pool: Pool, caller: Caller, timing: Timing) -> tuple[datetime, datetime]:
-    """Check times; give now and the first of them after it."""
+    """Check a timing; returns the database's time and the first time after it."""
     async with as_caller(pool, caller) as db:
         now = await schedules.now(db)
     return now, await asyncio.to_thread(timings.check, timing, field="definition.timing", now=now)

@@ -1,4 +1,4 @@
-"""Looks that many callers share: while one is under way, those who come wait for the next."""
+"""Shares look-ups between concurrent callers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Found = TypeVar("Found")
 
 
 class Shared(Generic[Key, Found]):
-    """Runs one look per key at a time.
+    """Runs one look-up per key at a time; callers that arrive meanwhile share the next one.
 
-    Nobody is given what was seen before they asked, so whoever has just changed something finds
-    it; and however many ask at once, two looks serve them all.
+    A caller never gets a result that was read before its call, so it sees its own changes; and two
+    look-ups serve any number of concurrent callers.
     """
 
     def __init__(self, look: Callable[[Key], Awaitable[Found]]) -> None:
@@ -23,7 +23,7 @@ class Shared(Generic[Key, Found]):
         self._next: dict[Key, asyncio.Future[Found]] = {}
 
     async def get(self, key: Key) -> Found:
-        """Give what a look finds that begins after this call."""
+        """Return the result of a look-up that begins after this call."""
         following = self._next.get(key)
         if following is None:
             running = self._running.get(key)

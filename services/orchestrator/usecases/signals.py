@@ -1,4 +1,4 @@
-"""Words from outside: signals and the answers of approvals, each taken once."""
+"""Signals and answers of approvals, each delivered once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from services.orchestrator.usecases.given_values import check, parsed
 
 log = structlog.get_logger()
 
-# Words of one run that nobody took yet: they lie in memory until somebody does.
+# Limits of the signals of a run that no node has taken yet, which are kept in memory.
 EARLY_MAX: Final = 1000
 EARLY_BYTES_MAX: Final = 4 * 1024 * 1024
 WAITS_MAX: Final = 1000
@@ -42,7 +42,7 @@ WAITS_MAX: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A node that waits for somebody."""
+    """A node that waits for a signal or an approval."""
 
     node_id: str
     name: str
@@ -54,7 +54,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What is said to an approval."""
+    """The answer of an approval."""
 
     name: str
     approved: bool
@@ -64,21 +64,21 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What is said to a run."""
+    """A signal or answer to deliver."""
 
     execution_id: UUID
     kind: Kind  # of the nodes that take it
     name: str
     outputs: tuple[bytes, ...]
-    check: Callable[[Run], None]  # raises where the run does not take it now
+    check: Callable[[Run], None]  # raises if the run does not accept it now
 
 
 @dataclass(frozen=True, slots=True)
 class Messenger:
-    """What bringing words needs."""
+    """Delivers signals and answers."""
 
     controls: Controls
-    # Words that are being brought: a repeated call looks for its word once that is written.
+    # Deliveries in progress: a repeated call waits for the first one.
     under_way: dict[UUID, asyncio.Task[str]] = field(default_factory=dict, init=False)
 
     async def send(
@@ -89,7 +89,7 @@ class Messenger:
         payload_json: str,
         request_id: UUID | None,
     ) -> str:
-        """Bring a word; returns the node that took it, empty while none has."""
+        """Send a signal; returns the node that took it, empty if none has yet."""
         text = payload_json or "null"
         check = partial(_check_sent, name=name, text=text)
         word = Word(execution_id, Kind.SIGNAL, name, (text.encode(),), check)
@@ -98,7 +98,7 @@ class Messenger:
     async def answer(
         self, caller: Caller, execution_id: UUID, answer: Answer, request_id: UUID | None
     ) -> str:
-        """Answer an approval that waits; returns the node that took it."""
+        """Answer a waiting approval; returns its node."""
         outputs = (
             b"true" if answer.approved else b"false",
             json.dumps(answer.comment, ensure_ascii=False).encode(),
@@ -110,7 +110,7 @@ class Messenger:
         return await self._bring(caller, word, request_id)
 
     async def waits(self, caller: Caller, execution_id: UUID) -> list[Waiting]:
-        """Give what a run waits for now."""
+        """Return what a run waits for now."""
         run = await self.controls.open_run(caller, execution_id)
         slots = [slot for each in run.waiting.values() for slot in each][:WAITS_MAX]
         slots.sort(key=lambda slot: run.records[slot].order if run.records[slot] else 0)  # type: ignore[union-attr]
@@ -134,12 +134,12 @@ class Messenger:
         task = asyncio.create_task(self._once(caller, word, word_id, request_id))
         self.under_way[word_id] = task
         task.add_done_callback(lambda _: self.under_way.pop(word_id))
-        # Shielded: whoever repeats the call may have given up the first, which goes on.
+        # Shielded: the delivery goes on if the caller gives up, and may repeat the call.
         return await asyncio.shield(task)
 
     async def _once(self, caller: Caller, word: Word, word_id: UUID, request_id: UUID) -> str:
-        """Bring a word, unless its request brought it before: also to a run that is over by now."""
-        # Rows from before have the request id itself as theirs.
+        """Deliver a signal, unless an equal request did before, even if the run has ended."""
+        # Older rows have the request id itself as their id.
         earlier = await self._earlier(caller, (word_id, request_id))
         if earlier is not None:
             return _same(earlier, word)
@@ -163,7 +163,7 @@ class Messenger:
 
 
 def word_id_of(caller: Caller, request_id: UUID) -> UUID:
-    """Give the id of a word's row: one for each request id of a caller, and nobody else's."""
+    """Return the id of a signal's row, derived from the caller and the request id."""
     return uuid5(caller.tenant_id, f"{caller.user_id} {request_id}")
 
 
@@ -181,7 +181,7 @@ def _waiting(run: Run, slot: int, row: WaitRow) -> Waiting | None:
 
 
 def _types_of(run: Run, name: str, kind: Kind) -> Sequence[Type] | None:
-    """Give the types that nodes of a name take; None where there is no such node."""
+    """Return the types that the nodes with a name accept; None if there are none."""
     rules = [
         place.wait
         for place in run.plan.places
@@ -236,7 +236,7 @@ def _check_answer(run: Run, answer: Answer) -> None:
 
 
 def _same(earlier: SignalRow, word: Word) -> str:
-    """Give what became of an equal word that was sent before."""
+    """Return the answer to a repeated call; raises `AlreadyExists` if it differs."""
     payload = (b"[" + b",".join(word.outputs) + b"]").decode()
     told = (earlier.workflow_execution_id, earlier.name, earlier.payload)
     if told != (word.execution_id, word.name, payload):

@@ -1,4 +1,4 @@
-"""Starting an execution."""
+"""Starts executions."""
 
 from __future__ import annotations
 
@@ -46,36 +46,36 @@ from services.orchestrator.usecases.variables import taken_variables
 from services.orchestrator.usecases.versions import no_alias
 
 _TRIES_MAX: Final = 3
-# Of the plans that are kept for the next start, in all.
+# The size of the cache of plans, in places.
 _PLACES_MAX: Final = 100_000
-# Longer inputs are checked beside the loop, which has heartbeats to keep.
+# Longer inputs are checked in a thread, to keep the event loop free.
 _CHECK_INLINE_MAX: Final = 64 * 1024
 
 
-Stamp = tuple[UUID, int]  # of a variable: another after every change of it
+Stamp = tuple[UUID, int]  # of a variable; changes with each change of it
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a start found out that the next one may use."""
+    """What a start looked up, for use by the next one."""
 
     plan: Plan
-    current: int | None  # the version that the workflow must still have; None where one was asked
-    follows: tuple[Follows, ...]  # the versions that nodes must still have
-    variables: Mapping[str, Stamp]  # what the variables must still be, by name
+    current: int | None  # the expected current version; None if a version was requested
+    follows: tuple[Follows, ...]  # the expected current versions of nodes
+    variables: Mapping[str, Stamp]  # the expected stamps of variables
 
 
 @dataclass(slots=True)
 class Starter:
-    """What starting needs: pools, plans, and what is known of recently started workflows."""
+    """Starts executions; caches what it looked up of recently started workflows."""
 
     api_pool: Pool
     engine_pool: Pool
     engine: Engine
     plans: Plans
     router: Router
-    # By tenant, workflow and version asked for: a guess that the flush checks. A stale one inserts
-    # nothing and is looked up again.
+    # By tenant, workflow and requested version. An entry may be stale, which the flush detects: it
+    # inserts nothing, and the start looks everything up again.
     _known: Recent[tuple[UUID, UUID, int], Known] = field(
         default_factory=lambda: Recent(_PLACES_MAX)
     )
@@ -83,7 +83,7 @@ class Starter:
     _reader: Reader = field(init=False)
 
     def __post_init__(self) -> None:
-        """Share the looks at variables; read with the same pools and plans."""
+        """Create the reader and the shared look-up of variables."""
         self._reader = Reader(self.api_pool, self.engine_pool, self.plans)
         self._stamps = Shared(self._look_at_variables)
 
@@ -101,7 +101,7 @@ class Starter:
     ) -> Started:
         """Start a workflow and return once the execution is committed.
 
-        With `validate_only` everything is checked as it stands and nothing is stored.
+        With `validate_only` everything is checked and nothing is stored.
         """
         digest = ""
         if request_id is not None:
@@ -132,13 +132,13 @@ class Starter:
             except NotStarted:
                 self.forget(caller, workflow_id, version)
                 earlier = await self._same_request(caller, request_id, digest)
-                # Who asks a run to stop tries once more: of many at once the last leaves one open.
+                # A start that cancels another run retries once more; the last attempt cancels none.
                 earlier = earlier or await self._settle_key(
                     caller, workflow_id, wishes, dry=not left
                 )
             except (NotFound, FailedPrecondition, InvalidArgument, QuotaExceeded):
-                # The same request is answered as before, whatever became of the workflow since:
-                # it may be gone, not fit its nodes any more, take other inputs, or be too much.
+                # A repeated request gets the same answer, even if the workflow is gone by now, does
+                # not fit its nodes or the inputs any more, or exceeds the quota.
                 earlier = await self._same_request(caller, request_id, digest)
                 if earlier is None:
                     raise
@@ -154,7 +154,7 @@ class Starter:
     async def check(
         self, caller: Caller, workflow_id: UUID, version: int, input_json: str, *, alias: str = ""
     ) -> None:
-        """Raise what a start would be refused with now; starts nothing."""
+        """Raise the error that a start would get now."""
         if alias:
             version = await self._aliased(caller, workflow_id, alias)
         await self._fitting(caller, workflow_id, version, input_json)
@@ -169,14 +169,14 @@ class Starter:
         alias: str,
         payload_input: str,
     ) -> None:
-        """Raise what every start with some of its inputs would be refused with now."""
+        """Raise the error that every start with these inputs, among others, would get now."""
         if alias:
             version = await self._aliased(caller, workflow_id, alias)
         known = await self._plan(caller, workflow_id, version)
         inputs.check_some(known.plan, input_json, payload_input=payload_input)
 
     async def known(self, caller: Caller, workflow_id: UUID, version: int, alias: str) -> Known:
-        """Give the plan of a start, where there is a runner for it."""
+        """Return the plan of a start, after checking that runners can run it."""
         if alias:
             version = await self._aliased(caller, workflow_id, alias)
         found = await self._plan(caller, workflow_id, version)
@@ -184,14 +184,14 @@ class Starter:
         return found
 
     async def check_inputs(self, plan: Plan, input_json: str) -> None:
-        """Refuse inputs that a plan does not take."""
+        """Refuse inputs that do not fit a plan."""
         if len(input_json) > _CHECK_INLINE_MAX:
             await asyncio.to_thread(inputs.check, plan, input_json)
         else:
             inputs.check(plan, input_json)
 
     def forget(self, caller: Caller, workflow_id: UUID, version: int) -> None:
-        """Look a plan up anew for the next start: the flush refused one."""
+        """Drop a cached plan that the flush refused."""
         self._known.drop((caller.tenant_id, workflow_id, version))
 
     async def _fitting(
@@ -203,7 +203,7 @@ class Starter:
         *,
         store: bool = True,
     ) -> Known:
-        """Find the plan of a start, and hold its inputs against it."""
+        """Return the plan of a start, after checking its inputs."""
         if store:
             known = await self._plan(caller, workflow_id, version)
         else:
@@ -227,7 +227,7 @@ class Starter:
     async def _look_up(
         self, caller: Caller, workflow_id: UUID, version: int, *, store: bool
     ) -> Known:
-        """Find the plan of a workflow as it stands now, and keep it for the next start."""
+        """Look up the current plan of a workflow, and cache it."""
         async with as_caller(self.api_pool, caller) as db:
             head = await definitions.get_head(db, workflow_id)
         if head is None:
@@ -266,13 +266,13 @@ class Starter:
         follows = tuple(Follows(plan.pins_id, caller.tenant_id, *each) for each in followed.items())
         stamps = {each.name: each.stamp for each in variables}
         found = Known(plan, None if version else head.version, follows, stamps)
-        if store and not plan.floating:  # no flush checks where a sub-workflow stands
+        if store and not plan.floating:  # the flush checks no sub-workflows
             key = (caller.tenant_id, workflow_id, version)
             self._known.keep(key, found, weight=weight_of(plan, texts))
         return found
 
     async def _aliased(self, caller: Caller, workflow_id: UUID, alias: str) -> int:
-        """Give the version that an alias stands for: a guess that the flush checks."""
+        """Return the version of an alias, which the flush checks again."""
         async with as_caller(self.api_pool, caller) as db:
             version = await definitions.get_aliased(db, workflow_id, alias)
             if version is None and await definitions.get_head(db, workflow_id) is None:
@@ -284,14 +284,14 @@ class Starter:
     async def _still_reads(
         self, tenant_id: UUID, workflow_id: UUID, variables: Mapping[str, Stamp]
     ) -> bool:
-        """Say whether the variables of a plan still are what it took of them."""
+        """Return whether the variables of a plan are unchanged."""
         if not variables:
             return True
         key = (tenant_id, workflow_id, frozenset(variables))
         return await self._stamps.get(key) == variables
 
     async def _look_at_variables(self, key: tuple[UUID, UUID, frozenset[str]]) -> dict[str, Stamp]:
-        async with connection(self.engine_pool) as db:  # one statement: no transaction around it
+        async with connection(self.engine_pool) as db:  # a single statement needs no transaction
             found = await definitions.get_variables(db, *key, with_text=False)
         return {each.name: each.stamp for each in found}
 
@@ -302,7 +302,7 @@ class Starter:
 
 
 def digest_of_start(workflow_id: UUID, named: str | int, input_json: str, wishes: Wishes) -> str:
-    """Tell starts with the same request id apart; `named` is the alias or the version asked for."""
+    """Return the digest of a start; `named` is the requested alias or version."""
     said = wishes.digest()
     return digest_of(workflow_id, named, input_json, *([said] if said else []))
 

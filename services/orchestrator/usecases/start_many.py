@@ -1,8 +1,8 @@
-"""Starting many executions in one call: what they have in common is looked up once.
+"""Starts many executions in one call; what they have in common is looked up once.
 
-They begin together, in one flush where it takes them. What that does not settle (a business key
-that another run has, a workflow that changes all the time) goes the way of a start that comes
-alone, so that each is answered as it would be there.
+They begin together, in one flush if they fit. Those that this does not settle (a business key held
+by another run, a workflow that keeps changing) are then started one by one, so that each gets the
+same answer as in a call of its own.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from services.orchestrator.usecases.launch import (
 )
 from services.orchestrator.usecases.start import Known, Starter, digest_of_start
 
-# Together; what is left then goes alone.
+# Attempts to start all together; the rest is started one by one.
 _TRIES_MAX: Final = 2
-# Alone at once: so many share a flush, and leave connections to other calls.
+# Concurrency one by one: so many share a flush, and leave connections to other calls.
 _AT_ONCE: Final = 16
-# Of what is checked without a turn of the loop for others, a few milliseconds.
+# How many are checked per turn of the event loop: a few milliseconds.
 _SLICE: Final = 100
-# A request that was answered before is answered so again, whatever is wrong with it by now.
+# Errors that a repeated request does not get: it gets the answer of the first.
 _ANSWERED_BEFORE: Final = (NotFound, FailedPrecondition, InvalidArgument, QuotaExceeded)
 
 
@@ -56,19 +56,19 @@ class Asked(NamedTuple):
 
     @property
     def named(self) -> tuple[UUID, int, str]:
-        """Give what it names the workflow by."""
+        """The workflow with the requested version and alias."""
         return self.workflow_id, self.version, self.alias
 
     def digest(self) -> str:
-        """Tell it from other starts with the same request id."""
+        """Return the digest, to compare starts with the same request id."""
         named = self.alias or self.version
         return digest_of_start(self.workflow_id, named, self.input_json, self.wishes)
 
 
 class Begun(NamedTuple):
-    """The run that a start is answered with: as much as a caller of a thousand needs."""
+    """The run that a start returns, with the few fields of a bulk response."""
 
-    execution_id: UUID | None  # None: it was only checked
+    execution_id: UUID | None  # None with `validate_only`
     status: RunStatus
     workflow_version: int | None
     existing: bool = False
@@ -78,7 +78,7 @@ Answer: TypeAlias = Begun | QflowError
 
 
 async def start_one(starter: Starter, caller: Caller, asked: Asked) -> Started:
-    """Start what comes alone."""
+    """Start a single execution."""
     return await starter.start(
         caller,
         asked.workflow_id,
@@ -92,7 +92,7 @@ async def start_one(starter: Starter, caller: Caller, asked: Asked) -> Started:
 
 
 async def start_many(starter: Starter, caller: Caller, asked: Sequence[Asked]) -> list[Answer]:
-    """Start them and give an answer for each, once all that began are committed."""
+    """Start executions; returns an answer for each, once all that began are committed."""
     batch = _Batch(starter, caller, asked)
     alone = {at for at, each in enumerate(asked) if each.validate_only} | not_first(asked)
     left = [at for at in range(len(asked)) if at not in alone]
@@ -107,7 +107,7 @@ async def start_many(starter: Starter, caller: Caller, asked: Sequence[Asked]) -
 
 
 def not_first(asked: Sequence[Asked]) -> set[int]:
-    """Give those whose business key one before them has: they come after it, whatever becomes."""
+    """Return the indexes of starts whose business key an earlier one has: they come later."""
     seen: set[tuple[UUID, str]] = set()
     found = set()
     for at, each in enumerate(asked):
@@ -119,7 +119,7 @@ def not_first(asked: Sequence[Asked]) -> set[int]:
 
 
 class _Batch:
-    """The starts of one call, by their places in it, and what became of them."""
+    """The starts of one call by index, and their answers."""
 
     def __init__(self, starter: Starter, caller: Caller, asked: Sequence[Asked]) -> None:
         self.answers: dict[int, Answer] = {}
@@ -128,12 +128,12 @@ class _Batch:
         self._asked = asked
 
     async def together(self, places: Sequence[int]) -> list[int]:
-        """Start all of these at once; gives those that the flush refused, to be tried again."""
+        """Start all of these together; returns those that the flush refused, to retry."""
         launches, faults = await self._fitting(places)
         told: Sequence[Run | NotStarted | QflowError]
         try:
             told = await launch_many(self._starter.engine, self._caller, launches.values())
-        except QflowError as error:  # before any was handed over: what began earlier is answered
+        except QflowError as error:  # none of them was started
             told = [error] * len(launches)
         refused = []
         for at, what in zip(launches, told, strict=True):
@@ -156,7 +156,7 @@ class _Batch:
     async def _fitting(
         self, places: Sequence[int]
     ) -> tuple[dict[int, Launch], dict[int, QflowError]]:
-        """Find the plans of starts, once for each workflow, and hold their inputs against them."""
+        """Return the plans of starts, looked up once per workflow, after checking inputs."""
         launches: dict[int, Launch] = {}
         faults: dict[int, QflowError] = {}
         plans: dict[tuple[UUID, int, str], Known | QflowError] = {}
@@ -184,7 +184,7 @@ class _Batch:
                     alias=asked.alias,
                 )
             if not number % _SLICE:
-                await asyncio.sleep(0)  # streams and timers have their turn
+                await asyncio.sleep(0)  # let streams and timers run
         return launches, faults
 
     async def _known(self, asked: Asked) -> Known | QflowError:
@@ -194,7 +194,7 @@ class _Batch:
             return error
 
     async def _earlier(self, places: Iterable[int]) -> dict[int, Answer]:
-        """Answer those that an equal request was answered before, or that reuse its id."""
+        """Return the answers of starts whose request id has been used before."""
         by_request: dict[UUID, list[int]] = {}
         for at in places:
             request_id = self._asked[at].request_id
@@ -206,13 +206,13 @@ class _Batch:
         except QflowError as error:
             return {at: error for places in by_request.values() for at in places}
         for request_id, earlier in found.items():
-            for at in by_request[request_id]:  # two of one batch may have the same
+            for at in by_request[request_id]:  # several in a batch may have the same id
                 again = earlier.answer(self._asked[at].digest())
                 answers[at] = _again(again) if isinstance(again, Execution) else again
         return answers
 
     async def one_by_one(self, places: Sequence[int]) -> None:
-        """Start each as if it came alone; those with the same business key in their order."""
+        """Start each on its own; those with the same business key in order."""
         lines: dict[object, list[int]] = {}
         for at in places:
             asked = self._asked[at]

@@ -1,4 +1,4 @@
-"""Spans of runs that are over."""
+"""Spans of ended runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.orchestrator.domain.status import RunStatus
 
 
 def told_by(tracer: Tracer) -> Callable[[Run], None]:
-    """Make the function that tells of a run: from when it was accepted to its end."""
+    """Return a function that exports the span of a run, from its creation to its end."""
 
     def tell(run: Run) -> None:
         place = run.options.traceparent

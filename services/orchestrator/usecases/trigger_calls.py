@@ -1,4 +1,4 @@
-"""Calls of triggers, by whoever shows a secret: what each starts, and what its user is told."""
+"""Calls of triggers, authenticated by a secret."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from services.orchestrator.usecases.start import Starter
 
 log = structlog.get_logger()
 
-# Compared with where there is no trigger: that must take as long.
+# Compared with for unknown triggers, so that those take as long.
 _NOBODYS: Final = "0" * 64
-# Of payloads that are read beside the loop.
+# Larger payloads are decoded in a thread.
 _CHECK_INLINE_MAX: Final = 32 * 1024
-# What passes by itself is no fault of the trigger.
+# Transient errors, which are not recorded at the trigger.
 _PASSING: Final = (Unavailable, ResourceExhausted, Conflict)
 
 
@@ -52,10 +52,10 @@ async def fire(
     payload: str,
     idempotency_key: str,
 ) -> UUID | None:
-    """Start the workflow of a trigger; gives the run's id, None where its filter does not hold.
+    """Start the workflow of a trigger; returns the run's id, None if its filter does not match.
 
-    A trigger that is not there and a wrong secret are told by nothing, not even by time; only
-    whoever has the secret learns anything more.
+    An unknown trigger and a wrong secret cannot be told apart, not even by timing; only a caller
+    with the secret gets any other error.
     """
     async with transaction(starter.engine_pool) as db:
         armed = await trigger_calls.find(db, trigger_id)
@@ -89,7 +89,7 @@ async def fire(
         told = _as_sent(error, armed, keyed=bool(idempotency_key))
         await _note_refusal(starter.engine_pool, trigger_id, told)
         if isinstance(error, PermissionDenied | NotFound):
-            # Whoever fires is not the user who lacks it.
+            # The missing permission is the trigger user's, not the caller's.
             raise FailedPrecondition(error.reason, error.message) from None
         raise told from None
     async with transaction(starter.engine_pool, durable=False) as db:
@@ -99,7 +99,7 @@ async def fire(
 
 
 async def _passes(starter: Starter, armed: Armed, payload: str) -> bool:
-    """Work the trigger's filter out, beside the loop, and count what does not pass."""
+    """Evaluate the trigger's filter in a thread, and record calls that do not match."""
     if not armed.filter:
         return True
     try:
@@ -114,7 +114,7 @@ async def _passes(starter: Starter, armed: Armed, payload: str) -> bool:
 
 
 def _inputs(armed: Armed, payload: str) -> str:
-    """Put the inputs of a run together of exact texts: the trigger's own stand first."""
+    """Merge the exact texts of the inputs; the trigger's own take precedence."""
     if armed.payload_input:
         firing.check_value(payload, field="payload_json")
         given = {armed.payload_input: payload.encode()}
@@ -127,7 +127,7 @@ def _inputs(armed: Armed, payload: str) -> str:
 
 
 def _as_sent(error: QflowError, armed: Armed, *, keyed: bool) -> QflowError:
-    """Tell a refusal of a start in the words of whoever fires, who sees no field of a start."""
+    """Translate an error of the start into fields of the trigger call."""
     if error.reason == "REQUEST_ID_REUSED":
         fault = (
             "idempotency_key was used with another payload; use a new one"
@@ -148,7 +148,7 @@ def _as_sent(error: QflowError, armed: Armed, *, keyed: bool) -> QflowError:
 
 
 async def _note_refusal(pool: Pool, trigger_id: UUID, error: QflowError) -> None:
-    """Show at the trigger what its user has to mend."""
+    """Record the error at the trigger, for its user."""
     if isinstance(error, (*_PASSING, AlreadyExists)):
         return
     async with transaction(pool, durable=False) as db:

@@ -1,4 +1,4 @@
-"""Triggers as callers make and change them."""
+"""Triggers of callers."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ FIELDS: Final = (
     *("name", "workflow_version", "workflow_alias", "input_json", "payload_input", "filter"),
     "paused",
 )
-# Held against the workflow only where they change: an alias may go since, and come again.
+# Checked only when they change: an alias may be deleted and created again.
 _NAMING: Final = frozenset({"workflow_version", "workflow_alias"})
-# What the inputs of a start depend on.
+# The fields that the inputs of a start depend on.
 _STARTING: Final = _NAMING | {"input_json", "payload_input"}
-_PREFIX: Final = "qft"  # of secrets: tells people, and scanners, what they look at
+_PREFIX: Final = "qft"  # of secrets, so that people and scanners recognize them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """What a caller says of a trigger."""
+    """What a caller sets of a trigger."""
 
     name: str
     workflow_version: int
@@ -65,7 +65,7 @@ async def create(
     *,
     key: RequestKey[Trigger] | None,
 ) -> tuple[Trigger, str] | Replayed:
-    """Make a trigger; gives its secret, of which only the digest is kept."""
+    """Create a trigger; returns it with its secret, of which only a digest is stored."""
     _check(given, FIELDS)
     earlier = await replay(starter.api_pool, caller, key)
     if earlier is not None:
@@ -108,7 +108,7 @@ async def create(
 
 
 async def get(pool: Pool, caller: Caller, trigger_id: UUID) -> Trigger:
-    """Give one trigger."""
+    """Return a trigger."""
     async with as_caller(pool, caller) as db:
         found = await triggers.get(db, trigger_id)
     if found is None:
@@ -124,7 +124,7 @@ async def list_triggers(
     before: tuple[datetime, UUID] | None,
     limit: int,
 ) -> list[Trigger]:
-    """Give a page of the tenant's triggers."""
+    """Return a page of the tenant's triggers."""
     async with as_caller(pool, caller) as db:
         return await triggers.list_page(db, workflow_id=workflow_id, before=before, limit=limit)
 
@@ -139,7 +139,7 @@ async def update(
     etag: str,
     key: RequestKey[Trigger] | None,
 ) -> Trigger | Replayed:
-    """Take what the mask names."""
+    """Update the fields in the mask."""
     check_mask(mask, FIELDS)
     earlier = await replay(starter.api_pool, caller, key)
     if earlier is not None:
@@ -188,7 +188,7 @@ async def update(
 async def rotate(
     pool: Pool, caller: Caller, trigger_id: UUID, *, etag: str, key: RequestKey[Trigger] | None
 ) -> tuple[Trigger, str] | Replayed:
-    """Give a trigger another secret; the one before ends at once."""
+    """Rotate the secret of a trigger; the previous one is invalid at once."""
     secret = new_token(_PREFIX)
 
     async def write(db: Db) -> Trigger:
@@ -202,7 +202,7 @@ async def rotate(
 async def delete(
     pool: Pool, caller: Caller, trigger_id: UUID, *, etag: str, key: RequestKey[Trigger] | None
 ) -> Trigger | Replayed:
-    """Remove a trigger; gives it as it was."""
+    """Delete a trigger; returns it as it was."""
 
     async def write(db: Db) -> Trigger:
         held = await _held(db, trigger_id, etag)
@@ -245,7 +245,7 @@ def _check(given: Given, fields: Sequence[str]) -> None:
 
 
 async def _check_inputs(starter: Starter, caller: Caller, workflow_id: UUID, given: Given) -> None:
-    """Refuse inputs with which no start would be taken; what cannot be started yet may take any."""
+    """Refuse inputs that no start would accept; not checked if the workflow cannot be started."""
     with suppress(FailedPrecondition):
         await starter.check_some(
             caller,
@@ -258,7 +258,7 @@ async def _check_inputs(starter: Starter, caller: Caller, workflow_id: UUID, giv
 
 
 async def _check_version(db: Db, head: WorkflowHead, given: Given) -> None:
-    """Refuse what names no version of the workflow: nothing that fires could start it."""
+    """Refuse a version or alias that the workflow does not have."""
     version, alias = given.workflow_version, given.workflow_alias
     if version > head.version:
         raise no_version(

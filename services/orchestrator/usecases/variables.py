@@ -1,4 +1,4 @@
-"""The variables that a start takes: as they stand, all of them, and not more than a run carries."""
+"""The variables that a start uses, limited in total size."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from services.orchestrator.domain.plan import Definition
 from services.orchestrator.storage import definitions
 from services.orchestrator.storage.definitions import Variable
 
-# Of one run in all, as of its inputs.
+# The total size per run, as for its inputs.
 _CHARS_MAX: Final = 1024 * 1024
 
 
 async def taken_variables(db: Db, tenant_id: UUID, definition: Definition) -> list[Variable]:
-    """Give the variables that the nodes of a definition read; a missing one is named."""
+    """Return the variables that a definition uses; raises if one is missing."""
     names = list(definition.settings.get("variables") or ())
     if not names or definition.workflow_id is None:
         return []
@@ -41,7 +41,7 @@ async def taken_variables(db: Db, tenant_id: UUID, definition: Definition) -> li
 
 
 def _missing(definition: Definition, name: str) -> FieldViolation:
-    """Name a variable at the first input that reads it."""
+    """Return the violation of a missing variable, at the first input that uses it."""
     for index, node in enumerate(definition.nodes):
         sources = list((node.get("variables") or {}).values())
         if name in sources:

@@ -1,4 +1,4 @@
-"""The one answer to whoever names an alias that is not there."""
+"""The error for unknown aliases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NO_ALIAS: Final = "ALIAS_NOT_FOUND"
 
 
 def no_alias(alias: str, *, workflow_id: UUID) -> NotFound:
-    """Make the error for an alias that a workflow lacks."""
+    """Return the error for an alias that a workflow does not have."""
     fault = "the workflow has no such alias; ListWorkflowAliases shows those it has"
     return no_such(
         "workflow_alias", alias, _NO_ALIAS, fault, resource=("workflow", str(workflow_id))

@@ -1,4 +1,4 @@
-"""Waiting for and watching executions: what stands, then every committed change."""
+"""Waits for and watches executions: a snapshot, then every committed change."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from services.orchestrator.usecases.forward import Router
 from services.orchestrator.usecases.read import Reader, rendered
 
 PROGRESS_S: Final = 15.0
-_LOOK_AGAIN_S: Final = 0.25  # for the owner of a run that nobody has in this moment
+_LOOK_AGAIN_S: Final = 0.25  # between checks for the owner of a run without one
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step of a watch. `kind` is snapshot, bookmark, delta or progress.
 
-    Who has seen all of it has seen everything up to `revision`; who has not, up to `seen`.
+    After it a watcher has seen everything up to `revision`; before its last message, up to `seen`.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Watcher:
-    """What waiting and watching need."""
+    """The dependencies of these use cases."""
 
     reader: Reader
     engine: Engine
@@ -54,10 +54,10 @@ class Watcher:
     async def wait(
         self, caller: Caller, execution_id: UUID, *, timeout_s: float, full: bool
     ) -> tuple[Execution, Plan]:
-        """Give an execution once it is final, or as it stands when the time is up.
+        """Return an execution once it has ended, or as it is on timeout.
 
-        The wait is where the run is, and goes along when that moves to another member. It ends
-        early when this member leaves.
+        The wait takes place at the owner of the run, and follows it to another member. It ends
+        early if this member leaves.
         """
         found = await self.engine.hub.waited(
             self._final(caller, execution_id, timeout_s=timeout_s, full=full)
@@ -73,7 +73,7 @@ class Watcher:
                 return await self._waited(caller, execution_id, ends_at, full=full)
             except Moved:
                 continue
-            except PeerGone:  # another takes over, or has it already
+            except PeerGone:  # another member takes over
                 left_s = ends_at - self.engine.now()
                 await asyncio.sleep(max(0.0, min(_LOOK_AGAIN_S, left_s)))
 
@@ -82,8 +82,8 @@ class Watcher:
     ) -> tuple[Execution, Plan]:
         with self.engine.hub.subscribed(execution_id, ends_only=True) as subscription:
             while True:
-                # A run in memory of the caller's own tenant needs no look at its row: row-level
-                # security would ask no more.
+                # No need to read the row of a run in memory: its tenant is all that row-level
+                # security would check.
                 ended = self.engine.ended.find(execution_id, caller.tenant_id, self.engine.now())
                 if ended is not None:
                     return (ended[0] if full else executions.without_values(ended[0])), ended[1]
@@ -92,7 +92,7 @@ class Watcher:
                     return await self.reader.get(caller, execution_id, full=full)
                 run = self.engine.core.runs.get(execution_id)
                 if run is None or run.tenant_id != caller.tenant_id or run.created_at is None:
-                    # In this order: one that ends in between is over by its row.
+                    # In this order: if it ends in between, its row shows it.
                     elsewhere = await self.router.address(execution_id)
                     execution, plan = await self.reader.get(caller, execution_id, full=full)
                     if execution.final:
@@ -104,9 +104,9 @@ class Watcher:
                 await subscription.next(min(left_s, PROGRESS_S / 3))
 
     async def await_end(self, execution_id: UUID, *, timeout_s: float) -> None:
-        """Return when a run of this member ends or moves, or when the time is up.
+        """Return when a run of this member ends or moves, or on timeout.
 
-        Of a run that is not here its owner is looked for again in a moment.
+        For a run that is not here this returns soon, so that its owner is looked up again.
         """
         with self.engine.hub.subscribed(execution_id, ends_only=True) as subscription:
             if execution_id in self.engine.ended:
@@ -119,7 +119,7 @@ class Watcher:
     async def watch(
         self, caller: Caller, execution_id: UUID, *, after_revision: int
     ) -> AsyncIterator[Step]:
-        """Give what stands, or what changed after a revision, then every change to the end."""
+        """Yield a snapshot, or the changes after a revision, then every change to the end."""
         with self.engine.hub.subscribed(execution_id) as subscription:
             self.engine.watch(execution_id, +1)
             try:
@@ -141,7 +141,7 @@ class Watcher:
                     if change is None:
                         yield Step("progress", view.revision)
                         if execution_id not in self.engine.core.runs:
-                            raise Moved  # perhaps in the moment before this one listened
+                            raise Moved  # maybe just before the subscription
                         continue
                     followed = await view.follow(change)
                     if followed is not None:
@@ -151,7 +151,7 @@ class Watcher:
 
 
 class _View:
-    """What one watcher has seen."""
+    """The state of one watcher."""
 
     def __init__(self, caller: Caller, watcher: Watcher, execution: Execution, plan: Plan) -> None:
         self.execution = execution
@@ -165,7 +165,7 @@ class _View:
         self._parts = 0
 
     async def begin(self, after_revision: int) -> list[Step]:
-        """Give the snapshot, or one delta since a revision; a snapshot alone has the input."""
+        """Return the snapshot with the input, or a delta since a revision."""
         rows = await self._rows(0)
         self._note(rows)
         self.revision = max([self.execution.revision, *(row.revision for row in rows)])
@@ -182,10 +182,10 @@ class _View:
         return [bookmark]
 
     async def follow(self, change: Change) -> Step | None:
-        """Turn a committed change into a delta; None if it was seen.
+        """Turn a committed change into a delta; None if it has been seen already.
 
-        What it says follows from where in the run's history it begins: a thousand watchers who
-        have seen the same, and are handed the same change, are told what was made for the first.
+        The delta depends only on the change and on the revision seen before, so it is made once for
+        all watchers with the same.
         """
         if change.complete and not change.final and change.revision <= self.revision:
             return None
@@ -208,8 +208,8 @@ class _View:
             nodes = [_node(self._plan, each) for each in change.views]
             latest = {node.node_id: node for node in nodes if node.revision > self.revision}
         else:
-            # Read behind the run's own row: where that is final nothing comes after this, and all
-            # that there is has to be told.
+            # Read after the run's own row: if that is final no change follows, and this delta has
+            # to be complete.
             latest = {row.node_id: row for row in await self._rows(self.revision)}
         told = (change.revision if change.complete else 0, self.execution.revision)
         seen = max([self.revision, *told, *(row.revision for row in latest.values())])
@@ -219,19 +219,19 @@ class _View:
         if not moved and not self.execution.final:
             return None
         nodes = list(latest.values())
-        if self.execution.final:  # what had not begun never will: that is news too
+        if self.execution.final:  # nodes that never began have a final status now, too
             everything = rendered(self.execution, self._plan, [], 0, len(self._plan.places))
             nodes += [node for node in everything if node.node_id not in self._statuses]
         return self._delta(before, nodes)
 
     async def _as_it_stands(self, change: Change) -> Execution:
-        """Give the run's own row, which a thousand watchers do not all read: an end is at hand."""
+        """Return the run's row, read once for all watchers of a change."""
         execution_id, engine = self.execution.id, self._engine
         if change.final:
             ended = engine.ended.find(execution_id, self._caller.tenant_id, engine.now())
             if ended is not None:
                 return ended[0]._replace(input_data=None)
-        # What all see alike is asked by the first of them; that one may go while others wait.
+        # Read by the first watcher in a task of its own, as that one may leave.
         key = ("row", self._caller.tenant_id)
         reading = change.made.get(key)
         if reading is None:
@@ -249,7 +249,7 @@ class _View:
             return await executions.list_nodes(db, self.execution.id, after_revision=after_revision)
 
     def _note(self, nodes: Iterable[NodeExecution]) -> None:
-        """Count what changed, and not all there is: a large run changes often."""
+        """Update the counts by the changed nodes only, as a large run changes often."""
         for node in nodes:
             before = self._statuses.get(node.node_id)
             if before is not None:

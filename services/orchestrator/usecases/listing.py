@@ -100,7 +100,7 @@ async def read(reader: Reader, caller: Caller, ids: Sequence[UUID], *, full: boo
 async def _by_labels(
     pool: Pool, caller: Caller, expression: Expression | None
 ) -> list[UUID] | None:
-    """Return the ids of runs with all required labels; None without labels or with too many runs."""
+    """Return the ids of runs with all required labels; None without labels or with too many."""
     wanted = {
         term.name.removeprefix(LABELS): term.value
         for term in required(expression)

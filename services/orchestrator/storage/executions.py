@@ -1,4 +1,4 @@
-"""Executions and their nodes as callers read them, under row-level security."""
+"""Executions and their nodes for callers, under row-level security."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Execution(NamedTuple):
-    """One row of workflow_executions. Values are absent where they were not asked for."""
+    """One row of workflow_executions; inputs and outputs are None if not requested."""
 
     id: UUID
-    workflow_id: UUID | None  # none of a run of one node
+    workflow_id: UUID | None  # None for a run of a single node
     workflow_version: int | None
     pins_id: UUID
     status: RunStatus
@@ -52,18 +52,18 @@ class Execution(NamedTuple):
     container_id: str | None = None
     ignores_cache: bool | None = None
     budget: Amounts = NOTHING
-    counts: Mapping[str, int] = _NONE  # rows by status
-    parts: int = 0  # how many of them are elements of maps or turns of loops
+    counts: Mapping[str, int] = _NONE  # node rows by status
+    parts: int = 0  # how many of those are elements of maps or turns of loops
 
     @property
     def final(self) -> bool:
-        """Whether it will never change again."""
+        """Whether it has ended."""
         return self.completed_at is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeExecution:
-    """One row of node_executions, or a rendered node that has none."""
+    """One row of node_executions, or a node without one."""
 
     node_id: str
     status: NodeStatus
@@ -79,7 +79,7 @@ class NodeExecution:
     error_type: str | None = None
     error_message: str | None = None
     error_stack_trace: str | None = None
-    error_detail: str | None = None  # JSON text: what user code raised
+    error_detail: str | None = None  # JSON text: the exception
     resource_usage: dict[str, Any] | None = None
     container_id: UUID | None = None
     output_data: str | None = None
@@ -95,7 +95,7 @@ class NodeExecution:
     element_counts: dict[str, int] | None = None
 
 
-# What the node raised that failed first: its row alone says so, and one index finds that.
+# The exception class of the first failing node, from its row, found by an index.
 EXCEPTION_TYPE: Final = """(
            SELECT failed.error_detail ->> 'exception' FROM node_executions AS failed
             WHERE failed.workflow_execution_id = workflow_executions.id
@@ -126,12 +126,12 @@ _GET: Final[LiteralString] = f"""
 async def get(
     db: Db, execution_id: UUID, *, with_input: bool = False, with_output: bool = False
 ) -> Execution | None:
-    """Give one execution, with the counts of its node rows."""
+    """Return one execution, with the counts of its node rows."""
     row = await db.fetchrow(_GET, execution_id, with_input, with_output)
     return None if row is None else _to_execution(row)
 
 
-# One digest covers the arguments, so equal requests are told from reused ids without the body.
+# The digest shows whether a request is equal, without storing its body.
 _FIND_REQUESTS: Final[LiteralString] = f"""
     SELECT id, workflow_id, workflow_version, pins_id, status, revision, created_by, created_at,
            request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
@@ -146,7 +146,7 @@ _FIND_REQUESTS: Final[LiteralString] = f"""
 async def find_requests(
     db: Db, created_by: UUID, request_ids: Iterable[UUID]
 ) -> dict[UUID, tuple[Execution, str]]:
-    """Give the executions that request ids started, each with the digest of its request."""
+    """Return the executions by request id, each with the digest of its request."""
     found = {}
     for row in await db.fetch(_FIND_REQUESTS, created_by, list(request_ids)):
         values = dict(row)
@@ -154,7 +154,7 @@ async def find_requests(
     return found
 
 
-# Rows by id, for pages that were found before.
+# Rows by id, for pages found before.
 _READ: Final[LiteralString] = f"""
     SELECT id, workflow_id, workflow_version, pins_id, status, revision, created_by, created_at,
            request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
@@ -169,12 +169,12 @@ _READ: Final[LiteralString] = f"""
 
 
 async def read(db: Db, ids: Sequence[UUID], *, full: bool) -> list[Execution]:
-    """Give executions in the order of their ids, without those that are gone meanwhile."""
+    """Return executions in the order of `ids`; those deleted meanwhile are left out."""
     rows = {row["id"]: row for row in await db.fetch(_READ, list(ids), full)}
     return [_to_execution(rows[each]) for each in ids if each in rows]
 
 
-# Who holds the key comes first, then who keeps others from it for good, then the latest.
+# First the open run that holds the key, then one that excludes reuse, then the latest.
 _FIND_KEY: Final[LiteralString] = f"""
     SELECT id, workflow_id, workflow_version, pins_id, status, revision, created_by, created_at,
            request_id, started_at, completed_at, cancel_requested_at, deadline_at, error_type,
@@ -191,7 +191,7 @@ _FIND_KEY: Final[LiteralString] = f"""
 
 
 async def find_key(db: Db, workflow_id: UUID, business_key: str) -> Execution | None:
-    """Give the run of a workflow that a start with this business key has to reckon with."""
+    """Return the run of a workflow that matters for a start with this business key, if any."""
     row = await db.fetchrow(_FIND_KEY, workflow_id, business_key)
     return None if row is None else _to_execution(row)
 
@@ -202,7 +202,7 @@ _FIND_HEIR: Final[LiteralString] = """
 """
 
 
-# By the rows of nodes: of a sub-workflow that was tried again they name its last run.
+# By the rows of nodes, which refer to the last run of a retried sub-workflow.
 _FIND_PUT_ASIDE: Final[LiteralString] = """
     WITH RECURSIVE below AS (
         SELECT child_execution_id AS id, definition_node_id AS place
@@ -223,20 +223,20 @@ _FIND_PUT_ASIDE: Final[LiteralString] = """
 
 
 async def find_put_aside_below(db: Db, execution_id: UUID) -> tuple[UUID, str] | None:
-    """Give the first sub-workflow's run that put elements aside, and the node it is below of."""
+    """Return the first sub-workflow with quarantined elements, and the node that contains it."""
     row = await db.fetchrow(_FIND_PUT_ASIDE, execution_id)
     return None if row is None else (row["id"], row["place"])
 
 
 class Successor(NamedTuple):
-    """A run that is made of another."""
+    """A run made of another."""
 
     id: UUID
     status: RunStatus
 
 
 async def find_heir(db: Db, execution_id: UUID) -> Successor | None:
-    """Give the run that took over what another one did and had not undone; there is but one."""
+    """Return the run that took over the compensations of another; there is at most one."""
     row = await db.fetchrow(_FIND_HEIR, execution_id)
     return None if row is None else Successor(row["id"], RunStatus(row["status"]))
 
@@ -250,14 +250,14 @@ _COUNTS: Final[LiteralString] = """
 
 
 class Counts(NamedTuple):
-    """How many node rows of a run stand where, and how many of them are parts of others."""
+    """Node rows of a run by status, and how many are elements or turns."""
 
     by_status: dict[str, int]
     parts: int
 
 
 async def get_counts(db: Db, execution_ids: Sequence[UUID]) -> dict[UUID, Counts]:
-    """Give the counts of node rows."""
+    """Return the counts of node rows by run."""
     found: dict[UUID, Counts] = {}
     for row in await db.fetch(_COUNTS, list(execution_ids)):
         run_id = row["workflow_execution_id"]
@@ -288,7 +288,7 @@ _NODES: Final[LiteralString] = """
 """
 
 
-# The parts of one place in the order in which they began: by the index on that order.
+# The parts of one place in execution order, by the index on that.
 _PARTS: Final[LiteralString] = _NODES.replace(
     "AND ($2::text[] IS NULL OR node.node_id = ANY($2)) AND node.revision > $3",
     "AND node.definition_node_id = $2 AND node.node_id <> $2 AND node.execution_order > $3",
@@ -298,12 +298,12 @@ _PARTS: Final[LiteralString] = _NODES.replace(
 async def list_parts(
     db: Db, execution_id: UUID, place_id: str, *, after_order: int, limit: int, full: bool = False
 ) -> list[NodeExecution]:
-    """Give the elements of a map or the turns of a loop that began after an order."""
+    """Return elements of a map or turns of a loop after an execution order."""
     rows = await db.fetch(_PARTS, execution_id, place_id, after_order, full, limit)
     return [_to_node(row) for row in rows]
 
 
-# Those that were tolerated are quarantined; the first that was not is failed.
+# Tolerated ones are quarantined; the first that exceeded the tolerance is failed.
 _FAILED_PARTS: Final[LiteralString] = """
     SELECT node_id, count(*) OVER () AS n, bool_or(status = 'failed') OVER () AS too_many
       FROM node_executions
@@ -316,7 +316,7 @@ _FAILED_PARTS: Final[LiteralString] = """
 async def failed_parts(
     db: Db, execution_id: UUID, place_id: str, *, limit: int
 ) -> tuple[list[str], int]:
-    """Give the first elements that failed of a map, and how many did; none if all are tolerated."""
+    """Return the first failed elements of a map and their number; none if all are tolerated."""
     rows = await db.fetch(_FAILED_PARTS, execution_id, place_id, limit)
     if not rows or not rows[0]["too_many"]:
         return [], 0
@@ -331,7 +331,7 @@ async def list_nodes(
     after_revision: int = 0,
     full: bool = False,
 ) -> list[NodeExecution]:
-    """Give the rows of an execution's nodes: the named ones, or all, changed after a revision."""
+    """Return node rows of an execution: named ones or all, changed after a revision."""
     named = None if node_ids is None else list(node_ids)
     rows = await db.fetch(_NODES, execution_id, named, after_revision, full)
     return [_to_node(row) for row in rows]
@@ -340,7 +340,7 @@ async def list_nodes(
 def of_run(
     run: Run, completed_at: datetime | None = None, *, with_values: bool = True
 ) -> Execution:
-    """Give a run as memory has it, when that is committed: at its start and at its end.
+    """Return a run from memory, for moments when that is committed: at its start and its end.
 
     Without values it is the BASIC view.
     """
@@ -401,7 +401,7 @@ def _container_of(run: Run, failed_place: str) -> str | None:
 
 
 def without_values(execution: Execution) -> Execution:
-    """Give the BASIC view of an execution."""
+    """Return the BASIC view of an execution."""
     return execution._replace(input_data=None, output_data=None, error_stack_trace=None)
 
 
@@ -415,7 +415,7 @@ def _to_execution(row: Row | dict[str, Any]) -> Execution:
 
 
 def to_amounts(said: Mapping[str, int | None] | None) -> Amounts:
-    """Read the budget that a run asked for."""
+    """Decode the requested budget of a run."""
     return NOTHING if said is None else Amounts(**said)
 
 

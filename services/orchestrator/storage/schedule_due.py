@@ -1,7 +1,7 @@
-"""What is due of schedules, as the engine sees and changes it across tenants.
+"""Due schedules and their ticks, as the engine sees and changes them across tenants.
 
-A schedule's row is the lock of its ticks: who holds it, or has claimed it, alone makes and starts
-them. A claim that runs out is anybody's; a start that is made twice is one by its request id.
+A schedule's row is the lock of its ticks: only who has locked or claimed it makes and starts them.
+When a claim expires, any member may take it; a run that is started twice is one by its request id.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from services.orchestrator.domain.timing import Timing, from_json
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueSchedule:
-    """A schedule whose time has come, held until the transaction ends."""
+    """A due schedule, locked until the transaction ends."""
 
     id: UUID
     tenant_id: UUID
@@ -40,7 +40,7 @@ _DUE: Final[LiteralString] = """
 
 
 async def hold_due(db: Db, *, limit: int) -> list[DueSchedule]:
-    """Hold schedules whose time has come, but for those that somebody else holds."""
+    """Lock due schedules, skipping those locked by others."""
     found = []
     for row in await db.fetch(_DUE, limit):
         values = dict(row)
@@ -74,7 +74,7 @@ _MOVE: Final[LiteralString] = """
 
 
 async def add_ticks(db: Db, steps: Sequence[tuple[DueSchedule, Step]]) -> None:
-    """Write what was due of held schedules, and when they are due again."""
+    """Insert the ticks of locked schedules, and set when they are due next."""
     ticks = [(each, tick) for each, step in steps for tick in step.ticks]
     await db.execute(
         _ADD_TICKS,
@@ -96,7 +96,7 @@ async def add_ticks(db: Db, steps: Sequence[tuple[DueSchedule, Step]]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """A schedule with ticks to start, and what starting them takes."""
+    """A claimed schedule, with what starting its ticks needs."""
 
     id: UUID
     tenant_id: UUID
@@ -130,7 +130,7 @@ _CLAIM: Final[LiteralString] = """
 
 
 async def claim(db: Db, *, limit: int, lasting: timedelta) -> list[Claimed]:
-    """Claim schedules that have ticks to start."""
+    """Claim schedules with ticks to start."""
     claimed = []
     for row in await db.fetch(_CLAIM, limit, lasting):
         values = dict(row)
@@ -144,20 +144,20 @@ _RELEASE: Final[LiteralString] = "UPDATE schedules SET claimed_until = NULL WHER
 
 
 async def release(db: Db, schedule_id: UUID) -> None:
-    """Give a claim back."""
+    """Release a claim."""
     await db.execute(_RELEASE, schedule_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingTick:
-    """A tick that has no run yet."""
+    """A tick without a run."""
 
     tick_at: datetime
     kind: str
     attempts: int
-    is_due: bool  # whether the next try may begin
-    is_cancelled: bool  # its backfill was stopped
-    reason: str  # why it was put off, if it was
+    is_due: bool  # whether the next attempt may begin
+    is_cancelled: bool  # its backfill was cancelled
+    reason: str  # why it was deferred, if it was
     age_s: float  # since it was due
 
 
@@ -175,10 +175,10 @@ _PENDING: Final[LiteralString] = """
 
 
 async def pending(db: Db, schedule: Claimed, *, limit: int) -> list[PendingTick]:
-    """Give ticks of a schedule that have no run yet: those first that may start, the oldest first.
+    """Return pending ticks of a schedule: those that may start first, oldest first.
 
-    Those of its times are before all others: hundreds of a backfill that wait for a quota hold up
-    none. Where only one may be under way these are told in their order, due or not.
+    Timed ticks come before all others, so that hundreds of a backfill that wait for a quota delay
+    none. If only one run may be open, timed ticks are returned in order, due or not.
     """
     beside = schedule.overlap == "allow"
     return [
@@ -186,7 +186,7 @@ async def pending(db: Db, schedule: Claimed, *, limit: int) -> list[PendingTick]
     ]
 
 
-# An execution that retention removed is over, too.
+# An execution deleted by retention has ended, too.
 _CLOSE: Final[LiteralString] = """
     UPDATE schedule_ticks SET is_over = true
      WHERE schedule_id = $1 AND state = 'started' AND NOT is_over
@@ -201,7 +201,7 @@ _OPEN: Final[LiteralString] = """
 
 
 async def open_runs(db: Db, schedule_id: UUID) -> list[UUID]:
-    """Give the runs of a schedule that are not over, but for those of backfills."""
+    """Return the open runs of a schedule, without those of backfills."""
     await db.execute(_CLOSE, schedule_id)
     return [row["execution_id"] for row in await db.fetch(_OPEN, schedule_id)]
 
@@ -221,7 +221,7 @@ _MAKER: Final[LiteralString] = """
 async def maker_of_overlapping(
     db: Db, schedule_id: UUID, execution_id: UUID
 ) -> tuple[UUID, UUID] | None:
-    """Give who made a schedule, and its tenant, where a tick waits for this run to be stopped."""
+    """Return the creator and tenant of a schedule, if a tick waits for this run to be cancelled."""
     row = await db.fetchrow(_MAKER, schedule_id, execution_id)
     return None if row is None else (row["created_by"], row["tenant_id"])
 
@@ -233,7 +233,7 @@ _RUN: Final[LiteralString] = """
 
 
 async def run_of(db: Db, schedule: Claimed, request_id: UUID) -> UUID | None:
-    """Give the run that a start of a tick made, also one that was not written with the tick."""
+    """Return the run that was started for a tick, even if it was not recorded at the tick."""
     found: UUID | None = await db.fetchval(
         _RUN, schedule.tenant_id, schedule.created_by, request_id
     )
@@ -264,7 +264,7 @@ _FAILED: Final[LiteralString] = """
 
 
 async def started(db: Db, schedule_id: UUID, tick_at: datetime, execution_id: UUID) -> None:
-    """Write that a tick has its run."""
+    """Record the run of a tick."""
     await db.execute(_SETTLE, schedule_id, tick_at, "started", execution_id, "", "")
     await db.execute(_STARTED, schedule_id)
 
@@ -272,7 +272,7 @@ async def started(db: Db, schedule_id: UUID, tick_at: datetime, execution_id: UU
 async def skipped(
     db: Db, schedule_id: UUID, tick_at: datetime, *, reason: str, message: str
 ) -> None:
-    """Write that a tick starts no run."""
+    """Record that a tick was skipped."""
     await db.execute(_SETTLE, schedule_id, tick_at, "skipped", None, reason, message)
     await db.execute(_SKIPPED, schedule_id)
 
@@ -280,12 +280,12 @@ async def skipped(
 async def settle_failed(
     db: Db, schedule_id: UUID, tick_at: datetime, *, reason: str, message: str
 ) -> None:
-    """Write that a tick could not start its run."""
+    """Record that a tick failed to start its run."""
     await db.execute(_SETTLE, schedule_id, tick_at, "failed", None, reason, message)
 
 
 async def fail(db: Db, schedule_id: UUID, *, reason: str, message: str, pauses: bool) -> None:
-    """Show a fault at a schedule, which may pause for it."""
+    """Record an error at a schedule, and pause it if `pauses`."""
     await db.execute(_FAILED, schedule_id, reason, message, pauses)
 
 
@@ -306,11 +306,11 @@ async def defer(
     reason: str,
     message: str,
 ) -> None:
-    """Put a tick off, saying what it waits for."""
+    """Defer a tick, with the reason."""
     await db.execute(_DEFER, schedule_id, tick_at, by, attempts, reason, message)
 
 
-# They would else be found due at once, again and again, with nothing to be done for them.
+# Otherwise they would be found due again and again, with nothing to do.
 _PUT_BEHIND: Final[LiteralString] = """
     UPDATE schedule_ticks AS tick
        SET try_at = before.try_at, reason = $3, message = $4
@@ -324,7 +324,7 @@ _PUT_BEHIND: Final[LiteralString] = """
 async def put_behind(
     db: Db, schedule_id: UUID, tick_at: datetime, *, reason: str, message: str
 ) -> None:
-    """Put the timed ticks after one off until that one is tried again."""
+    """Defer the timed ticks after one until that one is retried."""
     await db.execute(_PUT_BEHIND, schedule_id, tick_at, reason, message)
 
 
@@ -336,11 +336,11 @@ _HURRY: Final[LiteralString] = """
 
 
 async def hurry(db: Db, schedule_ids: Sequence[UUID], *, reason: str) -> None:
-    """Have ticks tried now that were put off for this reason."""
+    """Make ticks due now that were deferred for this reason."""
     await db.execute(_HURRY, list(schedule_ids), reason)
 
 
-# A schedule that another claimed comes when the claim runs out, or is given back before.
+# A schedule claimed by another member is due when the claim expires, or is released.
 _NEXT: Final[LiteralString] = """
     SELECT EXTRACT(epoch FROM LEAST(
         (SELECT min(fire_at) FROM schedules WHERE fire_at IS NOT NULL),
@@ -354,14 +354,14 @@ _NEXT: Final[LiteralString] = """
 
 
 async def next_s(db: Db) -> float | None:
-    """Give how many seconds there is nothing to do; None when nothing comes at all."""
+    """Return the seconds until there is something to do; None if there never is."""
     left: float | None = await db.fetchval(_NEXT)
     return left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueBackfill:
-    """A backfill that may go on, held until the transaction ends."""
+    """A backfill that may continue, locked until the transaction ends."""
 
     id: UUID
     schedule_id: UUID
@@ -382,7 +382,7 @@ _DUE_BACKFILLS: Final[LiteralString] = """
 
 
 async def hold_backfills(db: Db, *, limit: int) -> list[DueBackfill]:
-    """Hold backfills that may go on."""
+    """Lock backfills that may continue."""
     found = []
     for row in await db.fetch(_DUE_BACKFILLS, limit):
         values: dict[str, Any] = dict(row)
@@ -397,12 +397,12 @@ _OPEN_OF_BACKFILL: Final[LiteralString] = """
 
 
 async def count_open(db: Db, backfill: DueBackfill) -> int:
-    """Count the ticks of a backfill that are not over."""
+    """Count the ticks of a backfill whose run has not ended."""
     await db.execute(_CLOSE, backfill.schedule_id)
     return int(await db.fetchval(_OPEN_OF_BACKFILL, backfill.id))
 
 
-# What has its run, or is about to, is left alone.
+# Ticks that exist already are left alone.
 _TAKE: Final[LiteralString] = """
     INSERT INTO schedule_ticks (schedule_id, tick_at, kind, state, try_at, backfill_id, tenant_id)
     SELECT $1, tick_at, 'backfill', 'pending', clock_timestamp(), $2, $3
@@ -424,7 +424,7 @@ _STEP: Final[LiteralString] = """
 
 
 async def take(db: Db, backfill: DueBackfill, moments: Sequence[datetime]) -> int:
-    """Make ticks of a held backfill, but for times that have one; gives how many were made."""
+    """Insert ticks of a locked backfill, except for times that have one; returns their number."""
     made = await db.fetch(
         _TAKE, backfill.schedule_id, backfill.id, backfill.tenant_id, list(moments)
     )
@@ -441,5 +441,5 @@ async def step(
     completed: bool,
     pause: timedelta,
 ) -> None:
-    """Move a held backfill on."""
+    """Update the progress of a locked backfill."""
     await db.execute(_STEP, backfill.id, next_at, done, present, completed, pause)

@@ -15,7 +15,7 @@
     async with qflow.connect() as client:
         await client.run(twice, 3)         # 12, on a Qflow
 
-What a name needs is imported when it is first used: authoring alone loads no gRPC.
+Names are imported on first use: authoring alone does not load gRPC.
 """
 
 from __future__ import annotations

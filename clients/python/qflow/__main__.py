@@ -1,4 +1,4 @@
-"""`python -m qflow`: the command `qflow`."""
+"""The command `qflow`, as `python -m qflow`."""
 
 from __future__ import annotations
 

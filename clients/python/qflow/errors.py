@@ -1,4 +1,4 @@
-"""What a call to Qflow can fail with: one exception per kind, with the reason and its facts.
+"""Exceptions of calls to Qflow: one per status code, with the reason and facts.
 
 try:
     await client.nodes.get(node_id)
@@ -25,17 +25,17 @@ from qflow.exceptions import QflowError
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One field of a refused request, and what was wrong with it."""
+    """A field of a refused request, and what is wrong with it."""
 
     field: str
     description: str
 
 
 class CallError(QflowError):
-    """A call that was answered with an error.
+    """A call that failed.
 
-    `reason` is a stable word in upper snake case, `facts` what it is about, `violations` the fields
-    that were refused; `retry_after_s` says when to try again, where the server knows.
+    `reason` is a stable identifier in upper snake case, `facts` has its details, `violations` the
+    invalid fields; `retry_after_s` is when to retry, if the server knows.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class CallError(QflowError):
         violations: tuple[FieldViolation, ...] = (),
         retry_after_s: float | None = None,
     ) -> None:
-        # One violation is often all that the message says, in these words or around them.
+        # The message often contains the only violation already.
         told = [each for each in violations if each.description not in message]
         lines = [message, *(f"  {each.field}: {each.description}" for each in told)]
         super().__init__("\n".join(lines))
@@ -59,47 +59,47 @@ class CallError(QflowError):
 
 
 class InvalidArgumentError(CallError):
-    """The request is wrong, whatever stands in the database."""
+    """The request is invalid."""
 
 
 class NotFoundError(CallError):
-    """There is no such thing, or none that the caller may see."""
+    """It does not exist, or the caller may not read it."""
 
 
 class AlreadyExistsError(CallError):
-    """Something with this name, key or request id is there already."""
+    """Something with this name, key or request id exists already."""
 
 
 class FailedPreconditionError(CallError):
-    """Not as things stand: what to change first is in the message."""
+    """Not possible in the present state; the message says what to change first."""
 
 
 class AbortedError(CallError):
-    """It was changed meanwhile: read it again and decide anew."""
+    """It was changed meanwhile: read it again and retry."""
 
 
 class OutOfRangeError(CallError):
-    """Beyond what there is."""
+    """Outside the valid range."""
 
 
 class PermissionDeniedError(CallError):
-    """The caller is known and may not do this."""
+    """The caller is known but may not do this."""
 
 
 class UnauthenticatedError(CallError):
-    """No token, or none that counts: sign in again."""
+    """The token is missing or invalid: sign in again."""
 
 
 class ResourceExhaustedError(CallError):
-    """A limit was reached; `retry_after_s` may say when to try again."""
+    """A limit was reached; `retry_after_s` may say when to retry."""
 
 
 class UnavailableError(CallError):
-    """The service cannot be reached just now."""
+    """The service is unavailable."""
 
 
 class DeadlineExceededError(CallError):
-    """No answer came in time; whether it was done is not known."""
+    """No response arrived in time; it is unknown whether the call was executed."""
 
 
 class CancelledError(CallError):
@@ -107,15 +107,15 @@ class CancelledError(CallError):
 
 
 class DataLossError(CallError):
-    """Something that was stored cannot be read any more."""
+    """Stored data cannot be read any more."""
 
 
 class UnimplementedError(CallError):
-    """The service does not know this call: it is older than this client."""
+    """The service does not know this call: it is older than the client."""
 
 
 class InternalError(CallError):
-    """A fault of the service; its log has the whole of it under the id in `facts`."""
+    """A fault of the service; its log has the details under the id in `facts`."""
 
 
 _KINDS: Final[Mapping[grpc.StatusCode, type[CallError]]] = {
@@ -136,7 +136,7 @@ _KINDS: Final[Mapping[grpc.StatusCode, type[CallError]]] = {
 }
 
 
-# What gRPC itself says, of a message that it did not read.
+# gRPC's own message for one that is too large.
 _TOO_LARGE: Final = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
 _BY_NUMBER: Final = {code.value[0]: kind for code, kind in _KINDS.items()}
 
@@ -144,15 +144,15 @@ _BY_NUMBER: Final = {code.value[0]: kind for code, kind in _KINDS.items()}
 def from_rpc(
     error: grpc.aio.AioRpcError, *, address: str = "", encrypted: bool = False
 ) -> CallError:
-    """Make an exception of a failed call, with all that its details say.
+    """Return the exception for a failed call, with its details.
 
-    With the address, and whether TLS was spoken, one that reached nobody says what to do.
+    The address and the use of TLS are for the message if no service was reached.
     """
     kind = _KINDS.get(error.code(), InternalError)
     message = error.details() or error.code().name
     try:
-        status = rpc_status.from_call(error)  # type: ignore[arg-type]  # any call that has trailers
-    except ValueError:  # something between here and there answered in its place
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]  # any call with trailers
+    except ValueError:  # answered by a proxy
         status = None
     told = _made(kind, message, status.details if status is not None else ())
     if kind is UnavailableError and not told.reason and address:
@@ -170,7 +170,7 @@ def from_rpc(
 
 
 def from_status(status: status_pb2.Status) -> CallError:
-    """Make an exception of what one item of a batch was refused with."""
+    """Return the exception for the status of a bulk item."""
     return _made(_BY_NUMBER.get(status.code, InternalError), status.message, status.details)
 
 

@@ -1,32 +1,32 @@
-"""What Qflow raises where no call was made: the root of all its errors, and the author's mistakes.
+"""Exceptions without a call: the base class, mistakes of authors, failed executions.
 
-Of the standard library alone, so that authoring and running locally need no gRPC.
+Depends on the standard library only, so that authoring and local runs need no gRPC.
 """
 
 from __future__ import annotations
 
 
 class QflowError(Exception):
-    """The root of everything that this package raises."""
+    """The base class of all exceptions of this package."""
 
 
 class AuthoringError(QflowError):
-    """A workflow or a node cannot be made of what was written."""
+    """A mistake in a node or workflow written in Python."""
 
 
 class ConfigurationError(QflowError):
-    """It is not known where Qflow is, or as whom to call it."""
+    """It is not configured where Qflow is, or whom to call it as."""
 
 
 class LocalFileError(QflowError):
-    """A file of this machine cannot be read or written: why, and what to do, is in the message."""
+    """A local file cannot be read or written; the message says why and what to do."""
 
 
 class ExecutionFailedError(QflowError):
     """A run ended without a result.
 
-    `error_type` is the stable word of what happened, `node_id` the place that failed first (empty
-    where the run itself failed), `stack_trace` the frames of user code.
+    `error_type` is a stable identifier, `node_id` the first failed node (empty if the run itself
+    failed), `stack_trace` has the frames of user code.
     """
 
     def __init__(

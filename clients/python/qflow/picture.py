@@ -1,8 +1,8 @@
-"""A graph as text: layers from left to right, each node on a row of its own, lines between.
+"""Draws a graph as text: layers from left to right, each node on its own row, lines in between.
 
-Lines run to the right and down. A row belongs to one node: what leaves it runs along the row, what
-enters it comes from the left, so no two lines ever lie on each other. A vertical line is left only
-where it is drawn so; what meets it otherwise passes behind it.
+Lines run to the right and down. A row belongs to one node: its outgoing line runs along the row,
+incoming ones arrive from the left, so that no two lines overlap. A line leaves a vertical one only
+where a branch is drawn; other lines pass behind it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ COLUMNS_MAX: Final = 78  # and an indent of two
 
 @dataclass(frozen=True, slots=True)
 class _Rail:
-    """One vertical line: from every source to every target, so that it claims no other edge."""
+    """A vertical line that connects every source with every target."""
 
     sources: Sequence[str]
     targets: Sequence[str]
-    goes_on: bool  # its one source has more to reach in later layers
+    goes_on: bool  # its only source has more targets in later layers
 
 
 def draw(
@@ -30,11 +30,10 @@ def draw(
     edges: Iterable[tuple[str, str]],
     labels: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
-    """Give the lines of the picture; where it would be too wide, a line of words for each node.
+    """Return the lines of the picture; if it would be too wide, a line of text per node.
 
-    A node that has a label is drawn under it, where there is room. A draft may be wrong still:
-    nodes that edges alone know are drawn too, and a graph that goes round in a circle, which has no
-    left and no right, is put into words.
+    Nodes are drawn with their labels if there is room. Drafts are drawn too: nodes that occur in
+    edges only are included, and a graph with a cycle becomes lines of text.
     """
     after: dict[str, list[str]] = {node: [] for node in nodes}
     for start, end in edges:
@@ -53,7 +52,7 @@ def draw(
 
 
 def _named(after: Mapping[str, Sequence[str]], labels: Mapping[str, str]) -> dict[str, list[str]]:
-    """Give the graph with labels in place of the nodes that have one."""
+    """Return the graph with nodes replaced by their labels."""
     return {
         labels.get(node, node): [labels.get(end, end) for end in ends]
         for node, ends in after.items()
@@ -61,7 +60,7 @@ def _named(after: Mapping[str, Sequence[str]], labels: Mapping[str, str]) -> dic
 
 
 def _rows(after: Mapping[str, Sequence[str]]) -> list[str]:
-    """Order the nodes from top to bottom: each below all it needs, and near to the last of them."""
+    """Order the nodes from top to bottom: each below its sources, close to the last of them."""
     needs = {node: sum(node in ends for ends in after.values()) for node in after}
     ready = [node for node in reversed(list(after)) if needs[node] == 0]
     rows = []
@@ -76,7 +75,7 @@ def _rows(after: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _layers(after: Mapping[str, Sequence[str]], rows: Sequence[str]) -> list[list[str]]:
-    """Put each node one layer behind the last of what it needs."""
+    """Assign each node to the layer after the last of its sources."""
     depth = dict.fromkeys(rows, 0)
     for node in rows:
         for end in after[node]:
@@ -100,7 +99,7 @@ class _Picture:
         self._row = {node: row for row, node in enumerate(rows)}
         self._layers = layers
         self._cells: list[dict[int, str]] = [{} for _ in rows]
-        self._end: dict[str, int] = {}  # how far the line of each node has come
+        self._end: dict[str, int] = {}  # where the line of each node ends so far
         self._width = 0
 
     def lines(self) -> list[str]:
@@ -134,7 +133,7 @@ class _Picture:
         self._width = arrow + 2
 
     def _rails(self, layer: Sequence[str], later: set[str]) -> list[_Rail]:
-        """Let sources share a rail where all of them go to the same nodes, and end there."""
+        """Return the rails; sources with exactly the same targets share one."""
         shared: dict[tuple[str, ...], list[str]] = {}
         alone = []
         for node in self._row:
@@ -156,7 +155,7 @@ class _Picture:
         self._cells[last][x] = "└"
 
     def _run(self, node: str, start: int, end: int) -> None:
-        """Draw a line along a node's row, behind what already stands there."""
+        """Draw a line along a node's row, behind what is drawn already."""
         for x in range(start, end):
             self._cells[self._row[node]].setdefault(x, "─")
 

@@ -6,9 +6,9 @@
     async def test_it_doubles_for_real(qflow_client):
         assert 12 == await qflow_client.run(twice, 3)
 
-Async fixtures are those of pytest-asyncio in its auto mode. `qflow_client` uses the Qflow that is
-told of (see `qflow.client.contexts`), else it starts the suite of this machine for the session,
-where it is installed, and skips the test where it is not.
+Async fixtures need pytest-asyncio in auto mode. `qflow_client` uses the Qflow that is configured
+(see `qflow.client.contexts`); otherwise it starts a suite on this machine for the session, or skips
+the test if that is not installed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _REAL: Final = frozenset({"QFLOW_DATABASE_URL", "QFLOW_REDIS_URL"})
 
 @pytest.fixture
 def qflow_local() -> Callable[..., Any]:
-    """Run a workflow here: `qflow_local(workflow, 3, signals={...}, approvals={...})`."""
+    """Return a function for local runs: `qflow_local(workflow, 3, signals={…}, approvals={…})`."""
 
     def local(
         workflow: Workflow[..., Any],
@@ -59,7 +59,7 @@ def qflow_local() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def qflow_context() -> Iterator[Context]:
-    """Give the Qflow that tests run on, for the whole session."""
+    """Yield the context of the Qflow for the whole session."""
     told = any(os.environ.get(name) for name in ("QFLOW_CONTEXT", "QFLOW_REGISTRY", "QFLOW_HOME"))
     if told:
         yield contexts.find()
@@ -69,7 +69,7 @@ def qflow_context() -> Iterator[Context]:
     with tempfile.TemporaryDirectory(prefix="qflow-test-") as folder:
         process = subprocess.Popen(
             [sys.executable, "-m", "services.standalone", "up", "--ports", "auto"],
-            # Its own database and cache, whatever this shell works with.
+            # Its own database and cache, whatever the environment has.
             env={name: each for name, each in os.environ.items() if name not in _REAL}
             | {"QFLOW_HOME": folder},
             stdout=subprocess.PIPE,
@@ -89,7 +89,7 @@ def qflow_context() -> Iterator[Context]:
 
 @pytest.fixture
 async def qflow_client(qflow_context: Context) -> AsyncIterator[Client]:
-    """Give a client of the session's Qflow, as its owner."""
+    """Yield a client of the session's Qflow, as its owner."""
     async with Client(qflow_context) as client:
         yield client
 

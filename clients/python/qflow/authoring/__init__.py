@@ -1,4 +1,4 @@
-"""Workflows written as Python: functions, the calls between them, and what stands between calls.
+"""Workflows written in Python: functions, calls between them, and constructs around the calls.
 
-Of the standard library and `qflow.types` alone: a file of nodes and workflows loads without gRPC.
+Depends on the standard library and `qflow.types` only: such files load without gRPC.
 """

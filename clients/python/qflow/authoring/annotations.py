@@ -1,7 +1,7 @@
-"""The type that an annotation stands for, asked of Python itself.
+"""Types of annotations, evaluated by Python itself.
 
-The registry reads the same from a node's text, in every version of Python; this serves what happens
-beside the author: local runs, and the inputs of workflows.
+The registry derives the same types from a node's source, for every version of Python. This is for
+use where the author is: local runs, and the inputs of workflows.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _SCALARS: Final[dict[Any, str]] = {
     bytearray: "bytes",
     memoryview: "bytes",
 }
-# By name: none of them is imported for this.
+# By name, so that none of them has to be imported.
 _TABLES: Final = {
     "numpy.ndarray": "ndarray",
     "pandas.DataFrame": "pandas",
@@ -83,7 +83,7 @@ _CONSTANTS: Final = (str, int, float, bool, type(None))
 
 
 def type_of(hint: Any) -> Type:  # noqa: PLR0911  # one table
-    """Give the type of an annotation that was evaluated; of a class by its shape."""
+    """Return the type of an evaluated annotation; classes are converted by their shape."""
     if hint in (Ellipsis, inspect.Parameter.empty):
         return ANY
     if isinstance(hint, typing.TypeVar):
@@ -149,7 +149,7 @@ def _class(of: Any) -> Type:
 
 
 def _enum_base(of: type[enum.Enum], pairs: tuple[tuple[str, Any], ...]) -> str:
-    """Name what the members of an enum are, as the registry reads it from the source."""
+    """Return the kind of an enum's members, as the registry derives it from the source."""
     if issubclass(of, enum.Flag):
         return FLAG
     mixin = next((each.__name__ for each in (str, int, float) if issubclass(of, each)), "")

@@ -1,4 +1,4 @@
-"""What stands between nodes: choices, waits, answers from outside, and when something runs."""
+"""Constructs around nodes: choices, waits, signals and approvals, ordering, failures, finally."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _APPROVAL: Final = ("approved", "comment", "approver", "reply")
 
 @dataclass(frozen=True, slots=True)
 class ChoiceSpec:
-    """Branches by name, each with its CEL condition; `default` where none holds."""
+    """CEL conditions by branch; `default` is taken if none holds."""
 
     KIND: ClassVar = "choice"
 
@@ -30,14 +30,14 @@ class ChoiceSpec:
 
 @dataclass(frozen=True, slots=True)
 class SleepSpec:
-    """A wait of `seconds`, or `until` a moment: whichever is fed."""
+    """A wait for `seconds` or `until` a moment, whichever is given."""
 
     KIND: ClassVar = "sleep"
 
 
 @dataclass(frozen=True, slots=True)
 class SignalSpec:
-    """A value that is sent to the run under a name."""
+    """A wait for a signal with a name."""
 
     KIND: ClassVar = "signal"
 
@@ -50,7 +50,7 @@ class SignalSpec:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalSpec:
-    """A person's yes or no."""
+    """A wait for an approval."""
 
     KIND: ClassVar = "approval"
 
@@ -59,7 +59,7 @@ class ApprovalSpec:
 
 
 class Approval(TypedDict):
-    """What an approval gives: the answer, who gave it, and what else was said."""
+    """The output of an approval."""
 
     approved: bool
     comment: str
@@ -69,13 +69,13 @@ class Approval(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A choice that stands in the graph: what is called under a branch runs where it is taken."""
+    """A choice in the graph, whose branches are context managers."""
 
     _place: Place
     _names: tuple[str, ...]
 
     def branch(self, name: str) -> AbstractContextManager[None]:
-        """Let the nodes that are called under it run where this branch is taken."""
+        """Run the nodes called in the block only if this branch is taken."""
         if name not in self._names:
             raise AuthoringError(f"the choice has {', '.join(self._names)}, no branch {name!r}")
         return under(Edge("branch", self._place, name))
@@ -84,10 +84,10 @@ class Choice:
 def choice(
     branches: Mapping[str, str], *, default: str = "", id: str = "choice", **values: Any
 ) -> Choice:
-    """Take the first branch whose CEL condition over the values holds, else the default.
+    """Add a choice: it takes the first branch whose CEL condition holds, else the default.
 
-    With `size = qflow.choice({"large": "n > 100"}, default="small", n=count(rows))`, what is called
-    under `with size.branch("large"):` runs where there are more than 100.
+    With `size = qflow.choice({"large": "n > 100"}, default="small", n=count(rows))`, nodes called
+    in `with size.branch("large"):` run only if there are more than 100 rows.
     """
     graph = needed("a choice")
     ref = graph.add(
@@ -98,13 +98,13 @@ def choice(
 
 
 def sleep(seconds: float | timedelta, *, id: str = "sleep") -> object:
-    """Wait, durably, for so long; what comes `after` the value waits with it."""
+    """Add a durable wait; nodes called `after` its value wait for it."""
     given = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
     return needed("a wait").add(SleepSpec(), id, ("result",), {"seconds": given})
 
 
 def sleep_until(moment: datetime, *, id: str = "sleep") -> object:
-    """Wait, durably, until a moment, which has a time zone."""
+    """Add a durable wait until a moment, which must have a time zone."""
     if isinstance(moment, datetime) and moment.tzinfo is None:
         raise AuthoringError("the moment to wait for has a time zone")
     return needed("a wait").add(SleepSpec(), id, ("result",), {"until": moment})
@@ -116,7 +116,7 @@ _NONE: Any = object()
 def signal(
     name: str, type: type[T], *, timeout: timedelta | None = None, default: Any = _NONE
 ) -> T:
-    """Wait for a value that is sent to the run under a name: `client.signal(run, name, value)`."""
+    """Add a wait for a signal, sent with `run.signal(name, value)`; returns the sent value."""
     spec = SignalSpec(
         name,
         type_of(type),
@@ -128,22 +128,22 @@ def signal(
 
 
 def approval(name: str, *, subject: Any = None, timeout: timedelta | None = None) -> Approval:
-    """Wait for a person to approve or not; the subject is what that person is shown."""
+    """Add a wait for an approval; the subject is shown to the approver."""
     given = {} if subject is None else {"subject": subject}
     spec = ApprovalSpec(name, timeout)
     return cast("Approval", needed("an approval").add(spec, name, _APPROVAL, given))
 
 
 def after(*values: object) -> AbstractContextManager[None]:
-    """Let the nodes that are called under it wait for these values, without taking them."""
+    """Run the nodes called in the block after these values are there, without using them."""
     return under(*(Edge("order", place_of(each)) for each in values))
 
 
 @contextmanager
 def on_failure(value: object) -> Iterator[dict[str, str]]:
-    """Let the nodes that are called under it run where that value's place failed for good.
+    """Run the nodes called in the block only if the node of that value failed for good.
 
-    Gives what it failed with, for an input that takes it: node_id, error_type and message.
+    Yields the failure, which can be an input: node_id, error_type and message.
     """
     place = place_of(value)
     with under(Edge("failure", place)):
@@ -152,7 +152,7 @@ def on_failure(value: object) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def finally_() -> Iterator[None]:
-    """Let the nodes that are called under it run after everything else, whatever happened."""
+    """Run the nodes called in the block after everything else, whatever the outcome."""
     graph = needed("finally")
     before, graph.in_finally = graph.in_finally, True
     try:

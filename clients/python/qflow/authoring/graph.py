@@ -1,4 +1,4 @@
-"""A graph while it is built: places, what feeds them, and what stands around them."""
+"""A graph under construction: places, their inputs and their edges."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from qflow.types import Type
 Isolation: TypeAlias = Literal["warm", "fork", "fresh", "container"]
 Network: TypeAlias = Literal["none", "egress", "host"]
 Tier: TypeAlias = Literal["T0", "T1", "T2", "T3", "T4"]
-# Ids of places, which of them leads to which, and how each is called in a picture.
+# Ids of places, edges between them, and labels.
 Picture: TypeAlias = tuple[list[str], list[tuple[str, str]], dict[str, str]]
 EdgeKind: TypeAlias = Literal["order", "branch", "failure"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """When a failed attempt is tried again: at most `max_retries` times, each wait longer.
+    """When a failed attempt is retried: at most `max_retries` times, with growing delays.
 
-    `on` and `never_on` name exception classes (`"ValueError"`), each that class and none that
-    derives from it, or kinds of errors (`"timeout"`); without `on` all are tried again.
+    `on` and `never_on` name exception classes (`"ValueError"`), without their subclasses, or error
+    types (`"timeout"`); without `on` all failures are retried.
     """
 
     max_retries: int = 3
@@ -41,9 +41,9 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runner:
-    """What a place requires of the machine that runs it; nothing of it is set aside.
+    """What a place requires of the machine that runs it; nothing is reserved.
 
-    `isolation` is the weakest tier that will do.
+    `isolation` is the minimum tier.
     """
 
     isolation: Tier | None = None
@@ -55,7 +55,7 @@ class Runner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How a place runs; what is not said is the server's default."""
+    """Options of a place; the server's defaults apply to those not set."""
 
     id: str = ""
     retry: Retry | None = None
@@ -81,13 +81,13 @@ class Options:
     conversions: Mapping[str, str] = field(default_factory=dict)
 
     def but(self, **changes: Any) -> Options:
-        """Give a copy with what is given changed."""
+        """Return a copy with changes."""
         return dataclasses.replace(self, **changes)
 
 
 @dataclass(frozen=True, slots=True)
 class Each:
-    """A place runs once per element of a list: the input that takes one, and how many at once."""
+    """Runs a place once per element of a list, which `input` receives."""
 
     input: str
     max_in_flight: int | None = None
@@ -96,7 +96,7 @@ class Each:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """A place runs again while a CEL condition holds; `carry` says which output is which input."""
+    """Repeats a place while a CEL condition holds; `carry` maps inputs to previous outputs."""
 
     condition: str
     max_turns: int
@@ -106,7 +106,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """An edge that carries nothing: it says when its target runs."""
+    """An edge without a value, which decides when its target runs."""
 
     kind: EdgeKind
     source: Place
@@ -115,10 +115,10 @@ class Edge:
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """One place of the graph: what runs there, what feeds it, and when."""
+    """One node of the graph: what it runs, its inputs and its edges."""
 
     id: str
-    runs: Any  # a Node, a Workflow, or a construct; each module knows its own
+    runs: Any  # a Node, a Workflow or a construct
     outputs: tuple[str, ...]
     fed: dict[str, Source] = field(default_factory=dict, repr=False)
     literals: dict[str, Any] = field(default_factory=dict)
@@ -132,7 +132,7 @@ class Place:
 
 @dataclass(slots=True)
 class Input:
-    """What whoever starts the workflow gives."""
+    """An input of the workflow."""
 
     name: str
     type: Type
@@ -141,7 +141,7 @@ class Input:
 
 
 def label(place_id: str, kind: str, *, each: bool, loop: bool, last: bool, undoes: str) -> str:
-    """Give the id of a place with how it runs: `price [each]`, `refund [undoes pay]`."""
+    """Return the label of a place with its marks: `price [each]`, `refund [undoes pay]`."""
     shown_kind = "" if place_id.startswith(kind) else kind
     marks = [
         shown_kind,
@@ -156,7 +156,7 @@ def label(place_id: str, kind: str, *, each: bool, loop: bool, last: bool, undoe
 
 @dataclass(slots=True)
 class Graph:
-    """All of a workflow: its places in the order in which they were named."""
+    """The graph of a workflow; places are in the order of calls."""
 
     name: str
     inputs: list[Input] = field(default_factory=list)
@@ -166,7 +166,7 @@ class Graph:
     in_finally: bool = False
 
     def picture(self) -> Picture:
-        """Give what is drawn of it."""
+        """Return what `qflow.picture` draws."""
         fed = [
             (source.place.id, place.id)
             for place in self.places
@@ -199,7 +199,7 @@ class Graph:
         repeat: Repeat | None = None,
         compensates: Ref | None = None,
     ) -> Ref:
-        """Add a place, feed it with what is given, and give the ref of its value."""
+        """Add a place with its inputs; returns the ref of its value."""
         options = options or Options()
         place = Place(
             self._free_id(options.id or name, fixed=bool(options.id)),
@@ -235,12 +235,12 @@ _DEPTH_MAX: Final = 64
 
 
 def current() -> Graph | None:
-    """Give the graph that is being built here, if one is."""
+    """Return the graph under construction, if any."""
     return _CURRENT.get()
 
 
 def needed(what: str) -> Graph:
-    """Give the graph that is being built; AuthoringError outside of a workflow."""
+    """Return the graph under construction; raises AuthoringError outside of a workflow."""
     graph = _CURRENT.get()
     if graph is None:
         raise AuthoringError(f"{what} stands in a function with @qflow.workflow")
@@ -249,7 +249,7 @@ def needed(what: str) -> Graph:
 
 @contextmanager
 def building(graph: Graph) -> Iterator[None]:
-    """Let calls of nodes add places to a graph."""
+    """Make calls of nodes add places to this graph."""
     token = _CURRENT.set(graph)
     try:
         yield
@@ -259,10 +259,10 @@ def building(graph: Graph) -> Iterator[None]:
 
 @contextmanager
 def under(*edges: Edge) -> Iterator[None]:
-    """Let the places that are added here have these edges, besides those around."""
+    """Give the places added in the block these edges, in addition to those of outer blocks."""
     graph = needed("an edge")
     before = graph.edges
-    graph.edges = tuple(dict.fromkeys((*before, *edges)))  # each of them once
+    graph.edges = tuple(dict.fromkeys((*before, *edges)))  # without duplicates
     try:
         yield
     finally:
@@ -270,7 +270,7 @@ def under(*edges: Edge) -> Iterator[None]:
 
 
 def _refuse_hidden(value: Any, place: str, name: str, depth: int = 0) -> None:
-    """Refuse a ref within a list or a dict: nothing would carry it."""
+    """Refuse a ref within a list or dict, for which there is no edge."""
     if depth > _DEPTH_MAX:
         raise AuthoringError(f"{place}: {name} is nested deeper than {_DEPTH_MAX}")
     parts = value.values() if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""A node: a plain annotated function that a workflow can call, and that can be sent."""
+"""Nodes: plain annotated functions that workflows call, and that can be stored."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Port:
 
 
 class Node(Generic[P, R]):
-    """A function that can be a place of a workflow.
+    """A function that workflows can call.
 
-    Called while a workflow is built it adds a place and gives what stands for its value; to a type
+    Called while a workflow is built, it adds a place and returns a ref of its value. To a type
     checker that is the value itself, so that a wrong edge is an error in the editor. Called
-    anywhere else it is the function.
+    anywhere else, it calls the function.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Node(Generic[P, R]):
         return f"<node {self.name}{inspect.signature(self.function)}>"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Add a place to the workflow that is built here, else call the function."""
+        """Add a place to the workflow under construction, else call the function."""
         graph = current()
         if graph is None:
             return cast("R", self.function(*args, **kwargs))
@@ -87,10 +87,10 @@ class Node(Generic[P, R]):
         *args: Q.args,
         **kwargs: Q.kwargs,
     ) -> list[R]:
-        """Run once for each element of a list, which the first parameter takes; gives the list.
+        """Add a map: a call for each element of a list, as the first argument; returns a list.
 
-        `square.map(numbers)`; `.each(...)` says how many run at once and how many may fail. That
-        the elements fit is said by the registry, and by local runs: type checkers do not see it.
+        `square.map(numbers)`; `.each(...)` sets how many run at once and how many may fail. Element
+        types are checked by the registry and by local runs, not by type checkers.
         """
         ref = needed("a map").add(
             self,
@@ -105,7 +105,7 @@ class Node(Generic[P, R]):
     def each(
         self, *, max_in_flight: int | None = None, max_failed: int | None = None
     ) -> Node[P, R]:
-        """Give a copy whose `map` runs at most so many at once and lets so many fail."""
+        """Return a copy whose `map` has these limits."""
         return self._copy(_each=Each("", max_in_flight, max_failed))
 
     def repeat(
@@ -116,20 +116,20 @@ class Node(Generic[P, R]):
         carry: Mapping[str, str],
         fail_at_max: bool = False,
     ) -> Node[P, R]:
-        """Give a copy that runs again while a CEL condition over its outputs and `turn` holds.
+        """Return a copy that repeats while a CEL condition over its outputs and `turn` holds.
 
-        `carry` maps an input to the output of the turn before that it takes.
+        `carry` maps inputs to outputs of the previous turn.
         """
         return self._copy(_repeat=Repeat(while_, max_turns, dict(carry), fail_at_max))
 
     def undoes(self, value: object) -> Node[P, R]:
-        """Give a copy whose place runs only if the run fails after that value's place completed."""
+        """Return a copy that compensates the node of a value, if the run fails after it."""
         if not isinstance(value, Ref):
             raise AuthoringError(f"{self.name} can undo the place of a value, not {value!r}")
         return self._copy(_compensates=value)
 
     def options(self, **changes: Any) -> Node[P, R]:
-        """Give a copy that runs as said: see `Options` for what there is."""
+        """Return a copy with these `Options`."""
         return self._copy(default_options=self.default_options.but(**changes))
 
     def _copy(self, **changes: Any) -> Node[P, R]:
@@ -155,15 +155,15 @@ class Node(Generic[P, R]):
 
     @cached_property
     def hints(self) -> Mapping[str, Any]:
-        """Give the annotations of the function, evaluated."""
+        """The evaluated annotations of the function."""
         try:
             return typing.get_type_hints(self.function, include_extras=True)
-        except Exception as error:  # whatever the text of an annotation may raise
+        except Exception as error:  # annotations may raise anything
             raise AuthoringError(f"{self.name}: an annotation has no meaning: {error}") from error
 
     @cached_property
     def inputs(self) -> Mapping[str, Port]:
-        """Give the inputs by name, in the order of the signature."""
+        """The inputs by name, in the order of the signature."""
         found = {}
         for name, each in inspect.signature(self.function).parameters.items():
             if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
@@ -177,7 +177,7 @@ class Node(Generic[P, R]):
 
     @cached_property
     def outputs(self) -> Mapping[str, Type]:
-        """Give the outputs: `result`, or the fields of the record that it returns."""
+        """The outputs: `result`, or the fields of the returned record."""
         result = type_of(self.hints["return"]) if "return" in self.hints else ANY
         if isinstance(result, Record) and result.fields:
             return {each.name: each.type for each in result.fields}
@@ -185,7 +185,7 @@ class Node(Generic[P, R]):
 
     @cached_property
     def source(self) -> str:
-        """Give the text that is sent for it."""
+        """The source text to store."""
         return node_source(self.function)
 
 
@@ -208,7 +208,7 @@ def node(
 ) -> Any:
     """Make a node of a plain annotated function: `@qflow.node`, or `qflow.node(function)`.
 
-    Options are those of `Options`: `@qflow.node(retry=qflow.Retry(), reuse="fork")`.
+    Further arguments are `Options`: `@qflow.node(retry=qflow.Retry(), reuse="fork")`.
     """
 
     def make(function: Callable[..., Any]) -> Node[..., Any]:

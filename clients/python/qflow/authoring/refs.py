@@ -1,4 +1,4 @@
-"""What stands for a value while a workflow is built: where it will come from."""
+"""Refs: placeholders for values while a workflow is built."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a value comes from: an output of a place, or of no place: an input of the workflow."""
+    """The source of a value: an output of a place, or (without one) an input of the workflow."""
 
     place: Place | None
     output: str
@@ -23,10 +23,10 @@ class Source:
 
 
 class Ref:
-    """A value that a run will have. It can be handed to nodes, and nothing else.
+    """A value that a run will have. It can be passed to nodes, and nothing else.
 
-    Of a place with named outputs each is one of its own: `weather["rain_mm"]` where the node
-    returns a TypedDict, `weather.rain_mm` where it returns a dataclass or a NamedTuple.
+    Named outputs are selected with `weather["rain_mm"]` if the node returns a TypedDict, or with
+    `weather.rain_mm` if it returns a dataclass or a NamedTuple.
     """
 
     __slots__ = ("_outputs", "_place")
@@ -81,7 +81,7 @@ class Ref:
         return id(self)
 
     def __call__(self, *_args: Any, **_named: Any) -> Any:
-        """Refuse: what a value can do is not known yet."""
+        """Refuse: the value does not exist yet."""
         self._not_yet("called")
 
     def __add__(self, _other: object) -> Any:
@@ -92,7 +92,7 @@ class Ref:
 
 
 def source_of(ref: Ref) -> Source:
-    """Give where a ref comes from; AuthoringError where it stands for several outputs at once."""
+    """Return the source of a ref; raises AuthoringError if it has several outputs."""
     outputs: tuple[str, ...] = ref._outputs  # noqa: SLF001  # a ref's attributes are its outputs
     place: Place | None = ref._place  # noqa: SLF001
     if len(outputs) != 1:
@@ -102,7 +102,7 @@ def source_of(ref: Ref) -> Source:
 
 
 def place_of(ref: object) -> Place:
-    """Give the place that a ref stands for, for edges that carry no value."""
+    """Return the place of a ref, for edges without a value."""
     place = ref._place if isinstance(ref, Ref) else None  # noqa: SLF001
     if place is None:
         raise AuthoringError("what is waited for is the value of a node")

@@ -1,7 +1,7 @@
-"""The text of a node: its function, and of its module what the function needs.
+"""The source text of a node: its function, and what that needs of its module.
 
-A node is self-contained: the registry stores one text per node. A file may hold many nodes, and the
-workflows that tie them; of it, only what the function names goes out, and never Qflow itself.
+A node is self-contained: the registry stores one text per node. A file may contain many nodes and
+workflows; only what the function refers to is included, and never Qflow itself.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _FUTURE: Final = "from __future__ import annotations\n"
 
 
 def node_source(function: Callable[..., Any]) -> str:
-    """Give the text of a node: imports, classes, constants and helpers that the function names.
+    """Return the source of a node: with the imports, classes, constants and helpers it uses.
 
-    Raises AuthoringError where it cannot stand alone: a nested function, a lambda, a name that
-    comes from Qflow or from another module of one's own.
+    Raises AuthoringError if it is not self-contained: a nested function, a lambda, a name that
+    comes from Qflow or from another module of the author.
     """
     name = getattr(function, "__name__", "")
     if name == "<lambda>" or "." in getattr(function, "__qualname__", "."):
@@ -70,7 +70,7 @@ def _cut(text: str, name: str, path: Path) -> str:
 
 
 def _bound(statement: ast.stmt) -> Iterator[str]:  # noqa: C901  # one table
-    """Give the names that a statement of a module defines."""
+    """Yield the names that a module-level statement defines."""
     match statement:
         case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
             yield statement.name
@@ -95,7 +95,7 @@ def _handled(inner: ast.AST) -> list[ast.stmt]:
 
 
 def _names(statement: ast.stmt) -> Iterator[str]:
-    """Give the names that a statement reads; what Qflow's own decorators read is not counted."""
+    """Yield the names that a statement reads, without those in decorators of Qflow."""
     decorators = getattr(statement, "decorator_list", [])
     ours = [each for each in decorators if _is_qflows(each)]
     parts = [each for each in ast.iter_child_nodes(statement) if each not in ours]
@@ -104,7 +104,8 @@ def _names(statement: ast.stmt) -> Iterator[str]:
             if isinstance(each, ast.Name):
                 yield each.id
             elif isinstance(each, ast.Constant) and isinstance(each.value, str):
-                # An annotation in quotes; a name too many costs a line, one too few the node.
+                # Maybe a quoted annotation; a needless name costs a line, a missing one breaks the
+                # node.
                 yield from _quoted(each.value)
 
 
@@ -118,7 +119,7 @@ def _quoted(text: str) -> Iterator[str]:
 
 
 def _statement(statement: ast.stmt, lines: list[str], asked: set[str], path: Path) -> str:
-    """Give a statement's text: an import without what is not asked for, a function without ours."""
+    """Return a statement's text, without unused imports and decorators of Qflow."""
     if isinstance(statement, ast.Import | ast.ImportFrom):
         return _import(statement, asked, path)
     decorators = [
@@ -162,7 +163,7 @@ def _import(statement: ast.Import | ast.ImportFrom, asked: set[str], path: Path)
 
 @cache
 def _is_ones_own(root: str, path: Path) -> bool:
-    """Whether a module lies beside the author's files, where no installer would find it."""
+    """Return whether a module is among the author's files, where no installer would find it."""
     if root in sys.stdlib_module_names or hasattr(builtins, root):
         return False
     try:

@@ -1,4 +1,4 @@
-"""A workflow: a function that calls nodes. It runs once, to be read; a run never executes it."""
+"""Workflows: functions that call nodes, executed once to build the graph, never by a run."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowOptions:
-    """What holds for each run of a workflow."""
+    """Options of all runs of a workflow."""
 
     timeout: timedelta | None = None
 
 
 class Workflow(Generic[P, R]):
-    """A graph that was written as a function of its inputs.
+    """A graph written as a function of its inputs.
 
-    Called within another workflow it is a place of it, a sub-workflow. `run_local` runs it here
-    without any server; `client.run(workflow, ...)` on a Qflow.
+    Called within another workflow it adds a sub-workflow. `run_local` runs it here without a
+    server, `client.run(workflow, ...)` on a Qflow.
     """
 
     KIND: ClassVar = "workflow"
@@ -59,7 +59,7 @@ class Workflow(Generic[P, R]):
         return f"<workflow {self.name}{self._signature}>"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Add a sub-workflow to the workflow that is built here."""
+        """Add a sub-workflow to the workflow under construction."""
         graph = current()
         if graph is None:
             raise AuthoringError(
@@ -76,7 +76,7 @@ class Workflow(Generic[P, R]):
         return cast("R", ref)
 
     def options(self, **changes: Any) -> Workflow[P, R]:
-        """Give a copy whose place in another workflow runs as said: see `Options`."""
+        """Return a copy with these `Options` for its place in another workflow."""
         return Workflow(
             self.function,
             name=self.name,
@@ -86,24 +86,24 @@ class Workflow(Generic[P, R]):
         )
 
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
-        """Give the inputs by name; AuthoringError where they are not those of the workflow."""
+        """Return the inputs by name; raises AuthoringError if they do not match the signature."""
         try:
             return dict(self._signature.bind(*args, **kwargs).arguments)
         except TypeError as error:
             raise AuthoringError(f"{self.name}: {error}") from None
 
     def run_local(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run it here, without any server, with the checks and conversions of a real run.
+        """Run it here without a server, with the checks and conversions of a real run.
 
-        Waits take no time; what comes from outside is said by
+        Waits take no time; signals and approvals are given with
         `qflow.Local(signals={"paid": 3}).run(workflow, ...)`.
         """
-        from qflow.local import Local  # late: authoring alone needs no runner
+        from qflow.local import Local  # imported late: authoring does not need it
 
         return Local().run(self, *args, **kwargs)
 
     def shaped(self, outputs: dict[str, Any]) -> Any:
-        """Make of the outputs by name what the function is annotated to give."""
+        """Convert outputs by name to the return type of the function."""
         if set(outputs) == {"result"}:
             return outputs["result"]
         of: Any = self.hints.get("return")
@@ -122,7 +122,7 @@ class Workflow(Generic[P, R]):
 
     @property
     def output_types(self) -> Mapping[str, Type]:
-        """Give what the annotation of the result says of each output; nothing says `any`."""
+        """The types of the outputs from the return annotation; `any` without one."""
         result = type_of(self.hints["return"]) if "return" in self.hints else ANY
         if isinstance(result, Record) and set(self.graph.outputs) == {
             each.name for each in result.fields
@@ -132,7 +132,7 @@ class Workflow(Generic[P, R]):
 
     @cached_property
     def graph(self) -> Graph:
-        """Give the graph, by calling the function once with what stands for its inputs."""
+        """The graph, built by calling the function once with refs of its inputs."""
         if self._building:
             raise AuthoringError(f"{self.name} calls itself: a sub-workflow ends somewhere")
         graph = Graph(self.name)

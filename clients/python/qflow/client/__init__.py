@@ -1,1 +1,1 @@
-"""The typed client: connections, what is stored, and runs, over the generated stubs."""
+"""The typed client over the generated stubs."""

@@ -1,4 +1,4 @@
-"""The client for programs without asyncio: the same calls, each waiting for its answer."""
+"""The client for programs without asyncio: the same calls, blocking."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class _Loop:
             yield found[0]
 
     def stop(self) -> None:
-        self.wait(self._loop.shutdown_asyncgens())  # watches that were left in the middle
+        self.wait(self._loop.shutdown_asyncgens())  # unfinished watches
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
 
 class BlockingRun(Generic[R]):
-    """A run, each call of which waits for its answer; `run` is the asynchronous one."""
+    """A run with blocking calls; `run` is the asynchronous one."""
 
     def __init__(self, loop: _Loop, run: Run[R]) -> None:
         self._loop = loop
@@ -66,32 +66,32 @@ class BlockingRun(Generic[R]):
         self.id = run.id
 
     def result(self, *, timeout_s: float | None = None) -> R:
-        """Wait for the end and give what the run answers with; see `Run.result`."""
+        """Wait for the end and return the result; see `Run.result`."""
         return self._loop.wait(self.run.result(timeout_s=timeout_s))
 
     def wait(self, *, timeout_s: float | None = None) -> execution_pb2.Execution:
-        """Wait until the run is over and give it whole, however it ended."""
+        """Wait until the run has ended, however it ended, and return it."""
         return self._loop.wait(self.run.wait(timeout_s=timeout_s))
 
     def watch(self) -> Iterator[Change]:
-        """See the run change until it is over."""
+        """Yield the changes of the run until it has ended."""
         return self._loop.iterate(self.run.watch())
 
     def cancel(self) -> execution_pb2.Execution:
-        """Ask the run to stop."""
+        """Request cancellation of the run."""
         return self._loop.wait(self.run.cancel())
 
     def signal(self, name: str, value: Any) -> None:
-        """Send a value to what waits for a signal of this name."""
+        """Send a signal."""
         self._loop.wait(self.run.signal(name, value))
 
     def answer(self, name: str, *, approved: bool, comment: str = "") -> None:
-        """Answer an approval of this name."""
+        """Answer an approval."""
         self._loop.wait(self.run.answer(name, approved=approved, comment=comment))
 
 
 class BlockingClient:
-    """A Qflow, as one caller; `client` is the asynchronous one, for what has no word here."""
+    """A client with blocking calls; `client` is the asynchronous one, for calls missing here."""
 
     def __init__(self, context: Context | None = None, *, name: str = "", home: str = "") -> None:
         self._closed = False
@@ -114,14 +114,14 @@ class BlockingClient:
         self.close()
 
     def close(self) -> None:
-        """Give back the connections; a second time changes nothing."""
+        """Close the connections; idempotent."""
         if not self._closed:
             self._closed = True
             self._loop.wait(self.client.close())
             self._loop.stop()
 
     def options(self, **changes: Any) -> Self:
-        """Give this client with runs started as said: see `StartOptions`.
+        """Return this client with other `StartOptions`.
 
         It is closed with this one, and by nothing else.
         """
@@ -131,15 +131,15 @@ class BlockingClient:
         return made
 
     def push(self, workflow: Workflow[..., Any]) -> workflow_pb2.Workflow:
-        """Store a workflow with its nodes; the same again changes nothing."""
+        """Store a workflow with its nodes; idempotent."""
         return self._loop.wait(self.client.push(workflow))
 
     def run(self, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Start a run and wait for what it answers with."""
+        """Start a run and wait for its result."""
         return self._loop.wait(self.client.run(workflow, *args, **kwargs))
 
     def start(self, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> BlockingRun[R]:
-        """Start a run of what was written here."""
+        """Start a run of a workflow written in Python."""
         run = self._loop.wait(self.client.start(workflow, *args, **kwargs))
         return BlockingRun(self._loop, run)
 
@@ -150,7 +150,7 @@ class BlockingClient:
         *,
         business_keys: Sequence[str] = (),
     ) -> list[BlockingRun[R] | CallError]:
-        """Start a run for each of the inputs, a thousand in one call; see `Client.start_many`."""
+        """Start a run for each of the inputs, up to a thousand a call; see `Client.start_many`."""
         begun = self._loop.wait(
             self.client.start_many(workflow, inputs, business_keys=business_keys)
         )
@@ -184,7 +184,7 @@ class BlockingClient:
         alias: str = "",
         business_keys: Sequence[str] = (),
     ) -> list[BlockingRun[dict[str, Any]] | CallError]:
-        """Do with a stored workflow as `start_many` does."""
+        """Start many runs of a stored workflow; see `start_many`."""
         begun = self._loop.wait(
             self.client.start_many_stored(
                 workflow_id, inputs, version=version, alias=alias, business_keys=business_keys
@@ -193,34 +193,34 @@ class BlockingClient:
         return self._each(begun)
 
     def attach(self, execution_id: str) -> BlockingRun[dict[str, Any]]:
-        """Give a run that was started before."""
+        """Return a run that was started before."""
         return BlockingRun(self._loop, self._loop.wait(_attached(self.client, execution_id)))
 
     def nodes(self, filter: str = "") -> Iterator[node_pb2.Node]:
-        """Give the nodes that a filter finds."""
+        """Yield the nodes that match a filter."""
         return self._loop.iterate(self.client.nodes(filter))
 
     def workflows(self, filter: str = "") -> Iterator[workflow_pb2.Workflow]:
-        """Give the workflows that a filter finds."""
+        """Yield the workflows that match a filter."""
         return self._loop.iterate(self.client.workflows(filter))
 
     def runs(self, filter: str = "") -> Iterator[execution_pb2.Execution]:
-        """Give the runs that a filter finds, newest first."""
+        """Yield the runs that match a filter, newest first."""
         return self._loop.iterate(self.client.runs(filter))
 
 
 def connect_blocking(
     context: Context | None = None, *, name: str = "", home: str = ""
 ) -> BlockingClient:
-    """Open a client whose calls wait for their answers: see `connect`."""
+    """Open a client with blocking calls; see `connect`."""
     return BlockingClient(context, name=name, home=home)
 
 
 async def _attached(client: Client, execution_id: str) -> Run[dict[str, Any]]:
-    # Within the loop, as below: it may be the first that calls the orchestrator.
+    # Within the loop, as below: this may open a channel.
     return client.attach(execution_id)
 
 
 async def _opened(context: Context | None, name: str, home: str) -> Client:
-    # Within the loop: a channel belongs to the loop that it was opened in.
+    # Within the loop: a channel belongs to the loop in which it was opened.
     return connect(context, name=name, home=home)

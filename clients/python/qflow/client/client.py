@@ -1,4 +1,4 @@
-"""The client: everything that a program does with a Qflow, typed and asynchronous.
+"""The asynchronous, typed client.
 
 async with qflow.connect() as client:
     run = await client.start(twice, 3)
@@ -49,16 +49,16 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class _Pushed:
-    """A workflow that was stored, and how its values are written and read: made once."""
+    """A stored workflow, and the codecs of its values."""
 
-    workflow: Workflow[..., Any]  # kept alive: its identity finds it again
+    workflow: Workflow[..., Any]  # kept alive, since it is found by its identity
     stored: workflow_pb2.Workflow
     inputs: Mapping[str, values.Codec]
     reading: Reading
 
 
 class Client:
-    """A Qflow, as one caller. Open it with `connect`; `options` says how runs are started."""
+    """A client of a Qflow as one caller, opened with `connect`."""
 
     def __init__(
         self,
@@ -85,32 +85,32 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         await self.connection.close()
 
     def options(self, **changes: Any) -> Client:
-        """Give this client with runs started as said: see `StartOptions`."""
+        """Return this client with other `StartOptions`."""
         made = Client(
             self.context, options=replace(self._options, **changes), connection=self.connection
         )
-        made._pushed = self._pushed  # one client with other options
+        made._pushed = self._pushed  # shared: it is the same client with other options
         return made
 
     async def caller(self) -> session_service_pb2.Caller:
-        """Say who the calls are made as."""
+        """Return who the calls are made as."""
         stub = self.connection.stub("registry", session_service_pb2_grpc.SessionServiceStub)
         answer = await self._registry(stub.GetCaller, session_service_pb2.GetCallerRequest())
         caller: session_service_pb2.Caller = answer.caller
         return caller
 
     async def push_node(self, node: Node[..., Any]) -> node_pb2.Node:
-        """Store a node; the same source again changes nothing, another makes a new version."""
+        """Store a node; the same source changes nothing, another makes a new version."""
         return await Pusher(self.connection).node(node)
 
     async def push(self, workflow: Workflow[..., Any]) -> workflow_pb2.Workflow:
-        """Store a workflow with its nodes and make it startable; the same again changes nothing.
+        """Store a workflow with its nodes and activate it; idempotent.
 
-        Raises `Refused` with every finding where an edge or a place does not fit.
+        Raises `Refused` with all findings if an edge or a place does not fit.
         """
         stored = await Pusher(self.connection).workflow(workflow)
         self._pushed[id(workflow)] = _Pushed(
@@ -119,7 +119,7 @@ class Client:
         return stored
 
     async def start(self, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> Run[R]:
-        """Start a run of what was written here, storing it first where this client has not yet."""
+        """Start a run of a workflow written in Python; stores it first, once per client."""
         if id(workflow) not in self._pushed:
             await self.push(workflow)
         pushed = self._pushed[id(workflow)]
@@ -128,7 +128,7 @@ class Client:
         return await self._start(stored.id, stored.version, text, reading)
 
     async def run(self, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Start a run and wait for what it answers with: a typed function call, made durable."""
+        """Start a run and wait for its result: a typed, durable function call."""
         run = await self.start(workflow, *args, **kwargs)
         return await run.result()
 
@@ -139,10 +139,10 @@ class Client:
         *,
         business_keys: Sequence[str] = (),
     ) -> list[Run[R] | CallError]:
-        """Start a run for each of the inputs, by name, a thousand in one call.
+        """Start a run for each of the inputs, given by name; up to a thousand per call.
 
-        Gives for each in its order the run, or what it was refused with: the others begin all the
-        same. With a `request_id` in the options a repetition gives the runs that there are.
+        Returns for each, in order, the run or the error; an error does not affect the others. With a
+        `request_id` in the options, a repetition returns the same runs.
         """
         if id(workflow) not in self._pushed:
             await self.push(workflow)
@@ -161,7 +161,7 @@ class Client:
         version: int = 0,
         alias: str = "",
     ) -> Run[dict[str, Any]]:
-        """Start a run of a stored workflow, by id and version or alias; inputs by declared type."""
+        """Start a run of a stored workflow, by id and version or alias, with inputs by name."""
         stored = await self.workflow(workflow_id, version=0 if alias else version)
         (text,) = _stored_texts(stored, [inputs or {}])
         reading = Reading(_output_types(stored))
@@ -176,7 +176,7 @@ class Client:
         alias: str = "",
         business_keys: Sequence[str] = (),
     ) -> list[Run[dict[str, Any]] | CallError]:
-        """Do with a stored workflow as `start_many` does."""
+        """Start many runs of a stored workflow; see `start_many`."""
         stored = await self.workflow(workflow_id, version=0 if alias else version)
         texts = _stored_texts(stored, inputs)
         reading = Reading(_output_types(stored))
@@ -218,18 +218,18 @@ class Client:
         return begun
 
     def attach(self, execution_id: str) -> Run[dict[str, Any]]:
-        """Give a run that was started before; its outputs are read as plain JSON values."""
+        """Return a run that was started before; its outputs are plain JSON values."""
         return Run(self.connection, execution_id)
 
     async def node(self, node_id: str, *, version: int = 0) -> node_pb2.Node:
-        """Give a stored node."""
+        """Return a stored node."""
         stub = self.connection.stub("registry", node_service_pb2_grpc.NodeServiceStub)
         request = node_service_pb2.GetNodeRequest(node_id=node_id, version=version)
         node: node_pb2.Node = (await self._registry(stub.GetNode, request)).node
         return node
 
     async def nodes(self, filter: str = "") -> AsyncIterator[node_pb2.Node]:
-        """Give the nodes that a filter finds, page by page."""
+        """Yield the nodes that match a filter."""
         stub = self.connection.stub("registry", node_service_pb2_grpc.NodeServiceStub)
         request = node_service_pb2.ListNodesRequest(filter=filter, page_size=200)
         pages = self.connection.pages(
@@ -239,14 +239,14 @@ class Client:
             yield each
 
     async def workflow(self, workflow_id: str, *, version: int = 0) -> workflow_pb2.Workflow:
-        """Give a stored workflow, whole."""
+        """Return a stored workflow."""
         stub = self.connection.stub("registry", workflow_service_pb2_grpc.WorkflowServiceStub)
         request = workflow_service_pb2.GetWorkflowRequest(workflow_id=workflow_id, version=version)
         workflow: workflow_pb2.Workflow = (await self._registry(stub.GetWorkflow, request)).workflow
         return workflow
 
     async def workflows(self, filter: str = "") -> AsyncIterator[workflow_pb2.Workflow]:
-        """Give the workflows that a filter finds, page by page."""
+        """Yield the workflows that match a filter."""
         stub = self.connection.stub("registry", workflow_service_pb2_grpc.WorkflowServiceStub)
         request = workflow_service_pb2.ListWorkflowsRequest(filter=filter, page_size=200)
         pages = self.connection.pages(
@@ -256,7 +256,7 @@ class Client:
             yield each
 
     async def runs(self, filter: str = "") -> AsyncIterator[execution_pb2.Execution]:
-        """Give the runs that a filter finds, newest first, page by page."""
+        """Yield the runs that match a filter, newest first."""
         stub = self.connection.stub("orchestrator", execution_service_pb2_grpc.ExecutionServiceStub)
         request = execution_service_pb2.ListExecutionsRequest(filter=filter, page_size=100)
         pages = self.connection.pages(
@@ -275,9 +275,9 @@ class Client:
 
 
 def connect(context: Context | None = None, *, name: str = "", home: str = "") -> Client:
-    """Open a client: of a context, of one by name, of a suite's home, or of what is found here.
+    """Open a client for a context, given as such, by name, or by a suite's home, or found.
 
-    See `qflow.client.contexts` for where a context is looked for. Nothing is called yet.
+    See `qflow.client.contexts` for where a context is searched. No call is made yet.
     """
     return Client(context or contexts.find(name=name, home=home))
 
@@ -290,7 +290,7 @@ def _output_types(stored: workflow_pb2.Workflow) -> dict[str, Type]:
 
 
 def input_types(stored: workflow_pb2.Workflow) -> dict[str, Type]:
-    """Give the types that a stored workflow declares for its inputs."""
+    """Return the declared types of a stored workflow's inputs."""
     return {
         each.name: from_text(each.type_json) if each.type_json else ANY
         for each in stored.definition.inputs
@@ -298,7 +298,7 @@ def input_types(stored: workflow_pb2.Workflow) -> dict[str, Type]:
 
 
 def _stored_texts(stored: workflow_pb2.Workflow, inputs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Write inputs by the types that a stored workflow declares."""
+    """Encode inputs by the declared types of a stored workflow."""
     codecs = {name: values.Codec(of) for name, of in input_types(stored).items()}
     texts = []
     for given in inputs:
@@ -317,7 +317,7 @@ def _text(codecs: Mapping[str, values.Codec], given: Mapping[str, Any]) -> str:
 
 
 def _codecs(workflow: Workflow[..., Any]) -> dict[str, values.Codec]:
-    """Give what writes each input, by the type that its annotation says."""
+    """Return the codecs of the inputs, by their annotations."""
     return {
         each.name: values.Codec(each.type, values.classes_in(workflow.hints.get(each.name)))
         for each in workflow.graph.inputs
@@ -325,7 +325,7 @@ def _codecs(workflow: Workflow[..., Any]) -> dict[str, values.Codec]:
 
 
 def _reading(workflow: Workflow[..., Any], stored: workflow_pb2.Workflow) -> Reading:
-    """Say how the outputs become what the function is annotated to give."""
+    """Return how to decode the outputs to the return type of the function."""
     classes: dict[str, Any] = {}
     for place in workflow.graph.places:
         if isinstance(place.runs, Node):

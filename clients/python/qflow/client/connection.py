@@ -1,4 +1,4 @@
-"""Connections to the four services: opened when first used, with the token, errors made ours."""
+"""Connections to the four services, opened on first use; adds the token, converts errors."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ Answer = TypeVar("Answer")
 
 CALL_S: Final = 60.0
 _MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
-# A peer that vanished without a word is noticed within 80 s of a call's silence, also of a watch
-# that has nothing to tell. Servers take one ping in 30 s.
+# A vanished peer is noticed within 80 s, even by an idle watch. Servers allow one ping per 30 s.
 _KEEPALIVE: Final = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
 )
-# What arrives before it is read stays below this, for each stream: gRPC's own estimate grows to
-# hundreds of MiB where the disk or the machine is slow.
+# Limits what a stream receives before it is read: gRPC's own estimate grows to hundreds of MiB if
+# the disk or the machine is slow.
 _AHEAD: Final = (
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 4 * 1024 * 1024),
@@ -33,7 +32,7 @@ _AHEAD: Final = (
 
 
 class Connection:
-    """The channels of one context. Give it back with `close`."""
+    """The channels of one context, closed with `close`."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -42,13 +41,13 @@ class Connection:
         self._metadata = _metadata(context)
 
     def channel(self, service: str) -> grpc.aio.Channel:
-        """Give the channel of a service, for stubs that this client has no words for."""
+        """Return the channel of a service, for use with any stub."""
         if service not in self._channels:
             self._channels[service] = _open(self.context.address(service), self.context.tls)
         return self._channels[service]
 
     def stub(self, service: str, make: Callable[[grpc.aio.Channel], Any]) -> Any:
-        """Give a generated stub on the channel of its service."""
+        """Return a generated stub on the channel of its service."""
         key = (service, make)
         if key not in self._stubs:
             self._stubs[key] = make(self.channel(service))
@@ -62,7 +61,7 @@ class Connection:
         timeout_s: float = CALL_S,
         address: str = "",
     ) -> Answer:
-        """Make a unary call; what fails comes as an exception of `qflow.errors`."""
+        """Make a unary call; raises exceptions of `qflow.errors`."""
         try:
             return await method(request, metadata=self._metadata, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
@@ -71,7 +70,7 @@ class Connection:
     async def pages(
         self, method: Callable[..., Awaitable[Any]], request: Any, field: str, *, address: str = ""
     ) -> AsyncIterator[Any]:
-        """Give what stands in a field of every page of a list, page by page."""
+        """Yield the items of a field of all pages of a list."""
         while True:
             page = await self.call(method, request, address=address)
             for each in getattr(page, field):
@@ -88,7 +87,7 @@ class Connection:
         timeout_s: float | None = None,
         address: str = "",
     ) -> AsyncIterator[Answer]:
-        """Make a call that is answered with a stream; leaving it early ends the call."""
+        """Make a streaming call; leaving it early cancels the call."""
         call: Any = method(request, metadata=self._metadata, timeout=timeout_s)
         try:
             async for each in call:
@@ -102,7 +101,7 @@ class Connection:
         return from_rpc(error, address=address, encrypted=self.context.tls is not None)
 
     async def close(self) -> None:
-        """Close the channels; calls under way end as cancelled."""
+        """Close the channels; open calls are cancelled."""
         channels, self._channels, self._stubs = self._channels, {}, {}
         for each in channels.values():
             await each.close()
@@ -146,5 +145,5 @@ def _file(path: str) -> bytes | None:
 
 
 def service_config() -> str:
-    """Give the published configuration of calls: which are tried again, when, and how often."""
+    """Return the published gRPC service config: which calls are retried, and how."""
     return resources.files("qflow").joinpath("service_config.json").read_text("utf-8")

@@ -1,8 +1,9 @@
-"""Where Qflow is and as whom to call it: named contexts in one file, or the suite of this machine.
+"""Where Qflow is and whom to call it as: named contexts in a file, or the suite of this machine.
 
-A context is looked for in what the program says, in the environment (`QFLOW_REGISTRY` and the
-others with `QFLOW_TOKEN`; `QFLOW_CONTEXT`, a context by name; `QFLOW_HOME`, the home folder of a
-suite on this machine), then the context that `qflow login` kept last, and last `.qflow` here.
+A context is searched in this order: what the program passes; the environment (`QFLOW_REGISTRY` and
+the others with `QFLOW_TOKEN`; `QFLOW_CONTEXT`, a context by name; `QFLOW_HOME`, the home of a suite
+on this machine); the current context of the file, which `qflow login` sets; `.qflow` in the current
+folder.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ _FILE_MODE: Final = 0o600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """How a connection is encrypted: the authority to trust, and who one is where that is asked.
+    """TLS of a connection: the authority to trust, and the client certificate, if needed.
 
-    Files in PEM; an empty `ca_file` trusts the authorities of this machine.
+    Files are PEM; an empty `ca_file` trusts the authorities of this machine.
     """
 
     ca_file: str = ""
@@ -34,10 +35,9 @@ class Tls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The address of each service (`host:port`), the token, and how it is encrypted (None: not).
+    """The addresses of the services (`host:port`), the token, and TLS (None: not encrypted).
 
-    `tenant` is the id of the team to act for; empty for oneself. `QFLOW_TENANT` says it for
-    whatever context is found.
+    `tenant` is the id of the team to act for; empty for oneself. `QFLOW_TENANT` overrides it.
     """
 
     registry: str
@@ -49,13 +49,13 @@ class Context:
     tenant: str = ""
 
     def address(self, service: str) -> str:
-        """Give the address of a service."""
+        """Return the address of a service."""
         found: str = getattr(self, service)
         return found
 
 
 def find(env: Mapping[str, str] | None = None, *, name: str = "", home: str = "") -> Context:
-    """Find the context that holds here; ConfigurationError says where it was looked for."""
+    """Find the context; raises ConfigurationError with where it was searched."""
     env = os.environ if env is None else env
     found = _find(env, name=name, home=home)
     tenant = env.get("QFLOW_TENANT", "")
@@ -75,7 +75,7 @@ def _find(env: Mapping[str, str], *, name: str, home: str) -> Context:
 
 
 def of_home(home: Path, env: Mapping[str, str] | None = None) -> Context:
-    """Give the context of the suite that runs on a home folder of this machine, as its owner."""
+    """Return the context of the suite with this home on this machine, as its owner."""
     env = os.environ if env is None else env
     try:
         addresses: dict[str, str] = json.loads((home / "run" / "endpoints.json").read_text("utf-8"))
@@ -99,7 +99,7 @@ def of_home(home: Path, env: Mapping[str, str] | None = None) -> Context:
 
 @dataclass(frozen=True, slots=True)
 class Contexts:
-    """The file of contexts: those there are, and the one that is meant when none is named."""
+    """The file of contexts, and the current one."""
 
     path: Path
     current: str
@@ -107,7 +107,7 @@ class Contexts:
 
     @classmethod
     def load(cls, env: Mapping[str, str] | None = None) -> Contexts:
-        """Read the file; none is an empty one."""
+        """Read the file; a missing one is empty."""
         env = os.environ if env is None else env
         path = _path(env)
         try:
@@ -120,23 +120,23 @@ class Contexts:
             raise ConfigurationError(f"{path} cannot be read as contexts: {error}") from None
 
     def get(self, name: str) -> Context:
-        """Give a context by name."""
+        """Return a context by name."""
         if name not in self.known:
             there = ", ".join(sorted(self.known)) or "none is there: `qflow login` makes one"
             raise ConfigurationError(f"no context {name!r} in {self.path} ({there})")
         return self.known[name]
 
     def put(self, name: str, context: Context) -> Contexts:
-        """Keep a context under a name, and mean it from now on."""
+        """Store a context under a name, and make it the current one."""
         return self._save(Contexts(self.path, name, {**self.known, name: context}))
 
     def use(self, name: str) -> Contexts:
-        """Mean this context where none is named."""
+        """Make this the current context."""
         self.get(name)
         return self._save(replace(self, current=name))
 
     def remove(self, name: str) -> Contexts:
-        """Forget a context."""
+        """Remove a context."""
         self.get(name)
         left = {key: each for key, each in self.known.items() if key != name}
         current = self.current if self.current in left else ""

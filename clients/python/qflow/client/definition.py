@@ -1,4 +1,4 @@
-"""A graph that was written in Python as the definition that the registry keeps."""
+"""Converts a graph written in Python to a definition for the registry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from qflow.registry.v1 import workflow_pb2
 from qflow.types import ANY, Collection, Type, to_text
 
 T = TypeVar("T")
-# Of a node or a sub-workflow: its id and the version that is meant.
+# Id and version of a node or a sub-workflow.
 Stored = tuple[str, int]
 
 _REUSE: Final = {
@@ -56,7 +56,7 @@ _EDGE: Final = {
 def definition(
     workflow: Workflow[..., Any], stored: Callable[[Any], Stored]
 ) -> workflow_pb2.WorkflowDefinition:
-    """Write a workflow's graph; `stored` says where each of its nodes and sub-workflows is kept."""
+    """Return the definition of a workflow; `stored` gives the ids of nodes and sub-workflows."""
     graph = workflow.graph
     made = workflow_pb2.WorkflowDefinition(
         nodes=[_node(place, stored) for place in graph.places],
@@ -98,7 +98,7 @@ def _node(place: Place, stored: Callable[[Any], Stored]) -> workflow_pb2.Workflo
     made = workflow_pb2.WorkflowNode(id=place.id)
     try:
         _write(made, place, stored)
-    except (TypeError, ValueError) as error:  # of a time that is a number, a number that is a text
+    except (TypeError, ValueError) as error:  # of options with a wrong type
         raise AuthoringError(f"{place.id}: {error}") from error
     return made
 
@@ -176,7 +176,7 @@ def _options(made: workflow_pb2.WorkflowNode, options: Options) -> None:
 
 
 def _resources(made: workflow_pb2.WorkflowNode, options: Options) -> None:
-    """Write what a place may use and reach, and what it needs of a machine."""
+    """Set the limits, network and requirements of a place."""
     made.memory_limit_bytes = options.memory_bytes
     for name in _LIMITS:
         if limit := getattr(options, name):

@@ -1,4 +1,4 @@
-"""Files: brought in parts that survive a cut, fetched with their digest proven."""
+"""Files: resumable uploads, and downloads with a digest check."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]
 
 
 class DigestError(QflowError):
-    """What arrived is not what was sent."""
+    """The received bytes do not match the digest."""
 
 
 class Files:
@@ -43,12 +43,12 @@ class Files:
     async def upload(
         self, path: Path | str, *, mime_type: str = "", progress: Progress | None = None
     ) -> file_service_pb2.File:
-        """Bring a file, in constant memory; a cut goes on from what had arrived.
+        """Upload a file in constant memory; resumes after a broken connection.
 
-        `progress` is told the bytes that arrived and those there are.
+        `progress` is called with the bytes uploaded so far and in total.
         """
         path = Path(path)
-        if not path.is_file():  # a device or a pipe has no size that could be told beforehand
+        if not path.is_file():  # devices and pipes have no size in advance
             there = "is no ordinary file" if path.exists() else "is not there"
             raise LocalFileError(f"{path} {there}; nothing was sent")
         size_bytes = path.stat().st_size
@@ -80,7 +80,7 @@ class Files:
     async def _send(
         self, path: Path, upload_id: str, size_bytes: int, progress: Progress | None
     ) -> None:
-        """Send all parts; after a cut from what had arrived, which the service is asked for."""
+        """Send all parts; after a broken connection, from where the service got to."""
         asked = upload_service_pb2.GetUploadRequest(upload_id=upload_id)
         arrived, patience, is_cut = 0, Patience(), False
         while True:
@@ -95,8 +95,8 @@ class Files:
                 await self._write(path, upload_id, arrived, size_bytes, progress)
                 return
             except (UnavailableError, InternalError) as error:
-                # INTERNAL without a reason: grpc's own word where the server ended the call while a
-                # part was being sent, whatever the server said; the next try hears that.
+                # INTERNAL without a reason comes from grpc itself, if the server ended the call
+                # while a part was being sent; the next attempt gets the server's own error.
                 if isinstance(error, InternalError) and error.reason:
                     raise
                 is_cut = True
@@ -131,9 +131,9 @@ class Files:
     async def download(
         self, file_id: str, path: Path | str, *, progress: Progress | None = None
     ) -> file_service_pb2.File:
-        """Fetch a file to a path; it stands there whole and proven, or not at all."""
+        """Download a file to a path; it is complete and verified there, or absent."""
         path = Path(path)
-        # Beside it, so that taking its place is one step; short, so that no name becomes too long.
+        # In the same folder, for an atomic rename; short, so that the name is never too long.
         half = path.with_name(f".qflow-{uuid.uuid4().hex[:12]}")
         try:
             with half.open("xb") as stream:
@@ -148,7 +148,7 @@ class Files:
         return file
 
     async def read(self, file_id: str) -> bytes:
-        """Give the bytes of a file, whole and proven."""
+        """Return the verified bytes of a file."""
         parts: list[bytes] = []
         await self._fetch(file_id, parts.append, None)
         return b"".join(parts)
@@ -185,7 +185,7 @@ class Files:
         return file
 
     async def about(self, file_id: str) -> file_service_pb2.File:
-        """Say what is known of a file."""
+        """Return the metadata of a file."""
         request = file_service_pb2.GetFileRequest(file_id=file_id)
         answer = await self._connection.call(self._files.GetFile, request, address=self._address)
         file: file_service_pb2.File = answer.file
@@ -194,7 +194,7 @@ class Files:
     async def list(
         self, *, execution_id: str = "", uploaded_only: bool = False
     ) -> AsyncIterator[file_service_pb2.File]:
-        """Give the files there are, page by page."""
+        """Yield the metadata of files."""
         request = file_service_pb2.ListFilesRequest(
             page_size=200, execution_id=execution_id, uploaded_only=uploaded_only
         )
@@ -205,13 +205,13 @@ class Files:
             yield each
 
     async def delete(self, file_id: str) -> None:
-        """Remove a file that was brought."""
+        """Delete an uploaded file."""
         request = file_service_pb2.DeleteFileRequest(file_id=file_id, request_id=str(uuid.uuid4()))
         await self._connection.call(self._files.DeleteFile, request, address=self._address)
 
 
 def _unwritten(path: Path, error: OSError) -> LocalFileError:
-    """Say why a file was not written; nothing of it is left."""
+    """Return the error for a file that could not be written."""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             why = "there is no room left on that disk. Make some, or say another place"

@@ -1,4 +1,4 @@
-"""Waiting for a service that is away: longer each time, and not for ever."""
+"""Backoff while a service is unavailable."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _AWAY_S_MAX: Final = 60.0
 
 
 class Patience:
-    """Waits between tries to reach a service; one for each time that nothing came back."""
+    """Waits between attempts to reach a service."""
 
     def __init__(self) -> None:
         self._wait_s = _PAUSE_S_FIRST
         self._waited_s = 0.0
 
     async def wait(self, error: CallError | None = None) -> None:
-        """Wait; raise the error where nothing was reached for longer than a restart takes."""
+        """Wait; raises the error once a service was unavailable for longer than a restart takes."""
         if error is not None and self._waited_s >= _AWAY_S_MAX:
             raise error
         self._waited_s += self._wait_s

@@ -1,4 +1,4 @@
-"""Storing what was written in Python: again and again with the same outcome, by content."""
+"""Stores nodes and workflows written in Python; idempotent, by content."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from qflow.registry.v1 import (
 Found = TypeVar("Found", node_pb2.Node, workflow_pb2.Workflow)
 
 _TRIES: Final = 3
-# Those that were deleted included.
+# Including deleted ones.
 _SAME_NAME_MAX: Final = 100
 
 
-class Refused(QflowError):  # noqa: N818  # what happened to it, in the registry's words
-    """A definition was stored as a draft, or not at all: `findings` say where and why."""
+class Refused(QflowError):  # noqa: N818  # an established name
+    """A definition was stored as a draft or not at all: `findings` have the reasons."""
 
     def __init__(self, name: str, findings: list[workflow_pb2.Finding]) -> None:
         said = (
@@ -47,7 +47,7 @@ class Refused(QflowError):  # noqa: N818  # what happened to it, in the registry
 
 
 class Pusher:
-    """Stores the nodes and workflows of one caller; what is there already is left as it is."""
+    """Stores nodes and workflows; what is stored already is left alone."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -58,7 +58,7 @@ class Pusher:
         self._pushed: dict[str, tuple[str, Stored]] = {}
 
     async def node(self, node: Node[..., Any]) -> node_pb2.Node:
-        """Store a node: a new one, a new version of the one of its name, or nothing at all."""
+        """Store a node: as a new one, as a new version of the one with its name, or not at all."""
         for attempt in range(_TRIES):
             there, deleted = await self._find_node(node.name)
             try:
@@ -67,17 +67,17 @@ class Pusher:
                 if _same_node(there, node):
                     return there
                 return await self._update_node(there, node)
-            except AbortedError:  # somebody else changed it between the look and the change
+            except AbortedError:  # changed by somebody else meanwhile
                 if attempt == _TRIES - 1:
                     raise
         raise AssertionError("the last try returns or raises")
 
     async def workflow(self, workflow: Workflow[..., Any]) -> workflow_pb2.Workflow:
-        """Store a workflow with all it consists of, and make it startable.
+        """Store a workflow with its nodes and sub-workflows, and activate it.
 
-        Refused tells what hinders that; nodes that were stored by then stay.
+        Raises `Refused` with the findings; nodes stored before that stay.
         """
-        if not isinstance(cast("object", workflow), Workflow):  # who has no type checker is told
+        if not isinstance(cast("object", workflow), Workflow):  # for callers without a type checker
             name = getattr(workflow, "__name__", repr(workflow))
             raise AuthoringError(
                 f"{name} is no workflow: call it in a function under @qflow.workflow"
@@ -103,7 +103,7 @@ class Pusher:
         raise AssertionError("the last try returns or raises")
 
     async def _once(self, node: Node[..., Any]) -> Stored:
-        """Store a node once, at however many places it stands."""
+        """Store a node once, however often it is used."""
         known = self._pushed.get(node.name)
         if known is not None:
             source, stored = known
@@ -177,7 +177,7 @@ class Pusher:
             description=workflow.description,
             validate_only=True,
         )
-        # The registry fills in defaults, types and conversions: it says best whether this is new.
+        # The registry adds defaults, types and conversions, so it decides whether this is new.
         checked = (await self._call(self._workflows.UpdateWorkflow, update)).workflow
         same = checked.definition == there.definition
         if not same or there.description != workflow.description:
@@ -227,7 +227,7 @@ class Pusher:
 
 
 def _only(found: list[Found], what: str, name: str) -> tuple[Found | None, int]:
-    """Give the one that is there, if one is, and how many of its name were deleted."""
+    """Return the existing one, if any, and how many with its name were deleted."""
     there = [each for each in found if not each.HasField("delete_time")]
     if len(there) > 1:
         raise AuthoringError(
@@ -253,9 +253,9 @@ def _startable(workflow: workflow_pb2.Workflow) -> workflow_pb2.Workflow:
 
 
 def _request_id(request: Message, deleted: int = 0) -> str:
-    """Give the request id that the same content always has: a cut-off push goes on where it was.
+    """Return a request id derived from the content, so that a repeated push continues.
 
-    What was deleted is not made again by its old id, so how many were counts as content.
+    The number of deleted ones is part of it: an old request id would return the deleted one.
     """
     content = request.SerializeToString(deterministic=True) + str(deleted).encode()
     return str(uuid.UUID(bytes=hashlib.sha256(content).digest()[:16], version=4))

@@ -1,4 +1,4 @@
-"""One run: wait for it, watch it, steer it. Cut connections are taken up where they were."""
+"""One run: wait for it, watch and control it. Broken connections are resumed."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ _WAIT_S: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How the outputs of a run are read: the type of each, classes, and what is made of them."""
+    """How to decode the outputs of a run: types, classes, and the final value."""
 
     types: Mapping[str, Type] = field(default_factory=dict)
     classes: values.Classes = field(default_factory=dict)
     build: Callable[[dict[str, Any]], Any] = dict
-    # What reads each output: compiled for the first run of many.
+    # Codecs by output, compiled on first use.
     _codecs: dict[str, values.Codec] = field(default_factory=dict, compare=False)
 
     def value(self, name: str, plain: Any) -> Any:
-        """Give the value of an output that a JSON value stands for."""
+        """Decode the JSON value of an output."""
         codec = self._codecs.get(name)
         if codec is None:
             codec = values.Codec(self.types.get(name, ANY), self.classes)
@@ -63,7 +63,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a watch saw: the run as it stands, and the nodes that changed since the one before."""
+    """A change of a run: its present state, and the nodes that changed."""
 
     execution: execution_pb2.Execution
     nodes: tuple[execution_pb2.NodeExecution, ...]
@@ -71,7 +71,7 @@ class Change:
 
 
 class Run(Generic[R]):
-    """A run on a Qflow; `id` finds it again, from any program."""
+    """A run on a Qflow; `Client.attach` returns it for its `id`."""
 
     def __init__(
         self, connection: Connection, execution_id: str, reading: Reading | None = None
@@ -89,10 +89,10 @@ class Run(Generic[R]):
         return f"<run {self.id}>"
 
     async def result(self, *, timeout_s: float | None = None) -> R:
-        """Wait for the end and give what the run answers with.
+        """Wait for the end and return the result.
 
-        Raises ExecutionFailedError where it failed or was cancelled, DeadlineExceededError where
-        it is not over in time; it goes on then.
+        Raises ExecutionFailedError if it failed or was cancelled, DeadlineExceededError on timeout;
+        the run then goes on.
         """
         execution = await self.wait(timeout_s=timeout_s)
         if execution.status != execution_pb2.EXECUTION_STATUS_COMPLETED:
@@ -100,7 +100,7 @@ class Run(Generic[R]):
         return await self._read(execution.output_json)
 
     async def wait(self, *, timeout_s: float | None = None) -> execution_pb2.Execution:
-        """Wait until the run is over and give it whole, however it ended."""
+        """Wait until the run has ended, however it ended, and return it."""
         loop = asyncio.get_running_loop()
         ends_at = None if timeout_s is None else loop.time() + timeout_s
         pause = Patience()
@@ -131,9 +131,9 @@ class Run(Generic[R]):
             pause = Patience()
 
     async def watch(self, *, after_revision: int = 0) -> AsyncIterator[Change]:
-        """See the run change until it is over; a watch that is cut off goes on where it was.
+        """Yield the changes of the run until it has ended; resumes after a broken connection.
 
-        `after_revision` goes on after a change that was seen before.
+        With `after_revision` it continues after a change seen before.
         """
         revision = after_revision
         execution = execution_pb2.Execution(id=self.id)
@@ -156,22 +156,22 @@ class Run(Generic[R]):
                     if event.HasField("execution") or event.node_executions:
                         yield Change(execution, tuple(event.node_executions), revision)
                 if execution.status not in FINAL:
-                    # It may have been over at the revision that the watch goes on after.
+                    # It may have ended at that revision already.
                     execution = await self.get()
             except UnavailableError as error:
                 failed = error
-            if execution.status not in FINAL:  # cut off, or asked to go elsewhere
+            if execution.status not in FINAL:  # interrupted, or the server is stopping
                 await pause.wait(failed)
 
     async def get(self) -> execution_pb2.Execution:
-        """Give the run as it stands, whole."""
+        """Return the run."""
         request = execution_service_pb2.GetExecutionRequest(execution_id=self.id)
         answer = await self._call(self._executions.GetExecution, request)
         execution: execution_pb2.Execution = answer.execution
         return execution
 
     async def nodes(self) -> AsyncIterator[execution_pb2.NodeExecution]:
-        """Give the nodes of the run in the order of its definition, with outputs and traces."""
+        """Yield the nodes of the run in the order of its definition, with outputs and traces."""
         request = execution_service_pb2.ListNodeExecutionsRequest(
             execution_id=self.id, page_size=500, view=execution_pb2.EXECUTION_VIEW_FULL
         )
@@ -182,14 +182,14 @@ class Run(Generic[R]):
             yield each
 
     async def cancel(self) -> execution_pb2.Execution:
-        """Ask the run to stop; cancelling a cancelled one changes nothing."""
+        """Request cancellation of the run; idempotent."""
         request = execution_service_pb2.CancelExecutionRequest(execution_id=self.id)
         answer = await self._call(self._executions.CancelExecution, request)
         execution: execution_pb2.Execution = answer.execution
         return execution
 
     async def pause(self, place: str = "") -> None:
-        """Let nothing new begin until it is resumed, or only this place."""
+        """Pause the run, or only one node."""
         if place:
             request = control_service_pb2.PauseNodeRequest(execution_id=self.id, node=place)
             await self._call(self._control.PauseNode, request)
@@ -198,7 +198,7 @@ class Run(Generic[R]):
         await self._call(self._control.PauseExecution, whole)
 
     async def resume(self, place: str = "") -> None:
-        """Go on after a pause of the run, or of this place."""
+        """Resume the run, or only one node."""
         if place:
             request = control_service_pb2.ResumeNodeRequest(execution_id=self.id, node=place)
             await self._call(self._control.ResumeNode, request)
@@ -207,9 +207,9 @@ class Run(Generic[R]):
         await self._call(self._control.ResumeExecution, whole)
 
     async def skip(self, place: str, outputs: Mapping[str, Any] | None = None) -> None:
-        """End a place that does not run: as completed with these outputs, without them as skipped.
+        """End a node that is not running: as completed with these outputs, or as skipped.
 
-        Outputs are plain values by their names; whether they fit is for the service to say.
+        Outputs are plain JSON values by name, checked by the service.
         """
         request = control_service_pb2.SkipNodeRequest(
             execution_id=self.id,
@@ -221,7 +221,7 @@ class Run(Generic[R]):
     async def retry(self) -> Run[R]:
         """Run everything again, as a new run with the same input.
 
-        Also what completed, with whatever effects that has; `rerun` keeps those results.
+        That includes completed nodes and their side effects; `rerun` keeps their results.
         """
         request = rerun_service_pb2.RetryExecutionRequest(
             execution_id=self.id, request_id=str(uuid.uuid4())
@@ -229,16 +229,16 @@ class Run(Generic[R]):
         return await self._again("RetryExecution", request)
 
     async def retry_quarantined(self) -> Run[R]:
-        """Run the elements again that maps put aside, as a new run that keeps all other results."""
+        """Rerun the elements that maps quarantined, as a new run that keeps all other results."""
         request = rerun_service_pb2.RetryQuarantinedRequest(
             execution_id=self.id, request_id=str(uuid.uuid4())
         )
         return await self._again("RetryQuarantined", request)
 
     async def rerun(self, places: Sequence[str] = (), *, newest: bool = False) -> Run[R]:
-        """Run it again from these places on, as a new run that keeps the results before them.
+        """Rerun from these nodes, as a new run that keeps the results before them.
 
-        Without places from the failed ones; `newest` takes the current versions of their nodes.
+        By default from the failed ones; `newest` uses the current versions of these nodes.
         """
         request = rerun_service_pb2.RerunExecutionRequest(
             execution_id=self.id, request_id=str(uuid.uuid4())
@@ -250,11 +250,10 @@ class Run(Generic[R]):
         return await self._again("RerunExecution", request)
 
     async def fork(self, places: Sequence[str] = (), *, input_json: str | None = None) -> Run[R]:
-        """Take another way, as a new run beside this one, which may still go on.
+        """Fork: a new run beside this one, which may still be open.
 
-        It keeps the results that are there, but for these places, those that read an input which
-        `input_json` changes, and all that hangs on them. That is all inputs, as JSON by their
-        names.
+        It keeps the present results, except those of these nodes, of nodes that read an input which
+        `input_json` changes, and of all their descendants. `input_json` holds all inputs by name.
         """
         request = rerun_service_pb2.ForkExecutionRequest(
             execution_id=self.id, request_id=str(uuid.uuid4()), input_json=input_json
@@ -269,7 +268,7 @@ class Run(Generic[R]):
         return Run(self._connection, answer.execution.id, self._reading)
 
     async def signal(self, name: str, value: Any, *, type: type[Any] | None = None) -> None:
-        """Send a value to what waits for a signal of this name."""
+        """Send a signal."""
         request = control_service_pb2.SendSignalRequest(
             execution_id=self.id,
             name=name,
@@ -281,7 +280,7 @@ class Run(Generic[R]):
     async def answer(
         self, name: str, *, approved: bool, comment: str = "", reply: Any = None
     ) -> None:
-        """Answer an approval of this name."""
+        """Answer an approval."""
         request = control_service_pb2.AnswerApprovalRequest(
             execution_id=self.id,
             name=name,
@@ -293,13 +292,13 @@ class Run(Generic[R]):
         await self._call(self._control.AnswerApproval, request)
 
     async def explain(self) -> list[explain_service_pb2.ExecutionReason]:
-        """Say why it is not moving, or why it failed, and the shortest way out."""
+        """Return why the run is not moving or why it failed, and the shortest action that helps."""
         stub = self._connection.stub("orchestrator", explain_service_pb2_grpc.ExplainServiceStub)
         request = explain_service_pb2.ExplainExecutionRequest(execution_id=self.id)
         return list((await self._call(stub.ExplainExecution, request)).reasons)
 
     async def logs(self, *, follow: bool = False) -> AsyncIterator[log_service_pb2.LogLine]:
-        """Give what the nodes wrote, in order; `follow` goes on until the run is over."""
+        """Yield the log lines of the nodes, in order; `follow` continues to the end of the run."""
         stub = self._connection.stub("runner", log_service_pb2_grpc.LogServiceStub)
         address = self._connection.context.runner
         if not follow:
@@ -323,10 +322,10 @@ class Run(Generic[R]):
                         return
             except UnavailableError as error:
                 failed = error
-            await pause.wait(failed)  # cut off, or asked to go elsewhere
+            await pause.wait(failed)  # interrupted, or the server is stopping
 
     async def _read(self, text: str) -> R:
-        """Read the outputs; a value that was too large to stand among them is fetched."""
+        """Decode the outputs; large ones are downloaded."""
         plain = values.parse(text)
         for name, each in plain.items():
             if isinstance(each, dict) and each.keys() == {"$file", "field", "size_bytes"}:

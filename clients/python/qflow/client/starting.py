@@ -1,4 +1,4 @@
-"""What a start says: of one run, and of many in one call."""
+"""Requests of starts, single and in bulk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final, Literal
 from qflow.exceptions import AuthoringError
 from qflow.orchestrator.v1 import execution_pb2, execution_service_pb2, quota_pb2
 
-# What one call may hold, with room beside the starts.
+# Limits of one call, with some room to spare.
 _STARTS_MAX: Final = 1000
 _BYTES_MAX: Final = 3 * 1024 * 1024
 _FRAME_BYTES: Final = 8
@@ -29,9 +29,9 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartOptions:
-    """How a run is started. `request_id` makes a repeated start the same run.
+    """Options of a start. With `request_id`, a repeated start returns the same run.
 
-    A run ends once it used up its `budget`, with the outputs it has by then.
+    A run ends once its `budget` is used up, with the outputs it has by then.
     """
 
     request_id: str = ""
@@ -42,10 +42,10 @@ class StartOptions:
     start_time: datetime | None = None
     ignore_cache: bool = False
     on_conflict: Literal["fail", "use_existing", "cancel_existing"] = "fail"
-    budget: Mapping[str, int] = field(default_factory=dict)  # by resource, as `BUDGETED` names them
+    budget: Mapping[str, int] = field(default_factory=dict)  # by resource, named as in `BUDGETED`
 
     def __post_init__(self) -> None:
-        """Refuse a value of another kind here, where it is written."""
+        """Refuse values of a wrong type early."""
         for name, kind in _KINDS.items():
             value = getattr(self, name)
             if not isinstance(value, kind):
@@ -66,9 +66,9 @@ _CONFLICT = {
 def each_options(
     options: StartOptions, count: int, business_keys: Sequence[str]
 ) -> list[StartOptions]:
-    """Give the options of each of many starts: a key, and a request id of its own.
+    """Return the options of each of many starts, with its business key and request id.
 
-    The ids follow from the one that was given, so that a repetition is one of each.
+    The ids are derived from the given one, so that a repetition repeats each start.
     """
     if options.business_key:
         raise AuthoringError("a business key is one run's: give `business_keys`, one for each")
@@ -91,7 +91,7 @@ def each_options(
 def request(
     options: StartOptions, workflow_id: str, version: int, alias: str, text: str
 ) -> execution_service_pb2.StartExecutionRequest:
-    """Say what to start with these inputs, and how."""
+    """Return the request of a start."""
     if unknown := sorted(set(options.budget) - set(BUDGETED)):
         there = ", ".join(BUDGETED)
         raise AuthoringError(f"a budget has no {unknown[0]!r} (there: {there})")
@@ -119,7 +119,7 @@ def request(
 def batches(
     starts: Sequence[execution_service_pb2.StartExecutionRequest],
 ) -> Iterator[execution_service_pb2.BatchStartExecutionsRequest]:
-    """Give as few calls as take them all, in their order."""
+    """Split starts into as few calls as possible, in order."""
     part: list[execution_service_pb2.StartExecutionRequest] = []
     size = 0
     for each in starts:

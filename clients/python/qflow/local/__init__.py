@@ -1,8 +1,7 @@
-"""A workflow without any server: the same types, checks and conversions, in this process.
+"""Local runs: a workflow without a server, with the same types, checks and conversions.
 
-Nodes run one after the other, in the order in which they can. Waits take no time; signals and
-approvals are answered by what `Local` was given. What needs a sandbox or a clock does not hold
-here: limits of memory and time, retries' delays, caches.
+Nodes run one after the other, in the order of the graph. Waits take no time; signals and approvals
+come from `Local`. Memory limits, timeouts, retry delays and caches have no effect here.
 """
 
 from __future__ import annotations

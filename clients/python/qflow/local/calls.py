@@ -1,4 +1,4 @@
-"""One call of a node as its sandbox makes it: decode, call, encode, each compiled once."""
+"""Calls of nodes, as a sandbox makes them: decode, call, encode."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _compiled: Final[WeakKeyDictionary[Node[..., Any], _Codecs]] = WeakKeyDictionary
 
 
 def call(place: Place, node: Node[..., Any], plain: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Run a node over JSON values and give its outputs as such; a retry follows at once."""
+    """Call a node with JSON values and return its outputs as such; retries follow at once."""
     codecs = _compiled.get(node) or _compile(node)
     arguments = {}
     for name, each in plain.items():
         value = codecs.inputs[name].from_plain(each, name=f"{place.id}: input {name!r}")
-        # What is decoded is new; what is not must not be shared with the next node.
+        # Copy what decoding did not create: it must not be shared with other nodes.
         shared = value is each and isinstance(value, list | dict)
         arguments[name] = copy.deepcopy(value) if shared else value
     left = place.options.retry.max_retries if place.options.retry else 0
@@ -56,7 +56,7 @@ def call(place: Place, node: Node[..., Any], plain: Mapping[str, Any]) -> Mappin
 
 
 def literal(place: Place, name: str) -> Any:
-    """Give the JSON value of a literal, as it is written into the definition."""
+    """Return the JSON value of a literal, as in the definition."""
     value = place.literals[name]
     if not isinstance(place.runs, Node) or name not in place.runs.inputs:
         return value
@@ -79,14 +79,14 @@ def _compile(node: Node[..., Any]) -> _Codecs:
 
 
 def _kind_of(error: BaseException) -> str:
-    """Give the word that a server has for it."""
+    """Return the error type that a server would give."""
     if isinstance(error, SystemExit):
         return "exited"
     return "oom" if isinstance(error, MemoryError) else "user_error"
 
 
 def _retries(place: Place, names: set[str]) -> bool:
-    """Say whether an error of this kind and class is tried again, as a server does."""
+    """Return whether a server would retry a failure with these names."""
     retry = place.options.retry
     if retry is None or not names.isdisjoint(retry.never_on):
         return False
@@ -94,7 +94,7 @@ def _retries(place: Place, names: set[str]) -> bool:
 
 
 def _waited_for(value: Any) -> Any:
-    """Wait for what an async node gives, in a thread of its own where a loop runs here already."""
+    """Run an async node to its end; in a separate thread if an event loop is running here."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

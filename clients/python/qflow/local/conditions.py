@@ -9,12 +9,12 @@ from qflow.exceptions import AuthoringError, ExecutionFailedError
 
 
 def holds(condition: str, given: Mapping[str, Any], *, place_id: str, what: str) -> bool:
-    """Evaluate a condition over JSON values; what cannot be worked out fails its place.
+    """Evaluate a condition over JSON values; an error fails the place.
 
     `what` says which of the place's conditions it is.
     """
     try:
-        import cel  # late: what has no condition does without the library
+        import cel  # imported late: needed for conditions only
     except ImportError:
         raise AuthoringError(
             "conditions run locally with the package common-expression-language: install it, or "

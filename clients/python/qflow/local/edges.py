@@ -1,4 +1,4 @@
-"""The edges of a workflow that is written here: their types, and what is said of them."""
+"""Type checks of the edges of a workflow written in Python."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _checked: Final[WeakKeyDictionary[Workflow[..., Any], Conversions]] = WeakKeyDic
 
 
 class EdgeRefusedError(AuthoringError):
-    """An edge that the type check refutes: the registry would refuse it as well."""
+    """The types of an edge do not fit: the registry would refuse it as well."""
 
 
 def check(workflow: Workflow[..., Any]) -> Conversions:
-    """Hold every edge against its types, once; gives the conversions, by place and input.
+    """Check the types of all edges, once; returns the conversions by place and input.
 
-    EdgeRefusedError names the first edge that is refuted.
+    Raises EdgeRefusedError with the first edge that does not fit.
     """
     known = _checked.get(workflow)
     if known is not None:
@@ -52,7 +52,7 @@ def check(workflow: Workflow[..., Any]) -> Conversions:
 def type_of_source(  # noqa: PLR0911  # one table
     workflow: Workflow[..., Any], source: Source
 ) -> tuple[Type, Any]:
-    """Give the type of what a source gives, and the annotation with its classes."""
+    """Return the type of a source, and the annotation with its classes."""
     place = source.place
     if place is None:
         found = next(each for each in workflow.graph.inputs if each.name == source.output)
@@ -81,7 +81,7 @@ def type_of_source(  # noqa: PLR0911  # one table
 
 
 def type_wanted(place: Place, name: str) -> Type:
-    """Give the type that an input of a place takes."""
+    """Return the type of an input of a place."""
     match place.runs:
         case Node() as node:
             of = node.inputs[name].type

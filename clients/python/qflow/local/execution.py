@@ -1,4 +1,4 @@
-"""One local run: places in the order in which they were called, each output as a JSON value."""
+"""Local runs: places in the order of calls, outputs as JSON values."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _SKIPPED: Final = object()
 
 @dataclass(slots=True)
 class Local:
-    """What a local run is told of the world: values of signals, and answers to approvals.
+    """The outside world of a local run: values of signals, and answers of approvals.
 
-    `now` is where its clock begins; a wait moves it on.
+    `now` is the initial time of its clock; waits advance it.
     """
 
     signals: Mapping[str, Any] = field(default_factory=dict)
@@ -38,13 +38,13 @@ class Local:
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def run(self, workflow: Workflow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run a workflow here and give its result; ExecutionFailedError where a node fails."""
+        """Run a workflow here and return its result; raises ExecutionFailedError."""
         outputs = LocalRun(workflow, self).run(workflow.bind(*args, **kwargs))
         return cast("R", workflow.shaped(outputs))
 
 
 class LocalRun:
-    """One local run: the JSON value of every output so far, and what failed."""
+    """The state of one local run."""
 
     def __init__(self, workflow: Workflow[..., Any], world: Local) -> None:
         self.workflow = workflow
@@ -56,7 +56,7 @@ class LocalRun:
         self.conversions: Conversions = {}
 
     def run(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Run it with inputs as Python has them; gives the outputs by name, as Python has them."""
+        """Run with Python values as inputs; returns the outputs by name as Python values."""
         self.conversions = check(self.workflow)
         self._take(given)
         places = self.workflow.graph.places
@@ -163,7 +163,7 @@ class LocalRun:
                 } | place.literals
                 inner.run(ready)
                 return {
-                    name: inner._plain_of(source)  # its own kind
+                    name: inner._plain_of(source)  # of the same class
                     for name, source in sub.graph.outputs.items()
                 }
             case _:
@@ -266,7 +266,7 @@ class LocalRun:
             for each in self.workflow.graph.places
             if each.compensates is not None
         }
-        for done in reversed(list(self.state)):  # what completed last is undone first
+        for done in reversed(list(self.state)):  # in reverse order of completion
             if done in undoing and self.state[done] == "completed":
                 self._turn(undoing[done], anyway=True)
 
@@ -285,7 +285,7 @@ class LocalRun:
 
 
 def _with_nulls(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what conditions read: null for what has no value, whatever defaults there are."""
+    """Return the values for conditions: null for inputs without a value."""
     return {name: None if plain is _SKIPPED else plain for name, plain in given.items()}
 
 
@@ -299,7 +299,7 @@ def _refuse_lack(place: Place, node: Node[..., Any], present: Mapping[str, Any])
 
 
 def _is_null(place: Place, name: str) -> bool:
-    """Whether a skipped source gives None: the input must be there, and takes it."""
+    """Return whether a skipped source passes None: for required inputs that accept it."""
     port: Port | Input | None = None
     match place.runs:
         case ChoiceSpec():

@@ -1,6 +1,6 @@
-"""Whether a place has its turn: how its sources ended, and what its join asks of that.
+"""Decides whether a place runs, by how its sources ended and its join policy.
 
-As on a Qflow a source counts once, however many edges lead from it: it is active where one of them
+As on a Qflow, a source counts once, however many edges lead from it: it is active if any of them
 is.
 """
 
@@ -19,12 +19,12 @@ State = Mapping[int, str]
 
 @dataclass(slots=True)
 class _Source:
-    """One source of a place, and which of its ends count for it."""
+    """One source of a place, and which of its ends count."""
 
     ended: str
-    done: bool = False  # that it completed
-    branches: set[str] = field(default_factory=set)  # that it took one of these
-    failure: bool = False  # that it failed
+    done: bool = False  # completed
+    branches: set[str] = field(default_factory=set)  # took one of these
+    failure: bool = False  # failed
 
     def is_active(self, branch: Any) -> bool:
         if self.ended == "failed":
@@ -37,7 +37,7 @@ class _Source:
 
 
 def wanted(place: Place, state: State, branch_of: Callable[[Place], Any]) -> bool:
-    """Whether a place runs: `state` has how each place before it ended, by its identity."""
+    """Return whether a place runs; `state` holds the ends of earlier places by identity."""
     if place.finally_ or place.compensates is not None:
         return True
     join = place.options.join
@@ -78,7 +78,7 @@ def _sources(place: Place, state: State) -> list[tuple[Place, _Source]]:
 
 
 def _lacks(place: Place, state: State) -> bool:
-    """Whether an input that must be there has no value and takes no None."""
+    """Return whether a required input has no value and does not accept None."""
     return any(
         source.place is not None
         and state.get(id(source.place), "skipped") == "skipped"
@@ -88,11 +88,11 @@ def _lacks(place: Place, state: State) -> bool:
 
 
 def may_lack(place: Place, name: str) -> bool:
-    """Whether an input does without a value: it has a default, or takes None."""
+    """Return whether an input may lack a value: it has a default or accepts None."""
     port = place.runs.inputs.get(name) if isinstance(place.runs, Node) else None
     return port is None or not port.required or takes_none(port.type)
 
 
 def takes_none(of: Type) -> bool:
-    """Whether None is a value of a type as it stands."""
+    """Return whether a type accepts None."""
     return verdict(NONE, of).fits

@@ -1,7 +1,7 @@
-"""Qflow's types: what a node's values may be, and whether an edge carries them.
+"""Qflow's type system: types of values, and whether an edge can carry them.
 
-Pure and of the standard library alone; the registry, the orchestrator, the runner and the client
-all ask this one module, so that they cannot answer differently.
+Pure, and depends on the standard library only. The registry, orchestrator, runner and client all
+use this package, so that they agree.
 """
 
 from __future__ import annotations

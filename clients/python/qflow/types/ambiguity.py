@@ -1,6 +1,6 @@
-"""Unions of which one member's value may be read back as another's: the wire does not say which.
+"""Finds unions whose values may be decoded as another member, as JSON does not say which it was.
 
-It follows what the runner's agent does: members are tried in the order of `qflow.types.order`.
+This follows the runner's agent, which tries members in the order of `qflow.types.order`.
 """
 
 # Each function here is one table over the closed set of types.
@@ -39,12 +39,12 @@ from qflow.types.model import (
 from qflow.types.order import by_precision, keys_by_precision
 from qflow.types.values import dump_exact
 
-# A hint is not worth more: each part of one member is compared with the parts of the others.
+# Limits the cost of a mere hint: each part of a member is compared with those of all others.
 _PARTS_COMPARED_MAX: Final = 200
 _CONSTANTS_COMPARED_MAX: Final = 50
 _TEXTS: Final = frozenset({"bytes", "decimal", "uuid", "datetime", "date", "time"})
 _AS_IT_IS: Final = frozenset({"none", "bool", "int", "str", "any"})
-# By a scalar's name, others that read some of what is written for it.
+# By scalar: others that can decode some of its values.
 _ALSO_READ: Final[Mapping[str, frozenset[str]]] = {
     **dict.fromkeys(_TEXTS, frozenset({"str"})),
     "str": _TEXTS,
@@ -54,7 +54,7 @@ _ALSO_READ: Final[Mapping[str, frozenset[str]]] = {
     "float": frozenset({"timedelta"}),
     "timedelta": frozenset({"int", "float"}),
 }
-# The same of keys, where numbers, `true` and `null` are text too.
+# The same for keys, where numbers, `true` and `null` are texts, too.
 _KEYS_ALSO_READ: Final[Mapping[str, frozenset[str]]] = {
     "bytes": frozenset({"decimal", "int", "float", "timedelta", "bool", "none"}),
     "decimal": frozenset({"bytes", "int", "float", "timedelta"}),
@@ -69,7 +69,7 @@ _Array: TypeAlias = "Tuple | VariadicTuple"
 
 @dataclass(frozen=True, slots=True)
 class Ambiguity:
-    """What is written as one member of a union and may be read as another."""
+    """A union in which a value of one member may be decoded as another."""
 
     union: Type
     written: Type
@@ -77,9 +77,9 @@ class Ambiguity:
 
 
 def ambiguous(of: Type) -> Ambiguity | None:
-    """Return a union inside of a type whose members share a wire form, or None.
+    """Return a union within a type whose members share an encoding, or None.
 
-    A type of more parts than anyone writes by hand is not searched.
+    Very large types are not searched.
     """
     if len(list(islice(walk(of), _PARTS_COMPARED_MAX + 1))) > _PARTS_COMPARED_MAX:
         return None
@@ -111,7 +111,7 @@ def _members(of: Type) -> Sequence[Type]:
 
 
 def _key_members(of: Type) -> Iterator[Type]:
-    """Give what a key may be, in the order of reading; of constants each, since all are text."""
+    """Yield the possible types of a key in decoding order; constants one by one."""
     for member in keys_by_precision(_members(of)):
         if isinstance(member, Literal):
             values = sorted(member.values, key=lambda value: not isinstance(value, str))
@@ -121,7 +121,7 @@ def _key_members(of: Type) -> Iterator[Type]:
 
 
 def _confused(written: Type, read: Type) -> bool:
-    """Whether what is written for a value of one type is another value of the other."""
+    """Return whether a value of one type may be decoded as a different value of the other."""
     if written == read or (_as_it_is(written) and _as_it_is(read)):
         return False
     if isinstance(written, Union) or isinstance(read, Union):
@@ -155,7 +155,7 @@ def _confused(written: Type, read: Type) -> bool:
 
 
 def _as_it_is(of: Type) -> bool:
-    """Whether values of a type are read as what JSON itself has, so that no reader differs."""
+    """Return whether values of a type are plain JSON, which all members decode alike."""
     match of:
         case Scalar(name=name):
             return name in _AS_IT_IS
@@ -168,7 +168,7 @@ def _as_it_is(of: Type) -> bool:
 
 
 def _shares(written: Type, read: Type) -> bool:
-    """Whether something that is written for one type can be read as the other."""
+    """Return whether some value of one type can be decoded as the other."""
     if isinstance(written, Named) or isinstance(read, Named):
         return False
     if isinstance(written, Union) or isinstance(read, Union):
@@ -214,7 +214,7 @@ def _constants_share(written: Type, read: Type, constants: list[Constant]) -> bo
 
 
 def _is_written(of: Type, value: Constant) -> bool:
-    """Whether a type writes this; `float` reads integers and writes none."""
+    """Return whether a type encodes values like this; `float` decodes integers but writes none."""
     if of == SCALARS["float"] and not isinstance(value, float):
         return False
     return check_value(of, value) is None
@@ -278,7 +278,7 @@ def _records_share(written: Sequence[Field], read: Sequence[Field]) -> bool:
 
 
 def _keys_confused(written: Type, read: Type) -> bool:
-    """Whether the text of a key of one type is another key of the other."""
+    """Return whether the text of a key of one type is a different key of the other."""
     if len(pairs := _key_pairs(written, read)) != 1:
         return any(_keys_confused(*pair) for pair in pairs)
     written, read = pairs[0]

@@ -1,4 +1,4 @@
-"""Whether a JSON value is a value of a type, and where it is not."""
+"""Checks whether a JSON value is a value of a type."""
 
 # Each function here is one table over the closed set of types.
 # ruff: noqa: PLR0911
@@ -38,27 +38,27 @@ from qflow.types.model import (
 from qflow.types.order import keys_by_precision
 from qflow.types.values import ValueTextError, child, parse_strict
 
-# JSON has one kind of number: an integer may be written for a float, as far as floats are exact.
+# JSON has one kind of number: integers are accepted as floats up to where floats are exact.
 FLOAT_EXACT_MAX: Final = 2**53
 TIMEDELTA_SECONDS_MAX: Final = 86_399_999_999_999
 _DATE: Final = r"\d{4}-\d\d-\d\d"
-# The offsets of older local times have seconds.
+# Offsets of historical local times have seconds.
 _OFFSET: Final = r"Z|[+-]\d\d:\d\d(:\d\d(\.\d{6})?)?"
 _TIME: Final = rf"\d\d:\d\d(:\d\d(\.\d{{1,6}})?)?({_OFFSET})?"
 _DATE_TEXT: Final = re.compile(_DATE, re.ASCII)
 _TIME_TEXT: Final = re.compile(_TIME, re.ASCII)
 _DATETIME_TEXT: Final = re.compile(f"{_DATE}[T ]{_TIME}", re.ASCII)
 _DECIMAL_TEXT: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,6})?", re.ASCII)
-_DECIMAL_CHARS_MAX: Final = 4_301  # as many digits as an integer may have, and a sign
+_DECIMAL_CHARS_MAX: Final = 4_301  # a sign and as many digits as an integer may have
 _TEXT_SCALARS: Final = frozenset({"bytes", "decimal", "uuid", "datetime", "date", "time"})
-_SHOWN_CHARS: Final = 40  # of a text that is wrong
+_SHOWN_CHARS: Final = 40  # of a wrong text, in messages
 _NUMBER_TEXT: Final = re.compile(r"-?(0|[1-9]\d{0,19})(\.\d{1,20})?", re.ASCII)
 _UUID_TEXT: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 @dataclass(frozen=True, slots=True)
 class ValueFault:
-    """Where a value is not of its type, and what was expected there."""
+    """Where a value does not fit its type, and what was expected."""
 
     path: str
     message: str
@@ -67,7 +67,7 @@ class ValueFault:
 def check_value(of: Type, value: object, path: str = "") -> ValueFault | None:
     """Return the first fault of a parsed JSON value under a type, or None.
 
-    Takes what `parse_strict` gives: the wire form, where dates are text and tuples are arrays.
+    Takes the wire form as returned by `parse_strict`: dates are texts, tuples are arrays.
     """
     match of:
         case Scalar(name=name):
@@ -132,7 +132,7 @@ def _check_unique(items: list[Any] | tuple[Any, ...], path: str) -> ValueFault |
 
 
 def comparable(value: object) -> Hashable:
-    """Return what is equal where Python's sets and mappings see one element: 1, 1.0 and True."""
+    """Return a key that is equal for elements equal in Python's sets: 1, 1.0 and True."""
     if isinstance(value, list | tuple):
         return tuple(map(comparable, value))
     if isinstance(value, dict):
@@ -159,9 +159,9 @@ def _check_dict(of: Dict, value: object, path: str) -> ValueFault | None:
 
 
 def is_key(of: Type, text: str) -> bool:
-    """Whether this text is a key of a mapping whose keys have this type.
+    """Return whether a text is a valid key of a mapping with keys of this type.
 
-    A key is the text of its value, or its JSON text where it is none: `1`, `null`, `[1,2]`.
+    A key is its value if that is a text, else its JSON text: `1`, `null`, `[1,2]`.
     """
     return key_value(of, text) is not _NO_KEY
 
@@ -170,7 +170,7 @@ _NO_KEY: Final = object()
 
 
 def key_value(of: Type, text: str) -> object:
-    """Return the JSON value that a key stands for, or `_NO_KEY`."""
+    """Return the JSON value of a key, or `_NO_KEY`."""
     match of:
         case Scalar(name="any" | "str"):
             return text
@@ -194,7 +194,7 @@ def _first_value(members: Sequence[Type], text: str) -> object:
 
 
 def _parsed(text: str) -> object:
-    if _NUMBER_TEXT.fullmatch(text):  # what most of such keys are, without the costs of the rest
+    if _NUMBER_TEXT.fullmatch(text):  # the usual case, made cheap
         number: int | float = json.loads(text)
         return number
     try:
@@ -307,7 +307,7 @@ def _wrong(of: Type, value: object, path: str) -> ValueFault:
 
 
 def _found(of: Type, value: object) -> str:
-    """Say what a value is; of a text where only certain ones are right, which it is."""
+    """Describe a value; texts are shown if only certain ones are valid."""
     choosy = isinstance(of, Literal | Enum) or (isinstance(of, Scalar) and of.name in _TEXT_SCALARS)
     if choosy and isinstance(value, str):
         shown = value if len(value) <= _SHOWN_CHARS else f"{value[:_SHOWN_CHARS]}…"

@@ -1,4 +1,4 @@
-"""The structural form of types: JSON objects, read strictly and written canonically."""
+"""The structural form of types: JSON objects, decoded strictly and encoded canonically."""
 
 # Each function here is one table over the closed set of types.
 # ruff: noqa: C901, PLR0911
@@ -33,10 +33,10 @@ from qflow.types.model import (
 from qflow.types.values import ValueTextError, dump_exact, parse_strict
 
 DEPTH_MAX: Final = 64
-# A verdict compares each part of one type with parts of the other: the product stays affordable.
+# Limits the cost of verdicts, which compare the parts of one type with those of another.
 PARTS_MAX: Final = 1_000
 MEMBERS_MAX: Final = 1_000
-# JSONB and the services' JSON codec hold integers of 64 bits exactly.
+# JSONB and the services' JSON codec are exact for 64-bit integers.
 _INTEGER_MAX: Final = 2**63 - 1
 _NAME: Final = re.compile(r"[^\W\d]\w{0,254}")
 _DOTTED: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -44,7 +44,7 @@ _DOTTED_CHARS_MAX: Final = 255
 
 
 class TypeFormatError(ValueError):
-    """A structural form is not one of a type; `path` says where."""
+    """An invalid structural form; `path` says where."""
 
     def __init__(self, message: str, path: str = "") -> None:
         super().__init__(f"{path}: {message}" if path else message)
@@ -53,12 +53,12 @@ class TypeFormatError(ValueError):
 
 
 def from_json(form: object) -> Type:
-    """Read a structural form; anything unknown, missing, too deep or too large is refused."""
+    """Decode a structural form; refuses what is unknown, missing, too deep or too large."""
     return _Reader().read(form, path="", depth=1)
 
 
 def to_json(of: Type) -> dict[str, Any]:
-    """Write the structural form: a JSON object made of plain Python values."""
+    """Return the structural form as plain Python values."""
     match of:
         case Scalar(name=name):
             return {"t": name}
@@ -87,7 +87,7 @@ def to_json(of: Type) -> dict[str, Any]:
 
 
 def from_text(text: str | bytes) -> Type:
-    """Read a structural form from JSON text."""
+    """Decode a structural form from JSON text."""
     try:
         form = parse_strict(text, depth_max=4 * DEPTH_MAX)
     except ValueTextError as error:
@@ -96,12 +96,12 @@ def from_text(text: str | bytes) -> Type:
 
 
 def to_text(of: Type) -> str:
-    """Write the structural form as JSON text."""
+    """Return the structural form as JSON text."""
     return dump_exact(to_json(of), depth_max=4 * DEPTH_MAX)
 
 
 class _Reader:
-    """Reads one form and counts its parts."""
+    """Decodes one form, and counts its parts."""
 
     def __init__(self) -> None:
         self._parts = 0
@@ -170,7 +170,7 @@ def _read_literal(_self: _Reader, form: Mapping[str, Any], path: str, _depth: in
         raise TypeFormatError("a literal has at least one value", path)
     for index, value in enumerate(values):
         _constant(value, f"{_join(path, 'values')}[{index}]", floats=False)
-    # Repetitions mean nothing, and a canonical form has none.
+    # The canonical form has no duplicates.
     unique = {constant_key(value): value for value in values}
     return Literal(tuple(unique.values()))
 

@@ -1,6 +1,6 @@
-"""The closed list of conversions, and what each makes of a type.
+"""The closed list of conversions, with the resulting types.
 
-The runner's agent runs them by these names; nothing here or there evaluates text as code.
+The runner's agent implements them under these names; no text is ever evaluated as code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _Rule = Callable[[Type], "Type | None"]
 
 
 def _scalars(source: str, target: str) -> _Rule:
-    """Convert one scalar into another; literals of the source's kind count as it."""
+    """Return the rule from one scalar to another; also for literals of the source's kind."""
 
     def apply(of: Type) -> Type | None:
         return SCALARS[target] if _is_kind(of, source) else None
@@ -107,10 +107,10 @@ def _json_to_value(of: Type) -> Type | None:
     return ANY if _is_kind(of, "str") else None
 
 
-# Inserted where a type does not fit and one of these makes it fit; the first one that does.
+# Inserted automatically if types do not fit without: the first that makes them fit.
 LOSSLESS: Final[Mapping[str, _Rule]] = {
     "bool_to_int": _scalars("bool", "int"),
-    "int_to_float": _scalars("int", "float"),  # exact up to 2**53, refused beyond at run time
+    "int_to_float": _scalars("int", "float"),  # exact up to 2**53, refused beyond
     "int_to_decimal": _scalars("int", "decimal"),
     "float_to_decimal": _scalars("float", "decimal"),
     "int_to_str": _scalars("int", "str"),
@@ -130,12 +130,12 @@ LOSSLESS: Final[Mapping[str, _Rule]] = {
     "record_to_dict": _record_to_dict,
 }
 
-# Loses nothing, yet stands only where an edge names it: else every edge into text would fit.
+# Lossless, but only if named by an edge: otherwise every edge into text would fit.
 NAMED_ONLY: Final[Mapping[str, _Rule]] = {
     "value_to_json": _value_to_json,
 }
 
-# May lose, or fail at run time: only where an edge names them.
+# Lossy, or may fail at run time: only if named by an edge.
 LOSSY: Final[Mapping[str, _Rule]] = {
     "str_to_int": _scalars("str", "int"),
     "str_to_float": _scalars("str", "float"),
@@ -149,6 +149,6 @@ LOSSY: Final[Mapping[str, _Rule]] = {
     "json_to_value": _json_to_value,
 }
 
-# What an edge has to name.
+# Those that an edge has to name.
 NAMED: Final[Mapping[str, _Rule]] = {**NAMED_ONLY, **LOSSY}
 METHODS: Final[Mapping[str, _Rule]] = {**LOSSLESS, **NAMED_ONLY, **LOSSY}

@@ -1,6 +1,6 @@
-"""Conversions of values, where no runner runs them: what the engine itself reads of an edge.
+"""Conversions of values for the engine itself, where no runner applies them.
 
-They do what the runner's agent does under the same names, which a test holds them to.
+They do the same as those of the runner's agent, which a test verifies.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
 class ConversionError(ValueError):
-    """A value that a conversion does not take; the message tells its shape, never its content."""
+    """A conversion refused a value; the message has its shape, never its content."""
 
 
 def convert(text: bytes, method: str, *, depth: int = 0) -> bytes:
-    """Give the JSON text that a conversion makes of a value's, which is exact JSON text itself.
+    """Apply a conversion to the JSON text of a value; returns JSON text.
 
-    With a depth it makes that of each element, so many levels of lists down.
+    With a depth, to each element so many levels of lists down.
     """
     rule = _RULES[method]
     if rule is None:
@@ -40,7 +40,7 @@ def _each(plain: object, method: str, rule: Callable[[Any], object], depth: int)
     if depth and isinstance(plain, list):
         return [_each(each, method, rule, depth - 1) for each in plain]
     if depth and plain is None:
-        return None  # a list that is not there has no elements
+        return None  # an absent list has no elements
     try:
         return rule(plain)
     except (ValueError, ArithmeticError, RecursionError) as error:
@@ -106,12 +106,12 @@ def _flag(plain: Any) -> bool:
 
 
 def _unique(plain: Any) -> list[object]:
-    """Keep the items that a set would keep: to it, 1, 1.0 and True are the same."""
+    """Remove duplicates as a set does, to which 1, 1.0 and True are equal."""
     seen: dict[object, object] = {}
     for item in _want(plain, (list,), "list"):
         try:
             seen.setdefault(_hashable(item), item)
-        except TypeError:  # an object is somewhere in it
+        except TypeError:  # it contains an object
             seen.setdefault(dump_exact(item), item)
     return list(seen.values())
 
@@ -120,7 +120,7 @@ def _hashable(plain: object) -> object:
     return tuple(map(_hashable, plain)) if isinstance(plain, list) else plain
 
 
-# None: the value's text stays as it is, only its type is another.
+# None: the text stays the same, only the type changes.
 _RULES: Final[Mapping[str, Callable[[Any], object] | None]] = {
     "int_to_float": _float,
     "bool_to_int": lambda plain: int(_want(plain, (bool,), "bool")),

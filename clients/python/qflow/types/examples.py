@@ -1,4 +1,4 @@
-"""A few values of a type, chosen at its borders: the witnesses that refute an edge."""
+"""Example values of types, chosen at their limits, to refute edges."""
 
 # Each function here is one table over the closed set of types.
 # ruff: noqa: C901
@@ -53,7 +53,7 @@ _SCALARS: Final[Mapping[str, tuple[Any, ...]]] = {
 
 
 def examples(of: Type) -> Iterator[Any]:
-    """Give a few values of a type in their wire form; none where no value can be written."""
+    """Yield some values of a type in their wire form; none if there is no value."""
     match of:
         case Scalar(name=name):
             yield from _SCALARS[name]
@@ -91,7 +91,7 @@ def _arrays(of: Collection | VariadicTuple, item: Type) -> Iterator[Any]:
 
 
 def _products(columns: list[list[Any]]) -> Iterator[Any]:
-    """Vary one place at a time."""
+    """Vary one column at a time."""
     if not all(columns):
         return
     first = [column[0] for column in columns]

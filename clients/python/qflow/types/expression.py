@@ -1,4 +1,4 @@
-"""Types as people write them."""
+"""Types as Python annotations."""
 
 # Each function here is one table over the closed set of types.
 # ruff: noqa: PLR0911

@@ -1,4 +1,4 @@
-"""Types as frozen values: equal when they mean the same in the same words."""
+"""Types as immutable values, which are equal if written alike."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-# A value that a literal or an enum member may have; a literal has no floats.
+# Values of literals and enum members; literals have no floats.
 Constant: TypeAlias = "str | int | float | bool | None"
 
 SCALAR_NAMES: Final = (
@@ -31,7 +31,7 @@ SCALAR_NAMES: Final = (
     "polars",
     "pickle",
 )
-# Their values travel as files: what JSON cannot carry well. Its text holds the file's id.
+# Types whose values are transferred as files, referred to by id.
 CARRIED: Final = SCALAR_NAMES[SCALAR_NAMES.index("file") :]
 COLLECTION_KINDS: Final = ("list", "set", "frozenset")
 RECORD_KINDS: Final = ("typeddict", "dataclass", "namedtuple", "pydantic")
@@ -54,7 +54,7 @@ class Collection:
 
 @dataclass(frozen=True, slots=True)
 class Tuple:
-    """A tuple with a type for each of its places."""
+    """A tuple with a type for each position."""
 
     items: tuple[Type, ...]
 
@@ -68,7 +68,7 @@ class VariadicTuple:
 
 @dataclass(frozen=True, slots=True)
 class Dict:
-    """A mapping; on the wire its keys are their text."""
+    """A mapping; keys are encoded as texts."""
 
     key: Type
     value: Type
@@ -110,13 +110,13 @@ class Record:
     fields: tuple[Field, ...]
 
 
-# The base of an enum whose members are bits: each combination of them is a value too.
+# The base of an enum whose members are bits, which can be combined.
 FLAG: Final = "flag"
 
 
 @dataclass(frozen=True, slots=True)
 class Enum:
-    """An enumeration: member names and their values; with the base `FLAG` also what they make."""
+    """An enumeration: names and values of members; with the base `FLAG` also combinations."""
 
     name: str
     base: str
@@ -129,7 +129,7 @@ class Enum:
 
 
 def is_combined(of: Enum, value: object) -> bool:
-    """Whether a value is a combination of a flag's members; none of them is one too."""
+    """Return whether a value is a combination of a flag's members; 0 is one, too."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         return False
     made = 0
@@ -140,7 +140,7 @@ def is_combined(of: Enum, value: object) -> bool:
 
 
 def combinations(of: Enum) -> Iterator[int]:
-    """Give the values of a flag: its members, and what each makes with those before it."""
+    """Yield the values of a flag: 0, its members and combinations of them."""
     seen = {0: None}
     yield 0
     for _, bits in of.members:
@@ -168,17 +168,17 @@ NONE: Final = SCALARS["none"]
 
 
 def scalar(name: str) -> Scalar:
-    """Return the scalar type of this name; KeyError when there is none."""
+    """Return the scalar type with this name; raises KeyError."""
     return SCALARS[name]
 
 
 def constant_key(value: Constant) -> tuple[str, Constant]:
-    """Return what makes two constants the same: the Python type's name, and the value."""
+    """Return the identity of a constant: the name of its Python type, and the value."""
     return type(value).__name__, value
 
 
 def union_of(members: Iterable[Type]) -> Type:
-    """Return the union: flat, without repetitions, and no union at all when one member is left."""
+    """Return the union: flat, without duplicates, or the only member."""
     flat: dict[Type, None] = {}
     for member in members:
         flat.update(dict.fromkeys(member.any_of if isinstance(member, Union) else (member,)))
@@ -188,7 +188,7 @@ def union_of(members: Iterable[Type]) -> Type:
 
 
 def parts(of: Type) -> Iterator[Type]:
-    """Give the types that a type directly consists of."""
+    """Yield the direct parts of a type."""
     match of:
         case Collection(item=item) | VariadicTuple(item=item):
             yield item
@@ -207,7 +207,7 @@ def parts(of: Type) -> Iterator[Type]:
 
 
 def walk(of: Type) -> Iterator[Type]:
-    """Give a type and all that it consists of."""
+    """Yield a type and all its parts."""
     stack = [of]
     while stack:
         here = stack.pop()
@@ -216,5 +216,5 @@ def walk(of: Type) -> Iterator[Type]:
 
 
 def contains_named(of: Type) -> str | None:
-    """Return the name of the first opaque type inside of a type, or None."""
+    """Return the name of the first opaque type within a type, or None."""
     return next((here.name for here in walk(of) if isinstance(here, Named)), None)

@@ -1,4 +1,4 @@
-"""The order in which the members of a union are tried: nothing on the wire says which was meant."""
+"""The order in which the members of a union are tried, as JSON does not say which it was."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from qflow.types.model import (
     VariadicTuple,
 )
 
-# What JSON itself has comes before what is written as it: text is `str` before it is a date.
-# The runner's agent reads in this order; `tests/unit/types` compares the two.
+# JSON's own types come before those encoded as them: a text is `str` before it is a date. The
+# runner's agent has the same order; `tests/unit/types` compares the two.
 _ORDER: Final = (
     ("literal", "none"),
     ("bool",),
@@ -35,12 +35,12 @@ _OTHERS: Final = len(_ORDER)
 
 
 def by_precision(members: Sequence[Type]) -> list[Type]:
-    """Order the members of a union as a value is tried against them; `Any` is last."""
+    """Return the members of a union in the order in which they are tried; `Any` is last."""
     return sorted(members, key=_rank)
 
 
 def keys_by_precision(members: Sequence[Type]) -> list[Type]:
-    """Order the members of a union of keys: each key is a text, so `str` is the first."""
+    """Return the members of a union of keys in order: `str` first, as each key is a text."""
     return sorted(by_precision(members), key=lambda member: member != SCALARS["str"])
 
 

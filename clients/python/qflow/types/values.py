@@ -1,4 +1,4 @@
-"""Values as exact JSON text: read strictly, written without loss."""
+"""Exact JSON texts: parsed strictly, written without loss."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ DEPTH_MAX: Final = 64
 DIGITS_MAX: Final = 4_300
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-# Cheap looks at the text that say whether its strings need to be walked at all.
+# Cheap checks of the text, to skip checking each string.
 _ESCAPED_TROUBLE: Final = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 
 
 class ValueTextError(ValueError):
-    """A text is not a JSON value that Qflow keeps; `path` says where, `message` what."""
+    """A text is no JSON value that Qflow accepts; `path` says where, `message` why."""
 
     def __init__(self, message: str, path: str = "") -> None:
         super().__init__(f"{path}: {message}" if path else message)
@@ -26,7 +26,7 @@ class ValueTextError(ValueError):
 
 
 class _Fault:
-    """Stands where a part of the value cannot be kept, until the walk has found its path."""
+    """Replaces a part that is not accepted, until its path has been found."""
 
     __slots__ = ("message",)
 
@@ -35,14 +35,14 @@ class _Fault:
 
 
 class _FaultFoundError(Exception):
-    """Some part of a text cannot be kept."""
+    """Some part of a text is not accepted."""
 
 
 def parse_strict(text: str | bytes, *, depth_max: int = DEPTH_MAX) -> object:
-    """Parse JSON text, and refuse what some reader of it would lose.
+    """Parse JSON text; refuses what not every reader would get exactly.
 
     Refused are NaN and Infinity, numbers beyond a double, integers of more than 4,300 digits,
-    nesting deeper than 64, a key that stands twice, NUL and lone surrogates in text.
+    nesting deeper than 64, duplicate keys, NUL and lone surrogates in texts.
     """
     if isinstance(text, bytes):
         try:
@@ -67,16 +67,16 @@ def parse_strict(text: str | bytes, *, depth_max: int = DEPTH_MAX) -> object:
 
 
 def dump_exact(value: object, *, depth_max: int = DEPTH_MAX) -> str:
-    """Write a value as JSON text that `parse_strict` reads back to the same value.
+    """Return a value as JSON text, which `parse_strict` parses to the same value.
 
-    Takes what JSON has: text, int, float, bool, None, lists, tuples and dicts with text keys.
+    Takes str, int, float, bool, None, lists, tuples, and dicts with str keys.
     """
     _walk(value, depth_max)
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def child(path: str, key: str | int) -> str:
-    """Return the path of an item or a member, as messages show it: `rows[2].name`."""
+    """Return the path of an item or a member for messages: `rows[2].name`."""
     if isinstance(key, int):
         return f"{path}[{key}]"
     if not _IDENTIFIER.fullmatch(key):
@@ -97,7 +97,7 @@ def _give_up(_message: str) -> _Fault:
 
 
 def _decoder(fault: Callable[[str], _Fault]) -> json.JSONDecoder:
-    """Make a decoder; `fault` gives what stands where a part cannot be kept."""
+    """Return a decoder; `fault` makes the replacement of a part that is not accepted."""
 
     def real(digits: str) -> float | _Fault:
         number = float(digits)

@@ -141,8 +141,8 @@ class Client:
     ) -> list[Run[R] | CallError]:
         """Start a run for each of the inputs, given by name; up to a thousand per call.
 
-        Returns for each, in order, the run or the error; an error does not affect the others. With a
-        `request_id` in the options, a repetition returns the same runs.
+        Returns for each, in order, the run or the error; an error does not affect the others. With
+        a `request_id` in the options, a repetition returns the same runs.
         """
         if id(workflow) not in self._pushed:
             await self.push(workflow)

@@ -1,1 +1,1 @@
-"""What makes a process a Qflow service: no rule of the business; one table, `idempotency_keys`."""
+"""What makes a process a Qflow service: no business rules, and only tables that services share."""

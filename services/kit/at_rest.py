@@ -1,10 +1,10 @@
-"""Whether and how a service seals data at rest, as its settings say.
+"""Encryption of data at rest, as configured.
 
     QFLOW_ENCRYPT_DATA=1               seal inputs and outputs from now on
     QFLOW_DATA_KEY_FILE=…, or …_KEYS   the root keys of data, the current one first
 
-With keys and without the switch what was sealed is read, and nothing more is sealed. Without both
-nothing of this is imported, and no value is looked at.
+With keys but without the switch, sealed data is read, and nothing new is sealed. With neither, the
+code for it is not imported, and no value is examined.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ _ANY: Final[LiteralString] = """
 
 @dataclass(slots=True)
 class AtRest:
-    """What a service does about its data: nothing, unless it has root keys."""
+    """How a service seals and opens its data; does nothing without root keys."""
 
     seals: bool = False
     roots: RootKeys | None = None
     keys: DataKeys | None = None
-    makes: bool = False  # data keys, and wraps them anew: the orchestrator's task
+    makes: bool = False  # whether it creates and rewraps data keys: only the orchestrator does
     _ring: KeyRing | None = field(default=None, init=False)
 
     @property
     def opened(self) -> Callable[[str], str] | None:
-        """What gives clear texts again; None where nothing was ever sealed."""
+        """The function that opens sealed texts; None without root keys."""
         return None if self.keys is None else self.keys.open
 
     @property
     def seal(self) -> Callable[[str], str] | None:
-        """What seals a text; None where texts stay clear."""
+        """The function that seals a text; None if texts stay clear."""
         return self.keys.seal if self.keys is not None and self.seals else None
 
     @property
     def loops(self) -> Sequence[Loop]:
-        """What has to go on beside the service."""
+        """Background loops that the service must run."""
         return () if self._ring is None else (self._ring.keep,)
 
     async def begin(self, pool: Pool) -> None:
-        """Learn the keys before anything is read; EnvError where what is sealed cannot be."""
+        """Load the keys before any data is read; EnvError if sealed data could not be opened."""
         if self.roots is None or self.keys is None:
             async with connection(pool) as db:
                 if await db.fetchval(_ANY):
@@ -73,13 +73,13 @@ class AtRest:
 
 
 def data_at_rest(env: Mapping[str, str], *, makes: bool = True) -> AtRest:
-    """Read what a deployment says."""
+    """Read the settings of encryption at rest."""
     seals = read.flag(env, "QFLOW_ENCRYPT_DATA")
     if not any(told_of(env, DATA)):
         if seals:
             raise EnvError("QFLOW_ENCRYPT_DATA needs root keys: set QFLOW_DATA_KEY_FILE")
         return AtRest()
-    # Where nothing is sealed, nobody waits for it to be imported.
+    # Imported late: slow, and not needed without encryption.
     from services.kit.root_keys import LocalKeys
     from services.kit.sealed_data import DataKeys
 

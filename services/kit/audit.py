@@ -1,7 +1,7 @@
-"""The audit history: what calls changed, in one chain per process, sealed with every flush.
+"""The audit history: records of changes, in one hash chain per process, sealed at every flush.
 
-Like `idempotency_keys` its tables are no service's own: each adds to them by this code, and under
-its own login to its own chains alone. A seal is the digest of its records and of the seal before.
+Like `idempotency_keys` its tables belong to no single service: each inserts by this code, under its
+own login, into its own chains only. A seal is a digest of its records and the previous seal.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from services.kit.pg import LINK_FAULTS, Pool
 
 log = structlog.get_logger()
 
-NOTHING: Final = b"\0" * 32  # what stands before the first seal of all
+NOTHING: Final = b"\0" * 32  # stands for the digest before the very first seal
 _FLUSH_S: Final = 0.25
 _SEALED_MAX: Final = 500
 _WAITING_MAX: Final = 10_000
@@ -35,9 +35,9 @@ _RETRY_S: Final = 1.0
 
 
 class Record(NamedTuple):
-    """One call: whose, which, how it ended, on what; the JSON texts are kept as they are.
+    """One call: its caller, method, outcome and targets; JSON texts are stored verbatim.
 
-    Seals and rows have the values in this order.
+    The order of the fields is that of the seals and of the columns.
     """
 
     tenant_id: UUID
@@ -55,7 +55,7 @@ class Record(NamedTuple):
 
 @dataclass(slots=True)
 class Changes:
-    """What a call tells of the values that it changes, while it runs."""
+    """Values before and after a change, collected while the call runs."""
 
     before: dict[str, Any] = field(default_factory=dict)
     after: dict[str, Any] = field(default_factory=dict)
@@ -65,7 +65,7 @@ _CHANGES: Final[ContextVar[Changes | None]] = ContextVar("qflow_audit_changes", 
 
 
 def tell_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """Add values to the record of the call that is under way; outside of calls, do nothing."""
+    """Add values to the record of the current call; does nothing outside of calls."""
     changes = _CHANGES.get()
     if changes is not None:
         changes.before.update(before)
@@ -73,7 +73,7 @@ def tell_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
 
 
 def begin_changes() -> Changes:
-    """Collect what the call that begins here tells of its changes."""
+    """Start to collect the changes of the current call."""
     changes = Changes()
     _CHANGES.set(changes)
     return changes
@@ -82,17 +82,17 @@ def begin_changes() -> Changes:
 def digest_of(
     chain_id: UUID, number: int, previous: bytes, *, first_record: int, records: Sequence[Record]
 ) -> bytes:
-    """Compute a seal: of its place, the seal before and every value of its records."""
+    """Compute a seal over its place in the chain, the previous seal and all its records."""
     digest = hashlib.sha256(previous)
     place = [chain_id, number, first_record]
-    # By `str`, since the driver's UUIDs are not quite those of the standard library. Moments are in
-    # UTC both when they are written and when they are read.
+    # `default=str` because the driver's UUID class is not the standard one. Timestamps are in UTC
+    # both when written and when read.
     digest.update(orjson.dumps([place, [tuple(each) for each in records]], default=str))
     return digest.digest()
 
 
 class Recorder:
-    """Gathers the records of one process, and writes and seals them a few times a second."""
+    """Queues the records of one process, and writes and seals them a few times a second."""
 
     def __init__(self, pool: Pool, service: str) -> None:
         self._pool = pool
@@ -103,7 +103,7 @@ class Recorder:
         self._chain: _Chain | None = None
 
     def check_room(self) -> None:
-        """Raise while so much waits to be written that a further call could not be noted."""
+        """Raise `Unavailable` if the queue is full, so that a further call could not be audited."""
         if len(self._waiting) >= _WAITING_MAX:
             raise Unavailable(
                 "AUDIT_BEHIND",
@@ -112,16 +112,16 @@ class Recorder:
             )
 
     def add(self, record: Record) -> None:
-        """Take a record; it is written within a fraction of a second."""
+        """Queue a record; it is written within a fraction of a second."""
         self._waiting.append(record)
         self._came.set()
 
     async def write_until(self, stop: asyncio.Event) -> None:
-        """Write what comes until told to stop; while the database is away it waits."""
+        """Write queued records until `stop` is set; retries while the database is away."""
         pause_s = _FLUSH_S
         while not stop.is_set():
             await wait_either(self._came, stop, None)
-            await pause(stop, pause_s)  # the next ones share the seal
+            await pause(stop, pause_s)  # later records share the seal
             try:
                 await self.flush()
                 pause_s = _FLUSH_S
@@ -130,14 +130,14 @@ class Recorder:
                 pause_s = min(pause_s * 2, _PAUSE_MAX_S)
 
     async def close(self) -> None:
-        """Write what still waits, for as long as whoever calls allows."""
+        """Flush the queue; what cannot be written is lost, and logged."""
         with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, *LINK_FAULTS):
             await self.flush()
             return
         log.error("audit_records_lost", records=len(self._waiting))
 
     async def flush(self) -> None:
-        """Write and seal all that waits."""
+        """Write and seal everything queued."""
         async with self._writing:
             while self._waiting:
                 records = self._waiting[:_SEALED_MAX]
@@ -158,7 +158,7 @@ class _Chain:
     sealed_at: datetime
 
 
-# The seal at which the login's chain before this one ends: one that is taken out whole is missed.
+# The seal at which this login's previous chain ends, so that deleting a whole chain is detected.
 _LATEST: Final[LiteralString] = """
     SELECT s.chain_id, s.number, s.digest
       FROM audit_chains c
@@ -184,8 +184,8 @@ async def _open_chain(pool: Pool, service: str) -> _Chain:
     return _Chain(chain_id, 0, 0, digest, datetime.min.replace(tzinfo=UTC))
 
 
-# Only where the chain is there: a server that was promoted may never have heard of it. Of one that
-# it has in part the next seal shows what is lost, as it would show what somebody had taken out.
+# Only if the chain exists: a promoted standby may not have received it. If it received a part, the
+# next seal shows the gap, just as it would show deleted records.
 _WRITE: Final[LiteralString] = """
     WITH seal AS (
         INSERT INTO audit_seals
@@ -209,16 +209,17 @@ _WRITE: Final[LiteralString] = """
 
 
 async def _write(pool: Pool, chain: _Chain, records: Sequence[Record]) -> _Chain | None:
-    """Write records and their seal, both or neither; the chain as it stands then.
+    """Write records and their seal atomically; return the new state of the chain.
 
-    None where nothing was written, for there is no such chain any more: another must begin.
+    None if nothing was written because the chain does not exist any more: a new one must begin.
     """
     first, number = chain.last_record + 1, chain.number + 1
     digest = digest_of(chain.id, number, chain.digest, first_record=first, records=records)
-    # A clock that was set back must not make a later seal seem older.
+    # If the clock was set back, a later seal must still not have an earlier time.
     sealed_at = max(datetime.now(UTC), chain.sealed_at)
     after = _Chain(chain.id, number, chain.last_record + len(records), digest, sealed_at)
-    # Nobody else adds to this chain: where the seal stands, an answer was lost on its way.
+    # Only this process appends to the chain: if the seal exists, we wrote it and the reply was
+    # lost.
     with suppress(asyncpg.UniqueViolationError):
         written = await pool.execute(
             _WRITE,

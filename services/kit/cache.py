@@ -1,4 +1,4 @@
-"""A cache that may be absent: any fault of Redis is a miss, never an error and never a wait."""
+"""An optional cache: any fault of Redis is a miss, never an error, and never a long wait."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _T = TypeVar("_T")
 
 
 class Cache:
-    """Bytes by key with a time to live, in Redis when there is one; safe to ask at any time.
+    """Bytes by key with a time to live, in Redis if there is one; always safe to call.
 
-    After a fault it stays silent for a second, then longer up to half a minute, so that a dead
-    Redis costs a call nothing. Each outage is logged once, and its end once.
+    After a fault it is not asked for a second, doubling up to half a minute, so that a dead Redis
+    costs calls nothing. The start and the end of an outage are logged once each.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Cache:
         self._hits = self._misses = 0
 
     async def get(self, key: str) -> bytes | None:
-        """Return the value, or None when there is none or nobody to ask."""
+        """Return the value; None if there is none, or no Redis."""
         value = None
         if self._redis is not None and not self._resting():
             value = await self._ask(self._redis.get(key))
@@ -54,21 +54,21 @@ class Cache:
         return None
 
     async def set(self, key: str, value: bytes, ttl_s: float) -> None:
-        """Keep a value for a while, if possible."""
+        """Store a value for `ttl_s` seconds, if possible."""
         if self._redis is not None and not self._resting():
             await self._ask(self._redis.set(key, value, px=max(1, round(ttl_s * 1000))))
 
     async def delete(self, key: str) -> None:
-        """Forget a value, if possible; what must not be stale needs a short time to live too."""
+        """Delete a value, if possible; a value that must not be stale needs a short TTL as well."""
         if self._redis is not None and not self._resting():
             await self._ask(self._redis.delete(key))
 
     def asked(self) -> tuple[int, int]:
-        """Tell how often there was a value, and how often there was none or nobody to ask."""
+        """Return the numbers of hits and misses; a call without Redis is a miss."""
         return self._hits, self._misses
 
     async def answers(self) -> bool:
-        """Tell whether Redis is there, however long that takes, also while no call asks it."""
+        """Return whether Redis answers; waits without a limit, and even during a pause."""
         from redis.exceptions import RedisError  # late: see _client
 
         try:
@@ -106,7 +106,7 @@ class Cache:
 
 
 def _client(url: str, timeout_s: float) -> Redis:
-    # Imported late: the client costs 17 MB, and a service without a cache should not pay for it.
+    # Imported late: the client costs 17 MB, which a service without a cache should not pay.
     from redis.asyncio import Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff

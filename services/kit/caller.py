@@ -1,4 +1,4 @@
-"""Who is calling: set once per call by the auth interceptor, read anywhere below it."""
+"""The authenticated caller: set once per call by the auth stage, readable anywhere below it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from services.kit.errors import PermissionDenied, Unauthenticated
 Role = Literal["admin", "user", "viewer", "service"]
 Kind = Literal["user", "service"]
 TeamRole = Literal["", "admin", "user", "viewer"]
-# Said out loud: a list of scopes that is empty allows nothing.
+# "all" is explicit because an empty list of scopes allows nothing.
 Scopes = frozenset[str] | Literal["all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """An authenticated user or service, as the database knew it at most seconds ago."""
+    """An authenticated user or service, as of the last look-up, at most seconds ago."""
 
     user_id: UUID
     tenant_id: UUID
@@ -32,25 +32,25 @@ class Caller:
     name: str
     session_id: UUID
     expires_at: datetime
-    # What they are in the team that they act for; empty where they act for themselves. `role` is
-    # no more than either this or their account allows, and never an administrator's in a team.
+    # Their role in the team that they act for; empty when they act for themselves. `role` is the
+    # lesser of this and their account's role, and never admin within a team.
     team_role: TeamRole = ""
-    # Of the token that they called with; empty outside of calls. Another process of the same
-    # service can ask by it who that is.
+    # Digest of the token in use; empty outside of calls. Another process of the service can
+    # identify the caller by it.
     token_digest: str = field(default="", repr=False, compare=False)
 
     @property
     def administers_tenant(self) -> bool:
-        """Whether the tenant's own affairs are theirs to decide: their own, or a team they lead."""
+        """Whether they may manage the tenant: their own one, or a team of which they are admin."""
         return self.role != "viewer" and self.team_role in {"", "admin"}
 
     @property
     def team_id(self) -> UUID | None:
-        """The team that they act for; None where they act for themselves."""
+        """The team that they act for; None when they act for themselves."""
         return self.tenant_id if self.team_role else None
 
     def has_scope(self, scope: str) -> bool:
-        """Whether the token reaches so far; whether the role does is another question."""
+        """Return whether the token has a scope; the role is checked separately."""
         return self.scopes == "all" or scope in self.scopes
 
 
@@ -66,13 +66,13 @@ def current_caller() -> Caller:
 
 
 def check_administers(caller: Caller) -> None:
-    """Refuse what only those may do who administer the tenant that they act for."""
+    """Raise unless the caller administers the tenant that they act for."""
     if not caller.administers_tenant:
         raise not_team_admin()
 
 
 def not_team_admin() -> PermissionDenied:
-    """Make the refusal of what only an administrator of the team may do."""
+    """Return the error for what only an administrator of the team may do."""
     return PermissionDenied(
         "NOT_TEAM_ADMIN", "only who administers the team may do this; ask one of them"
     )
@@ -80,7 +80,7 @@ def not_team_admin() -> PermissionDenied:
 
 @contextmanager
 def caller_scope(caller: Caller) -> Iterator[Caller]:
-    """Act as this caller inside the block: loops and tests use it."""
+    """Act as this caller inside the block; for loops and tests."""
     token = CALLER.set(caller)
     try:
         yield caller

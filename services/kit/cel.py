@@ -1,8 +1,8 @@
-"""CEL, the language of conditions: compiled once, bounded in time, and pure.
+"""CEL, the language of conditions: compiled once, bounded in cost, and pure.
 
     Expression over the exact JSON texts of its values: size(rows) > 10 && status != "old"
 
-What the bounds are and why stands in `cel_shape`. A program may be used by several threads at once.
+`cel_shape` explains the bounds. Several threads may evaluate the same program at once.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _VALUE_DEPTH_MAX: Final = 64
 _INTEGER_MIN: Final = -(2**63)
 _INTEGER_MAX: Final = 2**63 - 1
 _INTEGER_CHARS_MAX: Final = 20
-_LONG_INTEGER: Final = re.compile(rb"[0-9]{19}")  # or a text, or a fraction
-# One unit is about 5 ns; all of it is a fifth of a second at most.
+_LONG_INTEGER: Final = re.compile(rb"[0-9]{19}")  # may also be part of a string or a fraction
+# One unit is about 5 ns; the maximum takes a fifth of a second.
 _COST_MAX: Final = 40_000_000
-# A byte that is looked at or copied, of the shortest elements of a list.
+# Cost of reading or copying a byte, for the shortest elements of a list.
 _BYTE_COST: Final = 4
-# A list that is built is copied for each element that joins it: 57 ns per element and element.
+# Appending to a list copies it: 57 ns per element for each element.
 _BUILT_COST: Final = 12
 _MESSAGE_CHARS_MAX: Final = 300
 
@@ -53,7 +53,7 @@ _library: Any = None
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A compiled expression; `names` are the values it reads."""
+    """A compiled expression; `names` are the values that it reads."""
 
     text: str
     shape: Shape = field(compare=False)
@@ -61,17 +61,17 @@ class Expression:
 
     @property
     def names(self) -> frozenset[str]:
-        """Give the names of the values that it reads."""
+        """The names of the values that it reads."""
         return self.shape.names
 
     @property
     def name_alone(self) -> str | None:
-        """Give the value's name where the whole expression is that value."""
+        """The name of the value, if the expression is just that; else None."""
         return self.shape.name_alone
 
     @property
     def is_never_boolean(self) -> bool:
-        """Tell whether no values could make it true or false, as far as its text alone shows."""
+        """Whether its text shows that no values could make it true or false."""
         if self.shape.ternary:
             parts = (compile_expression(each, self.names) for each in self.shape.ternary)
             condition, *answers = [each.is_never_boolean for each in parts]
@@ -86,20 +86,20 @@ class Expression:
         return self.shape.is_valued
 
     def evaluate(self, values: Mapping[str, bytes]) -> Any:
-        """Work it out over exact JSON texts; whatever goes wrong is `ExpressionError`."""
+        """Evaluate it over exact JSON texts; every failure is an `ExpressionError`."""
         given = self._read(values)
         try:
             return self._program.execute(given)
         except Exception as error:  # noqa: BLE001 (the library raises many kinds, all of them faults of the expression)
             raise ExpressionError(_said(error), is_of_types=isinstance(error, TypeError)) from None
         except BaseException as error:
-            # A panic of the library is no Exception, and must not end the process.
+            # A panic of the library is not an Exception, and must not end the process.
             if type(error).__name__ == "PanicException":
                 raise ExpressionError("this cannot be worked out") from None
             raise
 
     def holds(self, values: Mapping[str, bytes]) -> bool:
-        """Work it out where it must be true or false."""
+        """Evaluate it to true or false; any other result is an `ExpressionError`."""
         answer = self.evaluate(values)
         if not isinstance(answer, bool):
             raise ExpressionError(f"true or false is needed, it gave {_kind_of(answer)}")
@@ -118,7 +118,7 @@ class Expression:
         for name, text in texts.items():
             read[name] = _parsed(name, text)
             longest = max(longest, _longest(name, read[name]))
-            if _LONG_INTEGER.search(text):  # it came as a number that is only near it
+            if _LONG_INTEGER.search(text):  # parsed to the nearest float
                 _check_numbers(name, text)
         if _cost(self.shape, texts, longest) > _COST_MAX:
             raise ExpressionError(
@@ -129,7 +129,7 @@ class Expression:
 
 
 def compile_expression(text: str, names: Collection[str]) -> Expression:
-    """Compile what may read `names`; `ExpressionError` says what is wrong and where."""
+    """Compile an expression over `names`; `ExpressionError` says what is wrong and where."""
     shape = shape_of(text, frozenset(names))
     try:
         program = _loaded().compile(text)
@@ -143,9 +143,9 @@ def compile_expression(text: str, names: Collection[str]) -> Expression:
 
 
 def compile_new(text: str, names: Collection[str]) -> Expression:
-    """Compile what is about to be stored: refuses also what would fail whatever the values are.
+    """Compile an expression about to be stored: also refuses what would fail for all values.
 
-    Not what is stored already: a part of it that is never worked out does no harm.
+    Not applied to stored expressions: a part that is never evaluated does no harm.
     """
     compiled = compile_expression(text, names)
     if compiled.shape.zoned:
@@ -161,15 +161,15 @@ def compile_new(text: str, names: Collection[str]) -> Expression:
 
 
 def _loaded() -> Any:
-    """Load the library's compiled part alone, when it is first needed.
+    """Load only the compiled module of the library, at first use.
 
-    The package around it imports a command line with all that draws it, 0.4 s at each start.
+    Its package also imports a command line with dependencies, which takes 0.4 s at each start.
     """
     global _library  # noqa: PLW0603 (loaded once for the process, like any module)
     with _loading:
         if _library is None:
-            # Under its own name: a compiled part can be begun once in a process, and whoever
-            # imports the package besides gets this one.
+            # Registered under its real name: a compiled module can be initialised only once per
+            # process, so a later import of the package must get this one.
             if _COMPILED in sys.modules:
                 _library = sys.modules[_COMPILED]
                 return _library
@@ -202,7 +202,7 @@ def _parsed(name: str, text: bytes) -> Any:
 
 
 def _check_numbers(name: str, text: bytes) -> None:
-    """Refuse numbers that the language has not, as they stand in the text."""
+    """Raise for numbers in the text that CEL cannot represent."""
 
     def check_integer(digits: str) -> None:
         if len(digits) > _INTEGER_CHARS_MAX or not _INTEGER_MIN <= int(digits) <= _INTEGER_MAX:
@@ -216,7 +216,7 @@ def _check_numbers(name: str, text: bytes) -> None:
 
 
 def _longest(name: str, value: Any) -> int:
-    """Count the elements of the longest list or object in a value, and check what is in it."""
+    """Return the length of the longest list or object in a value; raises if it is out of bounds."""
     longest = 0
     level = [value]
     for _ in range(_VALUE_DEPTH_MAX):
@@ -234,19 +234,19 @@ def _longest(name: str, value: Any) -> int:
 
 
 def _cost(shape: Shape, texts: Mapping[str, bytes], longest: int) -> int:
-    """Bound from above what a run over these values costs."""
+    """Return an upper bound of the cost of evaluating over these values."""
     size_bytes = sum(map(len, texts.values())) + shape.text_bytes
     elements = max(longest, shape.elements_max) * (shape.plus + 1)
     cost = built_bytes = 0
     for macro in shape.macros:
         outside_bytes = sum(len(texts[name]) for name in macro.outside) + shape.text_bytes
-        # Each turn may look at all it reads from outside; the elements are seen once each.
+        # Each iteration may read all outside values; the elements are read once each.
         turns_bytes = (elements * outside_bytes + size_bytes) * (macro.plus + 1)
         cost += _BYTE_COST * turns_bytes * (macro.operators + 1)
         if macro.builds:
             built_bytes += turns_bytes
             cost += _BUILT_COST * elements * elements
-    # What one macro built another may go over, and what stands outside may compare or copy.
+    # A macro may iterate over what another one built, and operators may compare or copy it.
     if built_bytes:
         cost *= min(len(shape.macros), 2)
     outside_bytes = (size_bytes + built_bytes) * (shape.plus + 1)

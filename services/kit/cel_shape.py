@@ -1,9 +1,8 @@
-"""The shape of an expression, read from its text before any of it is compiled or run.
+"""The shape of an expression, read from its text before it is compiled or evaluated.
 
-The library that evaluates CEL bounds neither time nor depth: a macro inside a macro is quadratic
-in what it is given, and a list that `map` or `filter` builds is copied for each element. So the
-text is cut into tokens here, what cannot be bounded is refused, and what is left says what it will
-cost.
+The CEL library bounds neither time nor depth: nested macros are quadratic in their input, and `map`
+and `filter` copy the list they build for each element. So the text is tokenized here, what cannot
+be bounded is refused, and the cost of the rest is derived from its shape.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Final
 EXPRESSION_BYTES_MAX: Final = 4_096
 _DEPTH_MAX: Final = 24
 _OPERATORS_MAX: Final = 200
-# Each `+` may copy all that stands before it, so a chain of them is quadratic.
+# Each `+` may copy everything before it, so a chain is quadratic.
 _PLUS_MAX: Final = 32
 _ELEMENTS_MAX: Final = 256
 _PATTERN_CHARS_MAX: Final = 200
@@ -29,11 +28,11 @@ _METHODS: Final = frozenset(
         *("getHours", "getMilliseconds", "getMinutes", "getMonth", "getSeconds"),
     }
 )
-# Nothing that reads a clock: the same values give the same answer whenever they are asked.
+# None reads a clock: the same values always give the same result.
 _FUNCTIONS: Final = frozenset(
     {"bytes", "double", "duration", "dyn", "has", "int", "size", "string", "timestamp", "uint"}
 )
-# Calls that never give true or false, whatever they are given.
+# Calls that never return a boolean.
 _VALUED: Final = (
     (_FUNCTIONS - {"dyn", "has"})
     | _BUILDING_MACROS
@@ -52,7 +51,7 @@ _RELATIONS: Final = frozenset({"==", "!=", "<=", ">=", "<", ">", "&&", "||", "!"
 _BRANCHING: Final = frozenset({"&&", "||", "?"})
 _TERNARY: Final = frozenset({"?", ":"})
 
-# A counted repetition, or an escape that may hide its bracket.
+# A counted repetition, or an escape that may encode its bracket.
 _COUNTED: Final = re.compile(r"\{|\\[xuU0-7]")
 
 _TOKEN: Final = re.compile(
@@ -75,12 +74,12 @@ class ExpressionError(ValueError):
         super().__init__(f"character {position}: {message}" if position else message)
         self.message = message
         self.position = position
-        self.is_of_types = is_of_types  # whatever else values of these types are, it would fail
+        self.is_of_types = is_of_types  # it fails for all values of these types
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One piece of the text; `place` counts characters from 0."""
+    """One token; `place` counts characters from 0."""
 
     kind: str
     text: str
@@ -89,7 +88,7 @@ class Token:
 
 @dataclass(slots=True)
 class Macro:
-    """A macro: how many operations each turn has, and which names from outside it reads."""
+    """A macro: the operations of each iteration, and the names from outside that it reads."""
 
     builds: bool
     variable: str
@@ -100,7 +99,7 @@ class Macro:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the text holds: all that its cost is told from, and what kind of value it can give."""
+    """What is known from the text: the inputs of the cost, and the kind of value it can have."""
 
     names: frozenset[str]
     macros: tuple[Macro, ...]
@@ -110,16 +109,16 @@ class Shape:
     text_bytes: int
     name_alone: str | None
     is_relation: bool
-    # Whether, without a relation, it ends in a sum, a list or a call that gives no boolean.
+    # Whether it contains no relation and ends in a sum, a list or a call that is never boolean.
     is_valued: bool
-    is_branching: bool  # whether values decide which of its parts are worked out
-    ternary: tuple[str, str, str] | None  # its three parts, where it is `condition ? a : b`
-    patterns: tuple[Token, ...]  # what `matches` takes, as it is written
-    zoned: tuple[Token, ...]  # parts of a time that are asked of a zone
+    is_branching: bool  # whether values decide which parts are evaluated
+    ternary: tuple[str, str, str] | None  # the three parts of `condition ? a : b`, if it is one
+    patterns: tuple[Token, ...]  # arguments of `matches`, as written
+    zoned: tuple[Token, ...]  # getters of a time that are called with a time zone
 
 
 def shape_of(text: str, names: frozenset[str]) -> Shape:
-    """Read the text; `ExpressionError` with a plain reason where it is outside of the bounds."""
+    """Parse the text; `ExpressionError` says what is out of bounds and where."""
     return _Reader(text, names).read()
 
 
@@ -147,14 +146,14 @@ def _tokens(text: str) -> list[Token]:
 @dataclass(slots=True)
 class _Bracket:
     closing: str
-    macro: Macro | None  # what this bracket is the body of
+    macro: Macro | None  # the macro whose body this bracket is
     commas: int = 0
     is_literal: bool = False
-    is_valued: bool = False  # the brackets of a call that gives no boolean
+    is_valued: bool = False  # the brackets of a call that is never boolean
 
 
 class _Reader:
-    """One pass over the tokens with a stack of the brackets that are open."""
+    """One pass over the tokens with a stack of open brackets."""
 
     def __init__(self, text: str, names: frozenset[str]) -> None:
         self._text = text
@@ -170,7 +169,7 @@ class _Reader:
         self._is_branching = False
         self._patterns: list[Token] = []
         self._zoned: list[Token] = []
-        self._marks: list[Token] = []  # each ? and : that stands in no bracket
+        self._marks: list[Token] = []  # each ? and : outside of brackets
 
     def read(self) -> Shape:
         for index, token in enumerate(self._tokens):
@@ -242,7 +241,7 @@ class _Reader:
             self._zoned.append(token)
 
     def _pattern(self, index: int, token: Token) -> None:
-        # A pattern that values make up, or that counts repetitions, may take long to compile.
+        # A computed pattern, or one with counted repetitions, may take long to compile.
         pattern = self._tokens[index + 2] if index + 3 < len(self._tokens) else token
         if pattern.kind != "text" or self._text_at(index + 3) != ")":
             self._fail("matches() takes a pattern in quotes, nothing that is worked out", token)
@@ -325,7 +324,7 @@ class _Reader:
         if not self._open or self._open[-1].closing != token.text:
             self._fail(f"{token.text!r} closes nothing", token)
         bracket = self._open.pop()
-        if not self._open:  # what is closed last is what counts
+        if not self._open:  # the last bracket decides the kind of value
             self._ends_valued = bracket.is_literal or bracket.is_valued
         if bracket.is_literal:
             if bracket.commas >= _ELEMENTS_MAX:

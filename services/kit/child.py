@@ -1,8 +1,7 @@
-"""Short-lived child processes of a service: fed, read and bounded, and ended as a group.
+"""Short-lived child processes of a service, with bounded time and output, ended as a group.
 
-Not `asyncio.create_subprocess_exec`: under uvloop that forks by itself and runs Python between fork
-and exec, which in a process with gRPC's threads ends in SIGSEGV about once in ten times. `Popen`
-goes from vfork to exec in C.
+Not `asyncio.create_subprocess_exec`: uvloop's own version forks and runs Python before exec, which
+with gRPC's threads ends in SIGSEGV about one time in ten. `Popen` does vfork and exec in C.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ _CHUNK_BYTES: Final = 1 << 16
 
 
 class OutputTooLargeError(Exception):
-    """A child wrote more than it may; it has been ended."""
+    """A child wrote more than it may; it was killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a child ended and what it wrote."""
+    """The exit code and output of a child."""
 
     code: int
     stdout: bytes
@@ -47,9 +46,9 @@ async def run(
 ) -> Finished:
     """Run a program to its end; nothing of its process group outlives the call.
 
-    Raises TimeoutError, OutputTooLargeError, or OSError where the program cannot be started.
+    Raises TimeoutError, OutputTooLargeError, or OSError if the program cannot be started.
     """
-    process = subprocess.Popen(  # noqa: S603, ASYNC220  # callers pass no text of users as argv
+    process = subprocess.Popen(  # noqa: S603, ASYNC220  # callers pass no user input as argv
         list(argv),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -82,7 +81,7 @@ async def run(
 
 
 async def over(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a child is over, without a thread and without polling; it is left to reap."""
+    """Wait until a child has exited, without a thread and without polling; does not reap it."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     descriptor = os.pidfd_open(process.pid)
@@ -95,18 +94,18 @@ async def over(process: subprocess.Popen[bytes]) -> None:
 
 
 async def _feed(pipe: IO[bytes] | None, data: bytes) -> None:
-    """Hand the input over; the transport writes it out while the output is read."""
+    """Write the input in the background, while the output is read."""
     assert pipe is not None
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, pipe)
-    # A child that has died already says so by its exit code.
+    # If the child has died already, its exit code says so.
     with contextlib.suppress(OSError, RuntimeError):
         transport.write(data)
     transport.close()
 
 
 async def _read(pipe: IO[bytes] | None, process: subprocess.Popen[bytes], bytes_max: int) -> bytes:
-    """Read to the end; one byte over the limit ends the child."""
+    """Read to the end; kills the child when it exceeds the limit."""
     if pipe is None:
         return b""
     loop = asyncio.get_running_loop()
@@ -126,7 +125,7 @@ async def _read(pipe: IO[bytes] | None, process: subprocess.Popen[bytes], bytes_
 
 
 async def _ended(process: subprocess.Popen[bytes]) -> None:
-    """Wait for the end, end what it left in its group, and only then free its number."""
+    """Wait for the exit, kill the rest of the group, and only then reap, which frees the pid."""
     await over(process)
     _end_group(process)
     process.wait()

@@ -1,21 +1,21 @@
-"""Many rows turned into columns, as the driver takes them for arrays."""
+"""Arrays of column values, prepared for fast encoding by the driver."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-# Of fewer the driver may ask what it likes: that costs no more than to keep it from it.
+# Not worth it for arrays up to this length.
 _ASKED_MAX: Final = 3
 _ARRAYS: Final = (tuple, list)
 
 
 class _Column:
-    """An array without arrays in it.
+    """A one-dimensional array.
 
-    The driver goes through an array twice. First it asks of each element whether that is an array
-    itself, which takes three times as long as to write it, and then it writes them. Here it finds
-    nothing to ask; should it ever go about it in another way, the server refuses what it sends.
+    The driver iterates an array twice: first to check each element for being an array itself, which
+    takes three times as long as encoding, then to encode it. The first iteration is empty here. If
+    the driver ever changes that, the server rejects what it sends.
     """
 
     __slots__ = ("_asked", "_values")
@@ -35,9 +35,9 @@ class _Column:
 
 
 def flat(arguments: Sequence[Any]) -> Sequence[Any]:
-    """Make of the arguments that are long arrays what is written as flat ones.
+    """Wrap long arrays among the arguments as one-dimensional.
 
-    All are arrays, or none is: that the first one tells.
+    Either all arguments are arrays or none is, so only the first is checked.
     """
     if not arguments or type(arguments[0]) not in _ARRAYS:
         return arguments

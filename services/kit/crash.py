@@ -1,11 +1,10 @@
-"""Crash points: named places where a test kills a process, or has it fail once its work is done.
+"""Crash points: named places where a test kills the process, or makes it fail after its work.
 
     QFLOW_TESTING=1 QFLOW_CRASH_AT=name[:nth[:mode]]    mode: kill (the default) or fail
 
-`QFLOW_CRASH_AT=@file` reads the same from a file, each time that any point is reached, so that a
-test can arm a point in processes that run. The file is renamed to `file.reached` by the process
-that dies: the point is hit once, by one process, and the test sees that it was. Where nothing is
-armed a point is one comparison of a constant.
+`QFLOW_CRASH_AT=@file` reads the same from a file every time a point is reached, so that a test can
+arm a point in running processes. The process that hits it renames the file to `file.reached`: so
+only one process dies, and the test sees that it did. Unarmed, a point costs one comparison.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ _reached: Counter[str] = Counter()
 
 
 class DoneButFailedError(ConnectionError):
-    """What was done is done, and whoever did it is told that it failed."""
+    """The work is done, but its caller is told that it failed."""
 
 
 def reach(name: str) -> None:
-    """Die here, or fail, if this point is the armed one."""
+    """Die or fail here, if this point is armed."""
     if ARMED:
         _reach(name)
 

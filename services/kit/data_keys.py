@@ -1,7 +1,7 @@
-"""Where data keys come from: rows that each process reads, unwraps under its root keys, and keeps.
+"""Data keys: rows that each process reads, unwraps with its root keys, and keeps in memory.
 
-A new key is used only once every process had the time to learn it: what is read is never under one
-that is not known, though nothing is asked of the database while rows are decoded.
+A new key is used only after every process had time to load it, so that data can be opened without
+asking the database while rows are decoded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from services.kit.sealed_data import DataKeys
 log = structlog.get_logger()
 
 _LOOK_S: Final = 20.0
-# The first look of a process that waits for the first key comes sooner.
+# A process that still waits for the first key polls more often.
 _WAIT_S: Final = 1.0
 _LEARNT_AFTER_S: Final = 3 * _LOOK_S
 _LIFE_DAYS: Final = 30
@@ -35,7 +35,7 @@ _LIST: Final[LiteralString] = """
       FROM data_keys
      ORDER BY created_at, id
 """
-# One process makes a key: the others wait, and find it there.
+# Serialises creation: other processes wait, and then find the key.
 _LOCK: Final[LiteralString] = """
     SELECT pg_advisory_xact_lock(hashtextextended('data keys', 0))
 """
@@ -45,7 +45,7 @@ _INSERT: Final[LiteralString] = """
      WHERE NOT EXISTS (SELECT 1 FROM data_keys
             WHERE created_at > clock_timestamp() - $4 * interval '1 day')
 """
-# Unless another process was quicker.
+# Only if no other process has rewrapped it already.
 _REWRAP: Final[LiteralString] = """
     UPDATE data_keys SET key_id = $2, wrapped_key = $3 WHERE id = $1 AND key_id = $4
 """
@@ -53,7 +53,7 @@ _REWRAP: Final[LiteralString] = """
 
 @dataclass(frozen=True, slots=True)
 class KeyRing:
-    """What a process needs for its data keys; the orchestrator makes and rewraps them."""
+    """Loads the data keys of a process; in the orchestrator it also creates and rewraps them."""
 
     pool: Pool
     roots: RootKeys
@@ -62,20 +62,20 @@ class KeyRing:
     rewraps: bool = False
 
     async def begin(self) -> None:
-        """Learn the keys before anything is read; EnvError where one cannot be opened."""
+        """Load the keys before any data is read; EnvError if one cannot be unwrapped."""
         try:
             await self.look()
         except CannotOpen as problem:
             raise EnvError(f"QFLOW_DATA_KEY_FILE: {problem}; it was replaced too early") from None
 
     async def look(self) -> bool:
-        """Learn what keys there are, and see to them; returns whether there is one to seal with."""
+        """Load the keys, create or rewrap if due; return whether there is one to seal with."""
         rows = await self._rows()
         if self.makes and all(row["is_old"] for row in rows):
             await self._make()
             rows = await self._rows()
         known = {row["id"]: self._unwrapped(row) for row in rows}
-        # The latest that all have learnt; the very first is learnt by all before they begin.
+        # The latest key old enough to be known to all; the very first is loaded by all at start.
         current = next((row["id"] for row in reversed(rows) if row["is_learnt"]), None)
         if current is None and rows:
             current = rows[0]["id"]
@@ -107,7 +107,7 @@ class KeyRing:
             log.info("data_keys_rewrapped", keys=len(rows), key_id=self.roots.current)
 
     async def keep(self, stop: asyncio.Event) -> None:
-        """Look now and then, until told to stop."""
+        """Reload the keys periodically until `stop` is set."""
         found = True
         while not stop.is_set():
             await pause(stop, _LOOK_S if found else _WAIT_S)
@@ -115,7 +115,7 @@ class KeyRing:
                 found = await self.look()
             except (QflowError, *LINK_FAULTS) as problem:
                 log.warning("data_keys_not_read", fault=type(problem).__name__)
-            except CannotOpen as problem:  # what was learnt still opens
+            except CannotOpen as problem:  # keys already loaded still work
                 log.warning("data_key_not_opened", fault=str(problem))
             except Exception as problem:
                 if translate(problem) is None:

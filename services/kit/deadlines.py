@@ -1,4 +1,4 @@
-"""Deadlines of calls: one timer of the event loop for all of them."""
+"""Deadlines of calls, with one timer of the event loop for all of them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-# How finely calls are told: at most one step too late.
+# Resolution: a deadline is noticed at most one step late.
 _STEPS_PER_S: Final = 100
 
 
 class Deadlines(Generic[T]):
-    """Tells of calls that take too long.
+    """Calls `on_due` for calls that take too long.
 
-    Nearly all end long before, so the timer is not touched when one does: it wakes at what was the
-    earliest deadline, and looks for the next.
+    Nearly all calls end long before, so the timer is not touched when one ends: it wakes at what
+    was the earliest deadline, and is set to the next.
     """
 
     def __init__(self, on_due: Callable[[T], object]) -> None:
@@ -25,13 +25,13 @@ class Deadlines(Generic[T]):
         self._due_s: dict[T, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._wakes_s = 0.0
-        self.over = False  # no call has time any more
+        self.over = False  # set once all calls were ended by `end_all`
 
     def begin(self, call: T, due_s: float) -> dict[T, float]:
-        """Tell of a call when the monotonic clock shows so much.
+        """Time a call until `due_s` of the monotonic clock.
 
-        Gives those that are timed: it must leave them when it ends earlier, and has been told of
-        when it is not among them.
+        Returns the dict of timed calls: a call that ends earlier must remove itself; if it is
+        missing there, `on_due` was called for it.
         """
         timed = self._due_s
         timed[call] = due_s
@@ -40,11 +40,11 @@ class Deadlines(Generic[T]):
         return timed
 
     def end(self, call: T) -> None:
-        """Tell of a call no more."""
+        """Stop timing a call."""
         self._due_s.pop(call, None)
 
     def end_all(self) -> None:
-        """Tell of every call now, whatever time it has left."""
+        """Call `on_due` for every call now, whatever time it has left."""
         self.over = True
         due = [*self._due_s]
         self._due_s.clear()
@@ -56,7 +56,7 @@ class Deadlines(Generic[T]):
             self._timer.cancel()
         self._wakes_s = due_s
         left_s = max(0.0, due_s - time.monotonic())
-        # With all that are due within the same step, or many that are late would each have a look.
+        # One step later, so that deadlines close together share one wake-up.
         self._timer = asyncio.get_running_loop().call_later(left_s + 1 / _STEPS_PER_S, self._look)
 
     def _look(self) -> None:

@@ -1,4 +1,4 @@
-"""Typed readers of environment variables: a wrong value names its variable, never its content."""
+"""Typed readers of environment variables; errors name the variable, never its value."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SECRET_BYTES_MAX: Final = 64 * 1024
 
 
 class EnvError(ValueError):
-    """A setting is missing, cannot be read or leads nowhere; the process must not start."""
+    """A setting is missing, invalid or unusable; the process must not start."""
 
 
 def with_secrets(env: Mapping[str, str]) -> Mapping[str, str]:
-    """Add the settings that lie as files in QFLOW_SECRETS_FOLDER; what is set besides wins.
+    """Add the settings in files of QFLOW_SECRETS_FOLDER; environment variables take precedence.
 
-    Each file is named as the setting whose value it holds, as container engines, Kubernetes and
-    systemd lay secrets out. Other files there are left to whoever knows their names.
+    Each file is named like the setting whose value it holds, as container engines, Kubernetes and
+    systemd provide secrets. Other files in the folder are ignored.
     """
     if not optional(env, SECRETS_FOLDER):
         return env
@@ -39,7 +39,7 @@ def with_secrets(env: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def laid_out(env: Mapping[str, str], name: str) -> str:
-    """Give the path of a file in QFLOW_SECRETS_FOLDER; empty where it is not there."""
+    """Return the path of a file in QFLOW_SECRETS_FOLDER; empty if it does not exist."""
     folder = optional(env, SECRETS_FOLDER)
     file = Path(folder) / name if folder else None
     return str(file) if file is not None and file.exists() else ""
@@ -58,7 +58,7 @@ def _secret(file: Path) -> str:
 
 
 def required(env: Mapping[str, str], name: str) -> str:
-    """Return a setting that must be there; empty counts as missing."""
+    """Return a required setting; an empty value counts as missing."""
     value = env.get(name, "")
     if not value:
         raise EnvError(f"{name} is not set")
@@ -66,19 +66,19 @@ def required(env: Mapping[str, str], name: str) -> str:
 
 
 def optional(env: Mapping[str, str], name: str) -> str | None:
-    """Return a setting that may be missing; empty counts as missing."""
+    """Return an optional setting; an empty value counts as missing."""
     return env.get(name, "") or None
 
 
 def text(env: Mapping[str, str], name: str, default: str) -> str:
-    """Return a setting with a default; empty counts as missing."""
+    """Return a setting with a default; an empty value counts as missing."""
     return env.get(name, "") or default
 
 
 def integer(
     env: Mapping[str, str], name: str, default: int, *, low: int = 0, high: int = 2**31 - 1
 ) -> int:
-    """Return a whole number within limits."""
+    """Return an integer within limits."""
     value = env.get(name, "")
     try:
         number = int(value) if value else default
@@ -92,7 +92,7 @@ def integer(
 def seconds(
     env: Mapping[str, str], name: str, default: float, *, low: float = 0.0, high: float = 86_400.0
 ) -> float:
-    """Return a span in seconds, fractions allowed, within limits."""
+    """Return a number of seconds, which may be fractional, within limits."""
     value = env.get(name, "")
     try:
         number = float(value) if value else default
@@ -104,7 +104,7 @@ def seconds(
 
 
 def flag(env: Mapping[str, str], name: str, *, default: bool = False) -> bool:
-    """Return a switch: 1, true, yes, on or 0, false, no, off."""
+    """Return a boolean: 1, true, yes, on or 0, false, no, off."""
     value = env.get(name, "").lower()
     if not value:
         return default
@@ -114,7 +114,7 @@ def flag(env: Mapping[str, str], name: str, *, default: bool = False) -> bool:
 
 
 def path(env: Mapping[str, str], name: str, default: Path | None = None) -> Path:
-    """Return a file or folder, absolute; without a default it must be set."""
+    """Return an absolute path; without a default it must be set."""
     value = env.get(name, "")
     if not value and default is None:
         raise EnvError(f"{name} is not set")

@@ -1,6 +1,6 @@
-"""What can go wrong for a caller: one small class per kind, with a reason and facts."""
+"""Errors that callers see: one small class per kind, with a reason and facts."""
 
-# The kinds are named for what they say, as the status codes are; "Error" would add nothing.
+# The kinds are named like the status codes; a suffix "Error" would add nothing.
 # ruff: noqa: N818
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _FACT_CHARS_MAX: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One fault in the caller's request, with the path of the field that has it."""
+    """One fault of the request, with the path of its field."""
 
     field: str
     description: str
@@ -24,10 +24,10 @@ class FieldViolation:
 
 
 class QflowError(Exception):
-    """A fault that the caller may see; raise one of the kinds below, never this class itself.
+    """An error that the caller may see; raise one of the kinds below, never this class itself.
 
     `reason` is UPPER_SNAKE and stable: clients branch on it. `message` is for people: which field,
-    what was wrong, what to do. Facts are sent to the caller as text, so they hold no secrets.
+    what was wrong, what to do. Facts are sent to the caller as text, so they must not hold secrets.
     """
 
     def __init__(
@@ -51,18 +51,18 @@ class QflowError(Exception):
 
 
 class InvalidArgument(QflowError):
-    """The request is wrong whatever the state of the system."""
+    """The request is wrong, whatever the state of the system."""
 
 
 def invalid(field: str, reason: str, description: str) -> InvalidArgument:
-    """Make the error for one field that is wrong; `description` says how, behind its name."""
+    """Return the error for one invalid field; `description` says what is wrong, after its name."""
     return InvalidArgument(
         reason, f"{field}: {description}", fields=[FieldViolation(field, description, reason)]
     )
 
 
 class OutOfRange(QflowError):
-    """A position or range lies outside of what exists."""
+    """A position or range outside of what exists."""
 
 
 class NotFound(QflowError):
@@ -77,7 +77,7 @@ def no_such(
     *,
     resource: tuple[str, str] | None = None,
 ) -> NotFound:
-    """Make the error for a field that names what there is not; `description` says what there is."""
+    """Return the error for a field that names something that does not exist."""
     return NotFound(
         reason,
         f"{field} {value}: {description}",
@@ -89,9 +89,9 @@ def no_such(
 def no_version(
     kind: str, thing_id: object, version: int, *, newest: int | None, field: str = "version"
 ) -> NotFound:
-    """Make the error for a field that names a version which a node or workflow lacks.
+    """Return the error for a field with a version that a node or workflow does not have.
 
-    Without `newest` it may have it, and the caller may not read it.
+    Without `newest` it may exist, but the caller may not read it.
     """
     reason = "VERSION_NOT_FOUND"
     fault = f"the {kind} has versions 1 to {newest}, not {version}"
@@ -110,19 +110,19 @@ class AlreadyExists(QflowError):
 
 
 class FailedPrecondition(QflowError):
-    """The state forbids it; repeating the call alone will not help."""
+    """The current state forbids it; repeating the call alone will not help."""
 
 
 class Conflict(QflowError):
-    """Somebody changed it meanwhile; read again and repeat (ABORTED)."""
+    """It was changed concurrently; read again and repeat (ABORTED)."""
 
 
 class PermissionDenied(QflowError):
-    """The caller is known and may not do this."""
+    """The caller is known, and may not do this."""
 
 
 class Unauthenticated(QflowError):
-    """The caller is not known."""
+    """The caller could not be authenticated."""
 
 
 class ResourceExhausted(QflowError):
@@ -130,15 +130,15 @@ class ResourceExhausted(QflowError):
 
 
 class QuotaExceeded(ResourceExhausted):
-    """A quota of somebody is used up: the facts `subject` and `quota` say whose and which."""
+    """A quota is used up; the facts `subject` and `quota` say whose and which."""
 
 
 class Unavailable(QflowError):
-    """It does not work now; the same call may work in a moment."""
+    """It does not work at the moment; the same call may succeed soon."""
 
 
 class DeadlineExceeded(QflowError):
-    """The time given was not enough."""
+    """The call took longer than its deadline."""
 
 
 class DataLoss(QflowError):

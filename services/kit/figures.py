@@ -1,7 +1,7 @@
-"""What a process reports about itself to a monitoring system: plain values, computed on request.
+"""Metrics of a process: plain values, computed when they are scraped.
 
-Nothing here knows how they are written down, so that whoever counts pays for an addition and for
-no more; `services.kit.scrape` reads them.
+Independent of any output format, so that counting costs no more than an addition;
+`services.kit.scrape` encodes them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Final, Literal, TypeAlias
 
 from services.kit.pg import Pool
 
-# From a cached answer to a call that ran into its deadline.
+# From a cached response to a call that hits its deadline.
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 Labels: TypeAlias = tuple[str, ...]
 
 
 class Distribution:
-    """How often which size came: counts between fixed bounds, each up to and with its bound."""
+    """A histogram: counts between fixed bounds; a value equal to a bound counts as below it."""
 
     __slots__ = ("_bounds", "_counts", "_total")
 
@@ -29,17 +29,17 @@ class Distribution:
         self._total = 0.0
 
     def note(self, value: float) -> None:
-        """Count one."""
+        """Count a value."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._total += value
 
     @property
     def total(self) -> float:
-        """The sum of all that were counted."""
+        """The sum of all values."""
         return self._total
 
     def cumulated(self) -> list[tuple[float, int]]:
-        """Give for each bound, and for infinity at the end, how many were no larger."""
+        """Return for each bound, with infinity last, how many values were at most that."""
         found, sum_of = [], 0
         for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
             sum_of += count
@@ -49,36 +49,36 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One name with its values, by what the labels say."""
+    """One metric with its values by label values."""
 
-    name: str  # by Prometheus' conventions, with the unit last and without `_total`
+    name: str  # in Prometheus' conventions, with the unit last and without `_total`
     help: str
     kind: Literal["counter", "gauge", "histogram"]
     labels: Labels
     values: Sequence[tuple[Labels, float | Distribution]]
 
 
-# Asked at each scrape, on the loop of the service: reads memory, waits for nothing.
+# Called at each scrape, on the loop of the service: must only read memory, and never wait.
 Figures: TypeAlias = Callable[[], Iterable[Figure]]
 
 
 def gauge(name: str, text: str, value: float) -> Figure:
-    """Give a value that goes up and down."""
+    """Return the metric of a value that goes up and down."""
     return Figure(name, text, "gauge", (), [((), value)])
 
 
 def counter(name: str, text: str, value: float) -> Figure:
-    """Give a value that only grows while the process lives."""
+    """Return the metric of a value that only grows while the process lives."""
     return Figure(name, text, "counter", (), [((), value)])
 
 
 def histogram(name: str, text: str, value: Distribution) -> Figure:
-    """Give a distribution."""
+    """Return the metric of a distribution."""
     return Figure(name, text, "histogram", (), [((), value)])
 
 
 def pools(by_name: Mapping[str, Pool]) -> Figures:
-    """Tell of the use of database pools."""
+    """Return the metrics of database pools."""
 
     def figures() -> Iterable[Figure]:
         used = [
@@ -99,7 +99,7 @@ def pools(by_name: Mapping[str, Pool]) -> Figures:
 
 
 def caches(by_name: Mapping[str, Callable[[], tuple[int, int]]]) -> Figures:
-    """Tell how often caches knew the answer; each is asked for its hits and misses."""
+    """Return the metrics of caches; each value is a function that returns hits and misses."""
 
     def figures() -> Iterable[Figure]:
         asked = {name: read() for name, read in by_name.items()}

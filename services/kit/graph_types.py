@@ -1,6 +1,6 @@
-"""Types that a graph derives: those of built-in nodes, of maps, and of failures.
+"""Types derived by a graph: those of built-in nodes, of maps, and of failures.
 
-Whoever stores a definition and whoever starts it hold its edges against the same.
+Both storing and starting a workflow check its edges against these.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ BUILTIN_IDS: Final = {
     for number, kind in enumerate((CHOICE, SLEEP, SIGNAL, APPROVAL), start=1)
 }
 
-# What the output `error` of a failed place is: its id, the error's type and its message.
+# Type of a failed place's output `error`: a dict of its id, the error's type and its message.
 ERROR_TYPE: Final = Dict(SCALARS["str"], SCALARS["str"])
 ANY_OR_NONE: Final = union_of((ANY, NONE))
 _LIST: Final = "list"
 
-# None of them has to be fed; a choice takes any besides.
+# All of them are optional; a choice accepts further inputs.
 BUILTIN_INPUTS: Final[Mapping[str, Mapping[str, Type]]] = {
     CHOICE: {},
     SLEEP: {"seconds": SCALARS["float"], "until": SCALARS["datetime"]},
@@ -36,7 +36,7 @@ BUILTIN_INPUTS: Final[Mapping[str, Mapping[str, Type]]] = {
 
 
 def builtin_outputs(kind: str, stated: Type | None) -> dict[str, Type]:
-    """Give the outputs of a built-in node; `stated` is the type that a place says of its value."""
+    """Return the output types of a built-in node; `stated` is the type declared for its value."""
     match kind:
         case "choice":
             return {"branch": union_of((SCALARS["str"], NONE))}
@@ -53,14 +53,14 @@ def builtin_outputs(kind: str, stated: Type | None) -> dict[str, Type]:
 
 
 def lists_of(of: Type, depth: int) -> Type:
-    """Give the type of lists of something, so many levels of them."""
+    """Return the type of lists of a type, nested `depth` levels deep."""
     for _ in range(depth):
         of = Collection(_LIST, of)
     return of
 
 
 def element_of(of: Type, depth: int) -> Type | None:
-    """Give what stands in so many levels of lists; None where there are fewer."""
+    """Return the type inside of `depth` levels of lists; None if there are fewer."""
     for _ in range(depth):
         if not isinstance(of, Collection) or of.kind != _LIST:
             return None
@@ -69,5 +69,5 @@ def element_of(of: Type, depth: int) -> Type | None:
 
 
 def mapped_output(of: Type, depth: int, *, tolerates: bool) -> Type:
-    """Give what an output becomes where its place runs for each element; what failed is null."""
+    """Return the output type of a place that runs per element; a tolerated failure is null."""
     return lists_of(union_of((of, NONE)) if tolerates else of, depth)

@@ -1,4 +1,4 @@
-"""The lock of a home: whoever holds it knows that no other process of its kind is alive there."""
+"""The lock of a home folder: at most one process of a kind holds it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ async def lock_home(
     poll_s: float,
     on_wait: Callable[[], None] = lambda: None,
 ) -> int:
-    """Lock a file, which is made where there is none; returns the descriptor that holds the lock.
+    """Lock a file, created if missing; return the descriptor that holds the lock.
 
-    While another process holds it, `on_wait` is called once. After `wait_s` (None: never) gives
-    up with an EnvError that says `refusal`. The kernel lets go of the lock of a process that died.
+    While another process holds it, `on_wait` is called once. After `wait_s` seconds (None: never)
+    raises EnvError with `refusal`. The kernel releases the lock of a process that died.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

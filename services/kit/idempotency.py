@@ -1,6 +1,6 @@
-"""Repeated calls: the same request id with the same request gets the answer of the first.
+"""Idempotent calls: the same request id with the same request returns the first response.
 
-`idempotency_keys` is no service's own table: each service keeps its answers there by this code.
+`idempotency_keys` belongs to no single service: each stores its responses there by this code.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RequestKey(Generic[T]):
-    """What makes a call repeatable: its id, the digest of its request, and how its answer is kept.
+    """The identity of a repeatable call: its id, the digest of its request, and a response encoder.
 
-    The answer's bytes are the caller's business; they are stored and given back as they are.
+    The encoded response is opaque here; it is stored and returned as it is.
     """
 
     method: str
@@ -33,17 +33,17 @@ class RequestKey(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """The answer of the first call with this request id."""
+    """The stored response of the first call with this request id."""
 
     response: bytes
 
 
 class _RacedError(Exception):
-    """The same request was answered elsewhere in this moment; what was written here is undone."""
+    """Another call with the same request id committed first; this transaction is rolled back."""
 
 
 async def replay(pool: Pool, caller: Caller, key: RequestKey[T] | None) -> Replayed | None:
-    """Give the answer of an earlier call; `AlreadyExists` where that was another request."""
+    """Return the stored response, if any; `AlreadyExists` if that was for a different request."""
     if key is None:
         return None
     async with as_caller(pool, caller) as db:
@@ -68,7 +68,7 @@ async def write_once(
     key: RequestKey[T] | None,
     write: Callable[[Db], Awaitable[T]],
 ) -> T | Replayed:
-    """Run one transaction and keep its answer under the request id, both or neither."""
+    """Run one transaction and store its response under the request id, atomically."""
     try:
         async with as_caller(pool, caller) as db:
             result = await write(db)
@@ -88,7 +88,7 @@ async def write_once(
         assert replayed is not None
         return replayed
     except QflowError:
-        # The same call may have been carried out meanwhile, and be what stands in its own way.
+        # The same call may have succeeded meanwhile, and be the cause of this error.
         replayed = await replay(pool, caller, key)
         if replayed is None:
             raise
@@ -101,10 +101,10 @@ async def do_once(
     key: RequestKey[T] | None,
     write: Callable[[Db], Awaitable[T]],
 ) -> T | Replayed:
-    """Give the answer of an earlier call; where there is none, `write_once`.
+    """Return the stored response of an earlier call; else `write_once`.
 
-    A use case that reads more before it writes asks for the `replay` ahead of that: what was done
-    is answered, whatever has changed since.
+    A use case that reads before it writes calls `replay` itself first: a call that was done is
+    replayed whatever has changed since.
     """
     earlier = await replay(pool, caller, key)
     if earlier is not None:
@@ -113,11 +113,11 @@ async def do_once(
 
 
 class _RehearsedError(Exception):
-    """Everything went well, and is undone."""
+    """Raised after a success, to roll back."""
 
 
 async def rehearse(pool: Pool, caller: Caller, write: Callable[[Db], Awaitable[T]]) -> T:
-    """Run one transaction and undo it: whatever would refuse the write refuses here."""
+    """Run a transaction and roll it back: raises whatever the real write would raise."""
     results: list[T] = []
     with suppress(_RehearsedError):
         async with as_caller(pool, caller) as db:
@@ -136,7 +136,7 @@ _GET: Final[LiteralString] = """
 async def _get_answer(
     db: Db, caller_id: UUID, method: str, request_id: UUID, *, tenant_id: UUID
 ) -> tuple[str, bytes] | None:
-    """Find the digest and the answer of an earlier call with this request id."""
+    """Return the digest and the response stored for this request id."""
     row = await db.fetchrow(_GET, tenant_id, caller_id, method, request_id)
     return None if row is None else (row["request_digest"], row["response"])
 
@@ -160,7 +160,7 @@ async def _insert_answer(
     digest: str,
     response: bytes,
 ) -> bool:
-    """Keep an answer; False where another call with this request id was first."""
+    """Store a response; False if another call with this request id was first."""
     inserted = await db.fetchval(
         _INSERT, tenant_id, caller_id, method, request_id, digest, response
     )

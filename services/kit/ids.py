@@ -26,10 +26,10 @@ _TAILS: Final = struct.Struct(">512Q")
 
 
 class _Source:
-    """What version 7 takes: a time that never repeats or goes back, and bits nobody can guess.
+    """The variable parts of version 7 UUIDs: a strictly increasing time, and random bits.
 
-    The time is one number of milliseconds and 12 bits of their fraction. Random bytes are drawn
-    some hundreds of ids at once: to ask the kernel for each costs more than the rest.
+    The time is a number of milliseconds with 12 bits of fraction. Random bytes are drawn for 512
+    ids at once: asking the kernel for each costs more than the rest.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class _Source:
             return now, self._tails.pop()
 
     def forget(self) -> None:
-        """Draw anew: a forked child must not give the ids that its parent gives."""
+        """Reset after a fork: a child must not make the same ids as its parent."""
         self._lock = threading.Lock()
         self._tails = []
 
@@ -56,7 +56,7 @@ class _Source:
 _SOURCE: Final = _Source()
 os.register_at_fork(after_in_child=_SOURCE.forget)
 
-# The driver's own class: a UUID like any other, made, hashed and written ten times as fast.
+# The driver's UUID class: compatible, and ten times as fast to create, hash and encode.
 uuid_from_bytes: Final[Callable[[bytes], UUID]] = pgproto.UUID
 
 
@@ -64,15 +64,15 @@ _CANONICAL: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f
 
 
 def canonical_uuid(text: str) -> UUID | None:
-    """Read an id in its canonical form, in either case; None where it has another or is none."""
+    """Parse an id in canonical form, in either case; None for any other text."""
     return pgproto.UUID(text) if _CANONICAL.fullmatch(text) else None
 
 
 def uuid7() -> UUID:
-    """Make a version 7 UUID (RFC 9562): ordered by time within this process, random to outsiders.
+    """Make a version 7 UUID (RFC 9562): ordered by time within this process, not guessable.
 
-    Time order keeps inserts at the right edge of B-tree indexes; making the id here instead of in
-    the database saves the round trip that would read it back.
+    Ordered ids are inserted at the right edge of B-tree indexes; making them here saves the round
+    trip that would read them back from the database.
     """
     tick, random = _SOURCE.draw()
     head = (tick >> _SUB_MS_BITS) << 16 | 0x7000 | tick & (_SUB_MS_UNITS - 1)
@@ -81,13 +81,13 @@ def uuid7() -> UUID:
 
 
 class _Requests:
-    """Names requests: what this process drew once, and how many requests it has named."""
+    """Names requests by random bits of this process and a counter."""
 
     def __init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
-        """Draw anew: a forked child must not give the names that its parent gives."""
+        """Reset after a fork: a child must not use the same names as its parent."""
         self.process = secrets.token_hex(8)
         self.numbers = itertools.count(1)
 
@@ -97,18 +97,18 @@ os.register_at_fork(after_in_child=_REQUESTS.begin)
 
 
 def request_id() -> str:
-    """Name a request for logs and errors: unlike any other, and cheap, since every call has one."""
+    """Return a new, unique request id for logs and errors; cheap, since every call has one."""
     return f"{_REQUESTS.process}-{next(_REQUESTS.numbers):08x}"
 
 
 def new_token(prefix: str = "qf") -> str:
     """Make a token with 256 random bits; it is shown once, and only its digest is stored.
 
-    The prefix tells people, and scanners for leaked secrets, what they look at.
+    The prefix lets people and secret scanners recognise it.
     """
     return f"{prefix}_{secrets.token_urlsafe(32)}"
 
 
 def token_sha256(token: str) -> str:
-    """Return what the database knows of a token: 64 lower-case hexadecimal digits."""
+    """Return the digest of a token as stored: 64 lower-case hexadecimal digits."""
     return hashlib.sha256(token.encode()).hexdigest()

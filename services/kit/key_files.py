@@ -1,6 +1,6 @@
-"""Where the settings say that the root keys of a purpose are.
+"""Settings of where the root keys of a purpose are.
 
-Apart from what reads and uses them, which is slow to import and not needed where nothing is sealed.
+Separate from the code that loads and uses keys, which is slow to import.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ DATA: Final = "QFLOW_DATA"
 
 
 class Told(NamedTuple):
-    """A file of root keys, or the keys themselves; both empty where nothing is said of them."""
+    """A file of root keys, or the keys themselves; both empty if neither is set."""
 
     path: str
     text: str
 
 
 def told_of(env: Mapping[str, str], purpose: str) -> Told:
-    """Read the settings of a purpose; else what a provision laid into QFLOW_SECRETS_FOLDER."""
+    """Read the settings of a purpose; by default its file in QFLOW_SECRETS_FOLDER, if any."""
     told = Told(env.get(f"{purpose}_KEY_FILE", ""), env.get(f"{purpose}_KEYS", ""))
     return told if any(told) else Told(read.laid_out(env, file_of(purpose)), "")
 
 
 def file_of(purpose: str) -> str:
-    """Name the file of a purpose's keys, at home and among what a service may know."""
+    """Return the name of a purpose's key file, in the home folder and in QFLOW_SECRETS_FOLDER."""
     return f"{purpose.removeprefix('QFLOW_').lower()}.key"

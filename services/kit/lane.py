@@ -1,8 +1,8 @@
-"""A lane: messages of a held stream that travel beside it, over a unix socket of one machine.
+"""A lane: a unix socket for the messages of a gRPC stream whose ends are on one machine.
 
-gRPC takes some 170 µs to make a message, bring it to another process and read it, a socket less
-than half of that. So the stream says who is there, and is the session; what is said in it may go
-this shorter way. Each message stands behind its length.
+gRPC takes some 170 µs to encode, transport and decode a message, a socket less than half. So the
+stream identifies the peer and is the session; its messages may take this faster way. Each message
+is preceded by its length.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from services.kit.rpc.listener import MESSAGE_BYTES_MAX, UNIX_PATH_BYTES_MAX
 log = structlog.get_logger()
 
 SECRET_BYTES: Final = 32
-# What may wait to be read at the other end before who writes is held back.
+# How much may be unread at the other end before senders have to wait.
 UNREAD_BYTES_MAX: Final = 256 * 1024
 _LENGTH: Final = struct.Struct("!I")
 _ENTER_S: Final = 2.0
@@ -35,16 +35,16 @@ Take = Callable[[bytes], None]
 
 
 class LaneLost(Exception):  # noqa: N818 - it ends a session, and nothing else
-    """The lane has ended, or is to end for what came or should go by it."""
+    """The lane has ended, or must end because of a bad message."""
 
 
 class Lane(asyncio.Protocol):
-    """One end. Whatever comes is bounded, and handed on in the loop's own callback."""
+    """One end of a lane. Received messages are bounded, and delivered in the loop's callback."""
 
     def __init__(self, take: Take, *, bytes_max: int) -> None:
-        """`take` gets the messages, each of so many bytes at most; what it raises ends the lane."""
+        """`take` gets each message, of at most `bytes_max`; if it raises, the lane ends."""
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.fault: Exception | None = None  # what was wrong with what came, where that ended it
+        self.fault: Exception | None = None  # set if a received message ended the lane
         self._take = take
         self._bytes_max = bytes_max
         self._received = bytearray()
@@ -53,10 +53,10 @@ class Lane(asyncio.Protocol):
         self._room.set()
         self._transport: asyncio.Transport | None = None
 
-    # --- saying ---------------------------------------------------------------------------------
+    # --- sending --------------------------------------------------------------------------------
 
     async def send(self, message: bytes) -> None:
-        """Write a message, and wait while too much is unread; raises LaneLost."""
+        """Send a message, and wait while too much is unread; raises LaneLost."""
         self.put(message)
         if not self._room.is_set():
             await self._room.wait()
@@ -64,7 +64,7 @@ class Lane(asyncio.Protocol):
                 raise self._lost()
 
     def put(self, message: bytes) -> None:
-        """Write a message, however much waits; raises LaneLost."""
+        """Send a message without waiting, however much is unread; raises LaneLost."""
         if self._transport is None or self.ended.done():
             raise self._lost()
         if len(message) > MESSAGE_BYTES_MAX:
@@ -72,7 +72,7 @@ class Lane(asyncio.Protocol):
         self._transport.write(_framed(message))
 
     def put_at_once(self, messages: Sequence[bytes]) -> bool:
-        """Write messages if none has to wait and all can be; whether it did."""
+        """Send messages if that needs no waiting; return whether they were sent."""
         if self._transport is None or self.ended.done() or not self._room.is_set():
             return False
         if any(len(each) > MESSAGE_BYTES_MAX for each in messages):
@@ -81,7 +81,7 @@ class Lane(asyncio.Protocol):
         return True
 
     def end(self, fault: Exception | None = None) -> None:
-        """Close it, and hear nothing more; what was written still goes, for a second at most."""
+        """Close the lane and receive nothing more; sent data is flushed for at most a second."""
         if self.ended.done():
             return
         self.fault = fault
@@ -92,21 +92,21 @@ class Lane(asyncio.Protocol):
             self._transport.close()
             asyncio.get_running_loop().call_later(_LINGER_S, self._transport.abort)
 
-    # --- hearing --------------------------------------------------------------------------------
+    # --- receiving ------------------------------------------------------------------------------
 
     def listen(self, take: Take, *, bytes_max: int = MESSAGE_BYTES_MAX) -> None:
-        """Hand on what comes to another from now on."""
+        """Deliver received messages to another function from now on."""
         self._take, self._bytes_max = take, bytes_max
         self.go_on()
 
     def hold(self) -> None:
-        """Hand nothing on: what is not read holds the other end back."""
+        """Pause delivery: unread data makes the other end wait."""
         self._holds = True
         if self._transport is not None and not self.ended.done():
             self._transport.pause_reading()
 
     def go_on(self) -> None:
-        """Hand on again."""
+        """Resume delivery."""
         self._holds = False
         if self._transport is not None and not self.ended.done():
             self._transport.resume_reading()
@@ -125,35 +125,35 @@ class Lane(asyncio.Protocol):
             message, at = bytes(memoryview(received)[begin:at_next]), at_next
             try:
                 self._take(message)
-            except Exception as problem:  # noqa: BLE001 - who waits for the end is told of it
+            except Exception as problem:  # noqa: BLE001 - it becomes the lane's fault
                 self.end(problem)
             if self.ended.done():
                 return
         del received[:at]
 
-    # --- what the loop tells --------------------------------------------------------------------
+    # --- the protocol's callbacks ---------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=UNREAD_BYTES_MAX)
 
     def data_received(self, data: bytes) -> None:
-        """Hand on the messages that are whole."""
+        """Deliver the complete messages."""
         if not self.ended.done():
             self._received += data
             self._hand_on()
 
     def pause_writing(self) -> None:
-        """Hold back who writes."""
+        """Make senders wait."""
         self._room.clear()
 
     def resume_writing(self) -> None:
-        """Let them go on."""
+        """Let senders continue."""
         self._room.set()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the loop's
-        """Tell that it is over."""
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the protocol's
+        """End the lane."""
         self.end()
 
     def _lost(self) -> LaneLost:
@@ -166,16 +166,16 @@ def _framed(message: bytes) -> bytes:
 
 @dataclass(slots=True)
 class Place:
-    """A place for one lane: whoever shows its key has it."""
+    """A place reserved for one lane, taken by whoever presents its key."""
 
     path: str
     key: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES), repr=False)
     answer: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES), repr=False)
-    lane: Lane | None = None  # once somebody has come; it hands nothing on before `listen`
+    lane: Lane | None = None  # once connected; it delivers nothing before `listen`
 
 
 class Lanes:
-    """Where lanes begin: a socket that only this user's processes reach, and who may come."""
+    """Accepts lanes on a socket that only this user's processes can reach, by reserved keys."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -184,7 +184,7 @@ class Lanes:
 
     @classmethod
     async def open(cls, path: Path, *, wanted: bool = True) -> Self:
-        """Listen; where that is not wanted or cannot be, there are no lanes."""
+        """Listen on a socket; without lanes if they are not wanted, or if that fails."""
         lanes = cls(path)
         if wanted:
             loop = asyncio.get_running_loop()
@@ -195,7 +195,7 @@ class Lanes:
         return lanes
 
     def promise(self) -> Place | None:
-        """Have a place for whoever is told its key; None where there are no lanes."""
+        """Reserve a place for a peer that is told its key; None if there are no lanes."""
         if self._server is None:
             return None
         place = Place(str(self._path))
@@ -203,19 +203,19 @@ class Lanes:
         return place
 
     def withdraw(self, place: Place) -> None:
-        """Let nobody come there any more, and end the lane of whoever has."""
+        """Cancel a reservation, and end its lane."""
         self._awaited.pop(place.key, None)
         if place.lane is not None:
             place.lane.end()
 
     def close(self) -> None:
-        """Listen no longer."""
+        """Stop listening."""
         if self._server is not None:
             self._server.close()
             self._path.unlink(missing_ok=True)
 
     def _meet(self) -> Lane:
-        """Wait a moment for the key: until then it is nobody's lane."""
+        """Accept a connection, which must present a key within a moment."""
 
         def show(key: bytes) -> None:
             place = self._awaited.pop(key, None)
@@ -237,11 +237,11 @@ def _bound(path: Path) -> socket.socket:
     if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
         raise OSError(f"{path} is longer than {UNIX_PATH_BYTES_MAX} bytes")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # of one that was killed
+    path.unlink(missing_ok=True)  # left behind by a process that was killed
     bound = socket.socket(socket.AF_UNIX)
     try:
         bound.bind(str(path))
-        path.chmod(0o600)  # before it listens: until then nobody gets in
+        path.chmod(0o600)  # before it listens: so nobody else can ever connect
     except OSError:
         bound.close()
         raise
@@ -249,9 +249,9 @@ def _bound(path: Path) -> socket.socket:
 
 
 async def enter(path: str, key: bytes, answer: bytes) -> Lane | None:
-    """Come to a lane, which hands nothing on before `listen`; None where it is not reached.
+    """Connect to a lane, which delivers nothing before `listen`; None if it cannot be reached.
 
-    So it is on another machine, in a container without the folder, and for another user.
+    It cannot from another machine, from a container without the folder, or as another user.
     """
     loop = asyncio.get_running_loop()
     answered: asyncio.Future[bytes] = loop.create_future()
@@ -269,7 +269,8 @@ async def enter(path: str, key: bytes, answer: bytes) -> Lane | None:
                 lane.put(key)
                 either: set[asyncio.Future[Any]] = {answered, lane.ended}
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            # Another's socket may stand at that path on this machine, and does not know this.
+            # Someone else's socket may be at this path on this machine; it does not know the
+            # answer.
             entered = answered.done() and secrets.compare_digest(answered.result(), answer)
     finally:
         if not entered:

@@ -1,4 +1,4 @@
-"""Hearing of changes by others: NOTIFY of the database as events of this process."""
+"""Notifications of the database (NOTIFY) as events of this process."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ async def listen(
 ) -> None:
     """Set an event whenever its channel is notified, until told to stop.
 
-    Also after each time that the connection was away: what was said meanwhile is not told again.
-    A link that breaks without a word is not noticed, so whoever waits must look now and then.
+    Also after each reconnect, since notifications are not repeated. A connection that breaks
+    silently is not detected, so waiters must poll now and then as well.
     """
     pause_s = 0.0
     while not stop.is_set():

@@ -1,4 +1,4 @@
-"""Logging: past-tense events with fields, JSON lines unless somebody watches a terminal."""
+"""Logging: past-tense events with fields, as JSON lines unless written to a terminal."""
 
 from __future__ import annotations
 
@@ -25,24 +25,23 @@ _LEVELS: Final[Mapping[str, int]] = {
 FLUSH_S: Final = 0.05
 _LINE: Final = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 
-# What every line within a call carries: one variable for all, since each costs a copy per call.
+# Fields of every line within a call: one variable, since each costs a copy per call.
 CALL_FIELDS: Final[ContextVar[Mapping[str, str]]] = ContextVar("qflow_call_fields")
 
 
 class _Lines:
-    """Where JSON lines go, once `configure` has decided that they do."""
+    """The output of JSON lines, once `configure` has set it."""
 
     out: BinaryIO | None = None
     service = ""
     threshold = 0
-    flushing = False  # whether what is written will be flushed
+    flushing = False  # whether a flush is scheduled
 
 
 def write_line(level: str, event: str, fields: Mapping[str, object]) -> None:
-    """Log a line that comes with every call: as a logger would, without its stages.
+    """Log the line of a call: as a logger would, without its processors, which cost too much.
 
-    They cost more than everything else that such a line stands for. It is on its way within
-    `FLUSH_S`, or together with the next line of a logger; what is killed may take it along.
+    It is flushed within `FLUSH_S`, or with the next line of a logger; a killed process may lose it.
     """
     out = _Lines.out
     if out is None:
@@ -77,7 +76,7 @@ def configure(service: str, *, level: str = "info") -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # Plain tracebacks: the others carry local variables, and with them secrets.
+    # Plain tracebacks: others contain local variables, and so perhaps secrets.
     if sys.stdout.isatty():
         tail: list[structlog.typing.Processor] = [
             structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
@@ -99,7 +98,7 @@ def configure(service: str, *, level: str = "info") -> None:
 
 
 def _buffered(out: BinaryIO) -> BinaryIO:
-    """Collect lines where Python was told not to (PYTHONUNBUFFERED): they are flushed in time."""
+    """Buffer even with PYTHONUNBUFFERED: lines are flushed in time."""
     raw = isinstance(out, io.RawIOBase)
     return open(out.fileno(), "wb", closefd=False) if raw else out
 
@@ -115,10 +114,10 @@ def _to_json(_logger: object, _name: str, event: structlog.typing.EventDict) -> 
 
 
 class _ToStructlog(logging.Handler):
-    """Carries records of libraries (asyncio, grpc, alembic) into the same stream of lines.
+    """Sends log records of libraries (asyncio, grpc, alembic) through structlog.
 
-    Where one of them warns and goes on, as asyncpg does each second while its server is away, the
-    error is enough: what called what within the library helps nobody.
+    Warnings have the error without its traceback, which does not help where the library goes on:
+    asyncpg warns every second while its server is away.
     """
 
     def emit(self, record: logging.LogRecord) -> None:

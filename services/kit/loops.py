@@ -1,4 +1,4 @@
-"""What every loop of a service does: work, wait, and outlive the database's absence."""
+"""What all loops of a service share: repeating, waiting, and surviving database outages."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _PAUSE_MAX_S: Final = 15.0
 
 
 async def pause(stop: asyncio.Event, seconds: float) -> bool:
-    """Wait that long or until told to stop; returns whether to stop."""
+    """Wait for `seconds` or until `stop` is set; return whether it is."""
     await wait_any((stop,), seconds)
     return stop.is_set()
 
 
 async def wait_either(event: asyncio.Event, stop: asyncio.Event, seconds: float | None) -> None:
-    """Wait for an event, the end, or the time."""
+    """Wait for an event, for `stop`, or until `seconds` have passed."""
     await wait_any((event, stop), seconds)
 
 
 async def wait_any(events: Sequence[asyncio.Event], seconds: float | None = None) -> None:
-    """Wait for any of some events, or the time; others get a turn even where nothing is waited for.
+    """Wait for any of some events, or until `seconds` have passed; always yields to the loop.
 
-    One future stands in the queues of all: a task for each event would cost ten times as much, and
-    every loop of a service waits so.
+    One future waits for all events: a task per event would cost ten times as much, and every loop
+    of a service waits like this.
     """
     for event in events:
         if event.is_set():
@@ -66,12 +66,12 @@ async def repeat(
     name: str,
     wake: asyncio.Event | None = None,
 ) -> None:
-    """Do a step again and again; it returns how many seconds to wait until the next.
+    """Repeat a step, which returns how many seconds to wait until the next one.
 
-    With `wake` the next one also comes when that is set, which the step's beginning clears.
+    Setting `wake` starts the next step early; it is cleared as a step begins.
 
-    While the database cannot be used the step is tried again, ever more seldom, and the outage is
-    logged once; any other fault is a mistake of ours and ends the process, loudly.
+    While the database is unusable the step is retried with backoff, and the outage is logged once;
+    any other error is a bug, and ends the process.
     """
     outage_s = 0.0
     while not stop.is_set():
@@ -82,14 +82,14 @@ async def repeat(
         except Exception as error:
             fault = error if isinstance(error, QflowError) else translate(error)
             if fault is None and isinstance(error, LINK_FAULTS):
-                # A link that broke in the middle shows in many ways; a loop tries again after all.
+                # A broken connection shows in many ways; a loop can always retry.
                 fault = Unavailable("DATABASE_UNAVAILABLE", f"{type(error).__name__} on the way")
             if not isinstance(fault, Unavailable | Conflict | ResourceExhausted):
                 raise
             if not outage_s:
                 log.warning("loop_interrupted", loop=name, reason=fault.reason)
             outage_s = min(outage_s * 2 or _PAUSE_FIRST_S, _PAUSE_MAX_S)
-            # Spread out: all that wait for the database should not come back as one.
+            # Jitter: not all waiting loops should come back at the same moment.
             wait_s = outage_s * random.uniform(0.5, 1.0)  # noqa: S311  # not a secret
         else:
             if outage_s:

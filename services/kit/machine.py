@@ -1,4 +1,4 @@
-"""Limits of the machine on a process: raised as far as they go, and reported when too low."""
+"""Resource limits of the process: raised as far as allowed, and reported when too low."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Final
 from services.kit.env import EnvError
 
 _MIB: Final = 1 << 20
-# Pools, caches, streams and logs of an idle service take fewer than fifty; each caller one more.
+# An idle service uses fewer than fifty for pools, caches, streams and logs; each caller one more.
 _DESCRIPTORS_MIN: Final = 256
-# gRPC, the driver of the database and their pools start about thirty.
+# gRPC, the database driver and their pools start about thirty.
 _THREADS_MIN: Final = 64
-# Addresses, not memory: stacks of threads and arenas are mapped long before they are used.
+# Address space, not memory: stacks of threads and arenas are mapped long before they are used.
 _ADDRESSES_MIN: Final = 2048 * _MIB
 
 
 def claim() -> None:
-    """Take as many descriptors as there may be; `EnvError` where a service could not work with it.
+    """Raise the limit of descriptors to its maximum; `EnvError` if a limit is too low.
 
-    It is better not to begin than to fail at some call later, far from what is wrong.
+    Failing to start is better than failing in some later call with no visible cause.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -28,7 +28,7 @@ def claim() -> None:
     if _is_less(hard, _DESCRIPTORS_MIN):
         raise _too_little("ulimit -n", f"{hard} descriptors", f"{_DESCRIPTORS_MIN}")
     threads, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-    if os.geteuid() != 0 and _is_less(threads, _THREADS_MIN):  # root is not held to it
+    if os.geteuid() != 0 and _is_less(threads, _THREADS_MIN):  # the limit does not apply to root
         raise _too_little("ulimit -u", f"{threads} threads", f"{_THREADS_MIN}")
     addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
     if _is_less(addresses, _ADDRESSES_MIN):

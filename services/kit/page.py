@@ -1,4 +1,4 @@
-"""Pages of lists: size limits, and tokens bound to the caller and the question they continue."""
+"""Pages of lists: size limits, and tokens bound to their caller and query."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PAGE_SIZE_DEFAULT: Final = 50
 PAGE_SIZE_MAX: Final = 1000
 _TOKEN_CHARS_MAX: Final = 4096
 _MAC_BYTES: Final = 16
-# How much is read at once of rows whose contents may be large, and how many of small ones.
+# How much to read at once: bytes of rows that may be large, and a number of small rows.
 _SLICE_BYTES: Final = 1024 * 1024
 _SLICE_ROWS: Final = 250
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A row of a list before it is read: its id, its place in the order, about how large it is."""
+    """A row found but not read yet: its id, its sort key and its approximate size."""
 
     id: UUID
     key: str | datetime
@@ -39,7 +39,7 @@ class Found:
 
 
 def in_slices(found: Sequence[Found]) -> Iterator[Sequence[Found]]:
-    """Cut rows into parts that are read at once: a part has about 1 MiB, or one row."""
+    """Split rows into slices to read at once, of about 1 MiB or at least one row."""
     begin, room = 0, _SLICE_BYTES
     for at, each in enumerate(found):
         if at > begin and (each.size_bytes > room or at - begin == _SLICE_ROWS):
@@ -51,25 +51,25 @@ def in_slices(found: Sequence[Found]) -> Iterator[Sequence[Found]]:
 
 
 class _Secret:
-    """The signing key of this process: random until `configure` shares one among replicas."""
+    """The signing key of this process: random until `configure` sets one shared by replicas."""
 
     key = os.urandom(32)
 
 
 def configure(secret: str) -> None:
-    """Sign with a secret that all replicas of a service share, so that pages survive restarts."""
+    """Sign with a secret shared by all replicas of a service, so that tokens survive restarts."""
     _Secret.key = hashlib.sha256(b"qflow page tokens\0" + secret.encode()).digest()
 
 
 def page_size(requested: int, default: int = PAGE_SIZE_DEFAULT, cap: int = PAGE_SIZE_MAX) -> int:
-    """Return how many rows to give: 0 is the default, the cap is silent, below 0 is refused."""
+    """Return the page size to use: 0 is the default, too much is capped, below 0 is refused."""
     if requested < 0:
         raise _invalid("page_size", "must not be negative")
     return min(requested or default, cap)
 
 
 def filter_digest(*parts: object) -> str:
-    """Return one text for all a list was asked besides the page: filter, order, parent."""
+    """Return a digest of what a list was asked for besides the page: filter, order, parent."""
     digest = hashlib.sha256()
     for part in parts:
         encoded = str(part).encode()
@@ -80,7 +80,7 @@ def filter_digest(*parts: object) -> str:
 def encode_token(
     kind: str, filter_digest: str, caller: Caller, key_values: Sequence[PageKey]
 ) -> str:
-    """Make a token for the page after the row with these key values; `kind` names the RPC."""
+    """Return a token of the page after the row with these key values; `kind` names the RPC."""
     payload = orjson.dumps([_tagged(value) for value in key_values])
     mac = _mac(payload, kind=kind, filter_digest=filter_digest, caller=caller)
     return _text(mac + payload)
@@ -89,7 +89,7 @@ def encode_token(
 def decode_token(token: str, kind: str, filter_digest: str, caller: Caller) -> list[PageKey] | None:
     """Return the key values of the last row seen; None for the first page (an empty token).
 
-    A token that was forged, cut, made for another RPC, filter or caller is `InvalidArgument`.
+    A token that was forged, cut, or made for another RPC, filter or caller is `InvalidArgument`.
     """
     if not token:
         return None
@@ -111,7 +111,7 @@ def decode_token(token: str, kind: str, filter_digest: str, caller: Caller) -> l
 
 
 def token_refused() -> InvalidArgument:
-    """Make the answer to a token that does not go on with this list."""
+    """Return the error for a token that does not belong to this list."""
     return _invalid(
         "page_token", "is not a token of this list with this filter; start again without a token"
     )

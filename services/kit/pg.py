@@ -1,7 +1,7 @@
 """PostgreSQL: pools, transactions, and the caller's identity for row-level security.
 
-The only module of the suite that knows the driver. Values of type `jsonb` are Python objects,
-values of type `json` are their exact text.
+The only module of the suite that knows the driver. `jsonb` values are Python objects, `json` values
+are their exact text.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 ACQUIRE_TIMEOUT_S: Final = 5.0
 _IDLE_IN_TRANSACTION_S: Final = 30
 _CONNECT_TIMEOUT_S: Final = 10.0
-# How long a service that starts waits for a server that is down or recovering, and how it asks.
+# How long a starting service waits for a server that is down or recovering, and how often it asks.
 _START_MAX_S: Final = 30.0
 _START_PAUSE_S: Final = 0.25
 _COMMIT_MAX_S: Final = 10.0
-# The client gives up a little after the server would have: only a dead link gets that far.
+# The client's timeout is a little longer than the server's: it only fires on a dead connection.
 _LINK_GRACE_S: Final = 2.0
 _UNAVAILABLE: Final = (
     "DATABASE_UNAVAILABLE",
@@ -64,21 +64,21 @@ async def open_pool(
     statement_timeout_s: float = 5.0,
     opened: Callable[[str], str] | None = None,
 ) -> Pool:
-    """Open connections to one database under one login.
+    """Open a pool of connections to one database under one login.
 
-    Where data is sealed at rest, `opened` gives the clear text of what is read as `json`.
+    If data is sealed at rest, `opened` decrypts what is read as `json`.
 
-    A server that is down or still recovering is waited for, since it and its services are often
-    started together; one that refuses the login, or whose host has no address, fails at once.
-    EnvError then names the setting that holds the URL, and says nothing of its password.
-    A connection that is given back is only rolled back: nothing in Qflow leaves session state.
+    A server that is down or recovering is waited for, since it is often started together with its
+    services; a refused login or an unresolvable host fails at once. EnvError then names the setting
+    that holds the URL, and never includes its password. A released connection is only rolled back:
+    nothing in Qflow leaves session state.
     """
     settings = {
         "application_name": application_name,
         "statement_timeout": str(round(statement_timeout_s * 1000)),
         "idle_in_transaction_session_timeout": str(_IDLE_IN_TRANSACTION_S * 1000),
         "timezone": "UTC",
-        "jit": "off",  # short statements only: compiling them costs more than running them
+        "jit": "off",  # statements are short: compiling them costs more than running them
     }
     gives_up_at = time.monotonic() + _START_MAX_S
     awaited = False
@@ -108,8 +108,8 @@ async def open_pool(
 
 
 def _may_come(error: Exception) -> bool:
-    """Whether a server that does not let anybody in may do so in a moment."""
-    if isinstance(error, socket.gaierror):  # a name without an address is a mistake in a setting
+    """Return whether a server that refuses connections now may accept them in a moment."""
+    if isinstance(error, socket.gaierror):  # an unresolvable name is a mistake in a setting
         return False
     in_a_moment = ConnectionError | FileNotFoundError | TimeoutError
     return isinstance(error, in_a_moment | asyncpg.TooManyConnectionsError) or _server_is_away(
@@ -118,7 +118,7 @@ def _may_come(error: Exception) -> bool:
 
 
 def _why_nobody_enters(url: str, error: Exception) -> str:
-    """Say in a line why a URL opens no connection, without anything that may be its password."""
+    """Return in one line why a URL opens no connection, without any part that may be a password."""
     match error:
         case socket.gaierror() | UnicodeError():
             host = urlsplit(url).hostname or ""
@@ -128,7 +128,7 @@ def _why_nobody_enters(url: str, error: Exception) -> str:
         case OSError():
             where = urlsplit(url).netloc.rpartition("@")[2] or "the local socket"
             return f"no server answers at {where} ({str(error) or 'time is up'})"
-        case _:  # the driver's text may quote a password that was taken for a port
+        case _:  # the driver's text may quote a password that was parsed as a port
             return (
                 "it must look like postgresql://login:password@host:5432/database "
                 "(in a password @ is %40 and / is %2F)"
@@ -138,7 +138,7 @@ def _why_nobody_enters(url: str, error: Exception) -> str:
 async def prepare_connection(
     db: asyncpg.Connection[asyncpg.Record], opened: Callable[[str], str] | None = None
 ) -> None:
-    """Teach a connection that `jsonb` values are Python objects (pools do it by themselves)."""
+    """Set up the codecs of a connection: `jsonb` as Python objects, `json` through `opened`."""
     if opened is not None:
         await db.set_type_codec("json", schema="pg_catalog", encoder=str, decoder=opened)
     await db.set_type_codec(
@@ -150,15 +150,15 @@ async def prepare_connection(
 
 
 async def _no_further_reset(_db: object) -> None:
-    """Replace the driver's reset query; before it, the driver has rolled back what was open."""
+    """Replace the driver's reset query: the driver has already rolled back before it."""
 
 
 @asynccontextmanager
 async def transaction(pool: Pool, *, durable: bool = True) -> AsyncIterator[Db]:
     """Run one transaction: it commits at the end of the block and rolls back on any exception.
 
-    One that is not durable commits without waiting for the disk: a crash of the server may lose
-    the last moment of such transactions, each whole.
+    If it is not `durable`, it commits without waiting for the disk: a crash of the server may lose
+    the last of such transactions, each as a whole.
     """
     begin = "BEGIN" if durable else "BEGIN; SET LOCAL synchronous_commit = off"
     async with _begun(pool, begin) as db:
@@ -169,12 +169,11 @@ async def transaction(pool: Pool, *, durable: bool = True) -> AsyncIterator[Db]:
 async def as_caller(
     pool: Pool, caller: Caller, *, plans_by_value: bool = False, durable: bool = True
 ) -> AsyncIterator[Db]:
-    """Run one transaction whose row-level security sees this caller and nobody else.
+    """Run one transaction in which row-level security applies to this caller.
 
-    Beginning and identity travel in one round trip, and the identity ends with the transaction.
-    With `plans_by_value` each statement is planned for the parameters that it has: about a
-    millisecond, for statements whose best plan depends on them. One that is not durable is as
-    `transaction` has it.
+    BEGIN and the identity take one round trip, and the identity ends with the transaction. With
+    `plans_by_value` each statement is planned for its actual parameters, which takes about a
+    millisecond: for statements whose best plan depends on them. `durable` is as in `transaction`.
     """
     assert caller.role in _ROLES, caller.role
     begin = (
@@ -192,9 +191,9 @@ async def as_caller(
 
 @asynccontextmanager
 async def planned_by_value(db: Db) -> AsyncIterator[None]:
-    """Plan what runs in the block as `as_caller` does with `plans_by_value`, within a transaction.
+    """Within a transaction, plan statements of the block for their actual parameters.
 
-    For reads before writes: the checks of foreign keys would be planned for each row.
+    Use it for reads before writes only: the checks of foreign keys would be planned per row.
     """
     await db.execute(_BY_VALUE)
     yield
@@ -205,7 +204,7 @@ async def planned_by_value(db: Db) -> AsyncIterator[None]:
 async def connection(pool: Pool) -> AsyncIterator[Db]:
     """Lend a connection for a single statement, which is a transaction by itself.
 
-    That the server is away is the same error at whatever line it shows.
+    An unavailable server is reported as the same error wherever it is noticed.
     """
     try:
         db = await pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
@@ -213,7 +212,7 @@ async def connection(pool: Pool) -> AsyncIterator[Db]:
         raise Unavailable(
             "DATABASE_BUSY", "no database connection was free in time; try again", retry_after_s=1.0
         ) from None
-    # Refused, or the socket's file is gone: the server is down; or the database lets nobody in.
+    # Refused, or the socket's file is gone: the server is down, or the database accepts nobody.
     except (OSError, asyncpg.ObjectNotInPrerequisiteStateError) as error:
         raise Unavailable(*_UNAVAILABLE, retry_after_s=1.0) from error
     except asyncpg.PostgresError as error:  # it is there, but still starting or already stopping
@@ -254,16 +253,16 @@ async def _commit(db: Db) -> None:
     with given_up_after(db, _COMMIT_MAX_S):
         outcome = await _to_its_end(db.execute("COMMIT", timeout=_COMMIT_MAX_S * 2))
     if outcome != "COMMIT":
-        # A statement failed and its error was swallowed: PostgreSQL rolled everything back.
+        # A failed statement's error was swallowed: PostgreSQL rolled everything back.
         raise RuntimeError(f"the transaction ended in {outcome}")
 
 
 @contextmanager
 def given_up_after(db: Db, seconds: float) -> Iterator[None]:
-    """Drop a connection on which a commit takes longer, sooner than its own timeout comes.
+    """Drop the connection if a commit takes longer, before the driver's own timeout.
 
-    The driver's timeout has the server cancel what it does. One that waits for a synchronous
-    replica then ends the wait: the commit stands, and is seen, on a server that alone has it.
+    On timeout the driver asks the server to cancel. A server that waits for a synchronous replica
+    would then stop waiting: the commit would be visible, but exist on that server only.
     """
     giving_up = asyncio.get_running_loop().call_later(seconds, db.terminate)
     try:
@@ -273,7 +272,7 @@ def given_up_after(db: Db, seconds: float) -> Iterator[None]:
 
 
 async def _give_back(pool: Pool, db: PoolConnectionProxy[asyncpg.Record]) -> None:
-    """Roll back what is still open, because it has failed; the pool closes what is in doubt."""
+    """Roll back an open, failed transaction, and release; a broken connection is closed."""
     try:
         if db.is_in_transaction():
             await _to_its_end(db.execute("ROLLBACK"))
@@ -285,13 +284,13 @@ async def _give_back(pool: Pool, db: PoolConnectionProxy[asyncpg.Record]) -> Non
     ):
         log.info("connection_lost")
     finally:
-        # A connection that broke may have left the pool by itself already.
+        # A broken connection may have left the pool by itself already.
         with suppress(asyncpg.InternalClientError, asyncpg.InterfaceError):
             await pool.release(db)
 
 
 async def _to_its_end(statement: Coroutine[Any, Any, str]) -> str:
-    """Run a statement whose outcome must be known, also when the caller goes away meanwhile."""
+    """Run a statement whose outcome must be known, even if the caller is cancelled meanwhile."""
     running = asyncio.ensure_future(statement)
     try:
         return await asyncio.shield(running)
@@ -300,7 +299,7 @@ async def _to_its_end(statement: Coroutine[Any, Any, str]) -> str:
         raise
 
 
-# How a link to the database that broke in the middle of something shows on this side.
+# How a broken connection to the database shows on this side.
 LINK_FAULTS: Final = (
     OSError,
     TimeoutError,
@@ -316,9 +315,9 @@ _FULL: Final = ("DATABASE_FULL", "the database has no room left; an operator mus
 
 
 def translate(error: BaseException) -> QflowError | None:
-    """Return what a caller may learn of a fault of the database; None where it is no such fault.
+    """Return a database error as a caller may see it; None if it is not one that callers cause.
 
-    The texts are bland on purpose: the driver's own may quote values and names.
+    The texts are generic on purpose: those of the driver may quote values and names.
     """
     match error:
         case asyncpg.PostgresError() if error.sqlstate == _FILES_OVER_QUOTA:
@@ -326,11 +325,11 @@ def translate(error: BaseException) -> QflowError | None:
         case asyncpg.PostgresError():
             return _translate_state(error.sqlstate or "")
         case asyncpg.InterfaceError() if "clos" in str(error):
-            # "connection is closed", "pool is closing"; the other ones are our own mistakes.
+            # "connection is closed", "pool is closing"; other interface errors are bugs of ours.
             return Unavailable(*_UNAVAILABLE, retry_after_s=1.0)
         case ConnectionError() | asyncpg.InternalClientError():
             return Unavailable(*_UNAVAILABLE, retry_after_s=1.0)
-        case TimeoutError():  # the link is silent: not even the statement's timeout came back
+        case TimeoutError():  # the connection is silent: not even the server's timeout arrived
             return Unavailable(*_TOO_SLOW, retry_after_s=1.0)
         case _:
             return None
@@ -340,7 +339,7 @@ _STATES: Final[Mapping[str, tuple[type[QflowError], tuple[str, str], float]]] = 
     "40001": (Conflict, _CHANGED, 0.05),
     "40P01": (Conflict, _CHANGED, 0.05),
     "55P03": (Conflict, _CHANGED, 0.05),
-    # Whoever writes asks first; that a value is taken all the same is another's doing meanwhile.
+    # Writers check for duplicates first, so a violation means that another write came in between.
     "23505": (Conflict, _CHANGED, 0.05),
     "57014": (Unavailable, _TOO_SLOW, 1.0),
     "57P01": (Unavailable, _UNAVAILABLE, 1.0),
@@ -373,9 +372,9 @@ def _translate_state(sqlstate: str) -> QflowError | None:
 
 
 def _files_over_quota(detail: str | None) -> QflowError:
-    """Say which number is over, as the trigger that counts files told: nothing of it is a value.
+    """Name the exceeded quota, with the numbers that the trigger reports; none of them is secret.
 
-    What is over stays over until something goes; so no later moment is named.
+    There is no time to retry after: it stays exceeded until files are deleted.
     """
     if not detail:
         return ResourceExhausted(
@@ -391,7 +390,7 @@ def _files_over_quota(detail: str | None) -> QflowError:
 
 
 def facts_of(error: BaseException) -> dict[str, Any]:
-    """Return what the log should hold about a fault of the database besides its text."""
+    """Return what to log about a database error besides its text."""
     if isinstance(error, asyncpg.PostgresError):
         return {"sqlstate": error.sqlstate, "constraint": getattr(error, "constraint_name", None)}
     return {}

@@ -1,7 +1,7 @@
 """The Python interpreters of this machine, by version: real programs, never shims.
 
-The registry reads a node's source under the node's own Python, the runner runs it there; both ask
-here, so that they mean the same program.
+The registry analyses a node's source with the node's own Python, and the runner runs it there; both
+look it up here, so that they use the same program.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FULL: Final = re.compile(r"(\d+\.\d+)\.\d+")
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """One CPython: `version` is `3.12`, `full_version` `3.12.1`; `prefix` holds its library."""
+    """A CPython: `version` is `3.12`, `full_version` `3.12.1`; `prefix` has its library."""
 
     version: str
     full_version: str
@@ -37,16 +37,16 @@ class Interpreter:
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """Return what versions are ordered by: 3.9 before 3.10."""
+    """Return the sort key of a version: 3.9 comes before 3.10."""
     return tuple(int(part) for part in version.split("."))
 
 
 @functools.cache
 def find_pythons() -> Mapping[str, Interpreter]:
-    """Return the interpreter of each supported version that this machine has, oldest first.
+    """Return this machine's interpreter of each supported version, oldest first.
 
-    Looks once per process: at this process's own Python, on PATH, and where pyenv, asdf and uv
-    keep theirs. Each is asked for its version, which takes some 20 ms; call it in a thread.
+    Searched once per process: this process's own Python, PATH, and the folders of pyenv, asdf and
+    uv. Each is started to ask for its version, which takes some 20 ms; call it in a thread.
     """
     found: dict[str, Interpreter] = {}
     for version, path in _candidates(os.environ):
@@ -58,7 +58,7 @@ def find_pythons() -> Mapping[str, Interpreter]:
 
 
 def closest(version: str) -> Interpreter | None:
-    """Return the interpreter of a version, else of the next newer one, else of the newest."""
+    """Return the interpreter of a version, else of the next newer one, else the newest."""
     found = find_pythons()
     wanted = version_key(version)
     newer = [each for key, each in found.items() if version_key(key) >= wanted]
@@ -66,7 +66,7 @@ def closest(version: str) -> Interpreter | None:
 
 
 def ask(path: Path) -> Interpreter | None:
-    """Ask a program which Python it is; None where it is none, a shim, or a pre-release."""
+    """Start a program to ask which Python it is; None if it is none, a shim or a pre-release."""
     if not _is_program(path):
         return None
     try:
@@ -83,13 +83,13 @@ def ask(path: Path) -> Interpreter | None:
     version = _FULL.fullmatch(full)
     if version is None or implementation != "cpython" or level != "final":
         return None
-    # A virtual environment's program is a link: its base is the one that stays.
+    # In a virtual environment it is a link; the base interpreter outlives that environment.
     program = Path(base) if _is_program(Path(base)) else path
     return Interpreter(version[1], full, program.resolve(), Path(prefix).resolve())
 
 
 def _is_program(path: Path) -> bool:
-    """Whether this is an executable that is not a script: shims of version managers are scripts."""
+    """Return whether this is an executable and no script: shims of version managers are scripts."""
     try:
         with path.open("rb") as file:
             head = file.read(2)
@@ -115,7 +115,7 @@ def _candidates(env: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
 
 
 def _homes(env: Mapping[str, str]) -> Iterator[Path]:
-    """Give the folders in which version managers, and the runner, keep one folder per Python."""
+    """Yield the folders where version managers and the runner keep one folder per Python."""
     if env.get("QFLOW_HOME"):
         yield Path(env["QFLOW_HOME"]) / "pythons"
     user = Path(env.get("HOME") or Path.home())

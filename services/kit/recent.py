@@ -1,4 +1,4 @@
-"""Answers of the last moment, cached in this process: bounded, loaded once, dropped on request."""
+"""A short-lived cache of this process: bounded, loads each value once, can be invalidated."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from uuid import UUID
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-# Entries end at different moments, so that what was read together is not loaded together again.
+# Entries expire at different moments, so that what was loaded together is not reloaded together.
 _JITTER: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[V]):
-    """What was loaded: how heavy it is, 0 where it must not be kept."""
+    """A loaded value with its weight; 0 if it must not be kept."""
 
     value: V
     weight: int
@@ -34,10 +34,10 @@ class _Entry(Generic[V]):
 
 
 class Recent(Generic[K, V]):
-    """Values by tenant and key, none older than `ttl_s` from before it was asked for.
+    """Values by tenant and key, none older than `ttl_s`, counted from before it was loaded.
 
-    Whoever asks for what is being loaded waits for that. What is loaded while its tenant is
-    forgotten is given to those who wait, since they asked before, and is not kept.
+    Concurrent callers share one load. If the tenant is forgotten during a load, the value is still
+    returned to its callers, who asked before, but is not kept.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Recent(Generic[K, V]):
         self._hits = self._misses = 0
         self._kept: OrderedDict[tuple[UUID, K], _Entry[V]] = OrderedDict()
         self._loading: dict[tuple[UUID, K], asyncio.Task[V]] = {}
-        # The keys of each tenant, kept or being loaded: to forget one tenant costs what it has.
+        # Keys by tenant, kept or being loaded: forgetting a tenant only costs what it has.
         self._keys: dict[UUID, set[tuple[UUID, K]]] = {}
 
     async def get(self, tenant_id: UUID, key: K, load: Callable[[], Awaitable[Loaded[V]]]) -> V:
-        """Give what is known, or load it; a load that fails fails for all who wait, once."""
+        """Return the cached value, or load it; a failed load raises for all who wait for it."""
         whole = (tenant_id, key)
         entry = self._kept.get(whole)
         if entry is not None and entry.until > self._clock():
@@ -68,22 +68,22 @@ class Recent(Generic[K, V]):
         self._misses += 1
         task = self._loading.get(whole)
         if task is None:
-            # From before the question: its answer is no younger.
+            # Counted from before the load: the value may be as old as that.
             jitter = random.random() * _JITTER  # noqa: S311  # no secret
             until = self._clock() + self._ttl_s * (1 - jitter)
             task = asyncio.create_task(self._load(whole, load, until))
             self._loading[whole] = task
             self._keys.setdefault(tenant_id, set()).add(whole)
             task.add_done_callback(lambda done: self._loaded(whole, done))
-        # Shielded: the one who asked first may go away while others wait for the answer.
+        # Shielded: the first caller may be cancelled while others wait for the value.
         return await asyncio.shield(task)
 
     def asked(self) -> tuple[int, int]:
-        """Tell how often an answer was known, and how often it had to be loaded."""
+        """Return the numbers of hits and misses."""
         return self._hits, self._misses
 
     def forget(self, tenant_id: UUID) -> None:
-        """Forget all of a tenant, and what is being loaded for it."""
+        """Drop all values of a tenant, including those being loaded."""
         for whole in self._keys.pop(tenant_id, ()):
             self._loading.pop(whole, None)
             entry = self._kept.pop(whole, None)
@@ -109,11 +109,11 @@ class Recent(Generic[K, V]):
             if whole not in self._kept:
                 self._unlist(whole)
         if not task.cancelled():
-            task.exception()  # those who wait have it; nobody may be left to
+            task.exception()  # marks it as retrieved: the callers may be gone
 
     def _keep(self, whole: tuple[UUID, K], entry: _Entry[V]) -> None:
-        # What is too old to be given goes now, and not only where the bound is reached: else a
-        # moment with many different questions is remembered for as long as the process lives.
+        # Expired entries are dropped now, not just at the limit: else a burst of many different
+        # keys would stay in memory for as long as the process lives.
         now = self._clock()
         while self._kept and next(iter(self._kept.values())).until <= now:
             self._drop(next(iter(self._kept)))

@@ -1,8 +1,8 @@
-"""Root keys: what other keys are wrapped under, and the two operations that all sealing is made of.
+"""Root keys, under which other keys are wrapped, and the primitives of all sealing.
 
-They come from a file or a variable, and stay in this process; whatever keeps them instead, a
-service for keys for instance, is another `RootKeys`. AES-256-GCM throughout; what is wrapped is
-bound to a context, so that it opens nowhere else.
+They come from a file or a variable and stay in this process; a key management service would be
+another implementation of `RootKeys`. AES-256-GCM throughout; what is wrapped is bound to a context,
+so that it cannot be opened anywhere else.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ _NONCE_BYTES: Final = 12
 _KEY_ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
-class CannotOpen(Exception):  # noqa: N818 - it says what happened
-    """A root key is missing, or what is stored was changed."""
+class CannotOpen(Exception):  # noqa: N818 - the name says what happened
+    """A root key is missing, or stored data was changed."""
 
 
 class RootKeys(Protocol):
-    """What wraps other keys: the port for wherever root keys are kept."""
+    """Wraps other keys: the port for wherever root keys are kept."""
 
     @property
     def current(self) -> str:
-        """The id of the one that new keys are wrapped under."""
+        """The id of the key that new keys are wrapped under."""
 
     def wrap(self, key: bytes, context: bytes) -> bytes:
         """Wrap a key under the current root key, bound to a context."""
 
     def unwrap(self, wrapped: bytes, key_id: str, context: bytes) -> bytes:
-        """Give the key again; raises CannotOpen."""
+        """Unwrap a key; raises CannotOpen."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalKeys:
-    """Root keys of a file or a variable: one `id:base64` a line, the current one first."""
+    """Root keys from a file or a variable: one `id:base64` per line, the current one first."""
 
     current: str
     _keys: Mapping[str, bytes] = field(repr=False)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], purpose: str = SECRETS) -> Self | None:
-        """Read those of a purpose; None where there are none. Faults name the setting alone.
+        """Read the keys of a purpose; None if there are none. Errors name the setting only.
 
-        Where nothing is set, what a provision laid into QFLOW_SECRETS_FOLDER counts.
+        Without settings, the file in QFLOW_SECRETS_FOLDER is used, if there is one.
         """
         file, variable = f"{purpose}_KEY_FILE", f"{purpose}_KEYS"
         path, text = told_of(env, purpose)
@@ -75,7 +75,7 @@ class LocalKeys:
 
     @classmethod
     def parse(cls, text: str, *, setting: str) -> Self:
-        """Read lines, or what stands between commas."""
+        """Parse keys, separated by newlines or commas."""
         keys: dict[str, bytes] = {}
         for line in text.replace(",", "\n").split("\n"):
             if not line.strip():
@@ -106,18 +106,18 @@ class LocalKeys:
 
 
 def new_key() -> bytes:
-    """Make a random key."""
+    """Generate a random key."""
     return AESGCM.generate_key(KEY_BYTES * 8)
 
 
 def encrypt(key: bytes, text: bytes, context: bytes) -> bytes:
-    """Seal bytes under a key, bound to a context."""
+    """Encrypt bytes under a key, bound to a context."""
     nonce = os.urandom(_NONCE_BYTES)
     return nonce + AESGCM(key).encrypt(nonce, text, context)
 
 
 def decrypt(key: bytes, stored: bytes, context: bytes) -> bytes:
-    """Give the bytes again; raises CannotOpen."""
+    """Decrypt bytes; raises CannotOpen."""
     try:
         return AESGCM(key).decrypt(stored[:_NONCE_BYTES], stored[_NONCE_BYTES:], context)
     except (InvalidTag, ValueError):

@@ -1,4 +1,4 @@
-"""A process of the suite from start to end: one task group and one way to stop."""
+"""A process of the suite from start to end: one task group, and one way to stop."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ log = structlog.get_logger()
 # Together 30 seconds from the signal to the end of the process.
 DRAIN_MAX_S: Final = 27.0
 _CLOSE_MAX_S: Final = 3.0
-# What stays of the time to drain for calls that are still open after it.
+# How much of the drain time is kept for calls that are still open.
 _CALLS_MIN_S: Final = 2.0
 _RECORD_MAX_S: Final = 1.0
-# Calls make few cycles: looking for them every 700 objects is mostly looking in vain.
+# Calls create few cycles: collecting every 700 objects would mostly find nothing.
 _GARBAGE_THRESHOLDS: Final = (20_000, 20, 50)
 _OK: Final = 0
 _CRASHED: Final = 1
@@ -49,7 +49,7 @@ Loop = Callable[[asyncio.Event], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class App:
-    """A service put together: what it serves, what it does by itself, how it lets go."""
+    """An assembled service: what it serves, its loops, and how it shuts down."""
 
     listener: Listener
     authenticator: Authenticator
@@ -58,32 +58,32 @@ class App:
     internal_servicers: Sequence[Servicer] = ()
     # Each runs until its event is set; one that raises takes the process down.
     loops: Sequence[Loop] = ()
-    # What it tells of itself to whoever scrapes it.
+    # Its metrics, for scrapes.
     figures: Sequence[Figures] = ()
-    # What it leans on, as grpc.health tells.
+    # Its dependencies, for health checks.
     dependencies: Sequence[Dependency] = ()
-    # Called once every address is bound, before anything is answered and any loop runs: who cannot
-    # listen is nobody that others should reckon with.
+    # Called once all addresses are bound, before anything is served and any loop runs: a process
+    # that cannot listen must not be announced to others.
     join: Callable[[], Awaitable[None]] | None = None
-    # Called once after health says NOT_SERVING and before calls are ended; bounded by 25 s.
+    # Called after health reports NOT_SERVING and before calls are ended; limited to 25 s.
     on_drain: Callable[[], Awaitable[None]] | None = None
-    # Notes what calls change.
+    # Audits calls that change something.
     recorder: Recorder | None = None
 
 
-# Entered before anything listens; left last, when no call and no loop runs any more.
+# Entered before anything listens; exited last, when no call and no loop runs any more.
 Build = Callable[[Mapping[str, str]], AbstractAsyncContextManager[App]]
 
 
 def run_service(name: str, build: Build) -> int:
-    """Run a service until it is told to stop or fails; returns the exit code of the process."""
+    """Run a service until it is stopped or fails; return the exit code of the process."""
     logging.configure(name, level=os.environ.get("QFLOW_LOG_LEVEL", "info"))
     try:
         machine.claim()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_run(name, build, settings.with_secrets(os.environ)))
     except settings.EnvError as error:
-        log.error("service_misconfigured", fault=str(error))  # noqa: TRY400  # no trace needed
+        log.error("service_misconfigured", fault=str(error))  # noqa: TRY400  # no traceback needed
         return _MISCONFIGURED
     except Exception:
         log.exception("service_failed")
@@ -93,7 +93,7 @@ def run_service(name: str, build: Build) -> int:
 def listener(
     env: Mapping[str, str], service: str, default: str, *, suffix: str = "LISTEN"
 ) -> Listener:
-    """Read where a service listens: `QFLOW_<SERVICE>_LISTEN`, with TLS when it is configured."""
+    """Read where a service listens: `QFLOW_<SERVICE>_LISTEN`, with TLS if configured."""
     public = suffix == "LISTEN"
     return Listener(
         address=settings.text(env, f"QFLOW_{service.upper()}_{suffix}", default),
@@ -108,7 +108,7 @@ async def _run(name: str, build: Build, env: Mapping[str, str]) -> int:
     stop = asyncio.Event()
     starting = asyncio.current_task()
     assert starting is not None
-    # Nothing serves yet, so nothing has to drain: a start that still waits is given up at once.
+    # Nothing is served yet, so there is nothing to drain: a start is simply cancelled.
     _on_signals(starting.cancel)
     secret = settings.optional(env, "QFLOW_SERVICE_TOKEN")
     if secret is not None:
@@ -143,7 +143,7 @@ async def _run(name: str, build: Build, env: Mapping[str, str]) -> int:
 async def _listen(
     app: App, probe: Health, env: Mapping[str, str], calls: Calls | None
 ) -> list[BoundServer]:
-    """Bind all addresses; nothing is answered before the servers are started."""
+    """Bind all addresses; nothing is served before the servers are started."""
     servers: list[BoundServer] = []
     pairs = [(app.listener, app.servicers)]
     if app.internal_listener is not None:
@@ -189,7 +189,7 @@ async def _serve(
             )
             await stop.wait()
         finally:
-            # Shielded by hand: this also runs when a loop has crashed and the group is cancelled.
+            # Shielded explicitly: this also runs when a loop crashed and the group is cancelled.
             stop.set()
             await asyncio.shield(_drain(app, servers, probe))
 
@@ -199,7 +199,7 @@ async def _run_loop(loop: Loop, stop: asyncio.Event) -> None:
 
 
 async def _drain(app: App, servers: Sequence[BoundServer], probe: Health) -> None:
-    """Say that no new work is taken, let go of it, let calls end."""
+    """Report NOT_SERVING, run `on_drain`, end calls, and flush the audit records."""
     ends_at = time.monotonic() + DRAIN_MAX_S
     log.info("service_draining")
     await probe.enter_graceful_shutdown()
@@ -216,11 +216,11 @@ async def _drain(app: App, servers: Sequence[BoundServer], probe: Health) -> Non
             async with asyncio.timeout(_RECORD_MAX_S):
                 await app.recorder.close()
         except TimeoutError:
-            log.error("audit_records_lost")  # noqa: TRY400  # nothing is wrong here
+            log.error("audit_records_lost")  # noqa: TRY400  # no traceback needed
 
 
 async def _close(stack: AsyncExitStack) -> None:
-    """Let go of connections, in bounded time: a peer that is silent must not keep us alive."""
+    """Close connections in bounded time: a silent peer must not keep the process alive."""
     try:
         async with asyncio.timeout(_CLOSE_MAX_S):
             await stack.aclose()
@@ -229,26 +229,26 @@ async def _close(stack: AsyncExitStack) -> None:
 
 
 def settle_garbage() -> None:
-    """Keep what a service was built of out of every later collection, and collect less often."""
+    """Exclude what exists after the start from garbage collection, and collect less often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GARBAGE_THRESHOLDS)
 
 
 def _on_signals(end: Callable[[], object]) -> None:
-    """Let SIGTERM and SIGINT do this from now on."""
+    """Set the handler of SIGTERM and SIGINT."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return the first fault of a task group: what follows it is only the end of its siblings."""
+    """Return the first error of a task group: the others only follow from it."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
 def main(name: str, build: Build) -> None:
-    """Run a service and exit with its code: the one line of every `__main__`."""
+    """Run a service and exit with its code: the only line of every `__main__`."""
     sys.exit(run_service(name, build))

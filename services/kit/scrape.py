@@ -1,8 +1,8 @@
-"""The page that Prometheus reads: `GET /metrics` on an address of its own, off unless it is set.
+"""Metrics for Prometheus: `GET /metrics` on an address of its own, off unless it is set.
 
-Served by the service's own loop, on plain asyncio: one short answer to one kind of request is all
-there is to it, and a web framework would cost each process ten megabytes. What the page says names
-methods, pools and states, and never a tenant, a person or a run.
+Served on the service's loop by plain asyncio: there is only one kind of request, and a web
+framework would cost each process ten megabytes. Labels are methods, pools and states, never a
+tenant, a person or a run.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ log = structlog.get_logger()
 PATH: Final = "/metrics"
 _HEAD_BYTES_MAX: Final = 8 * 1024
 _PATIENCE_S: Final = 5.0
-# Prometheus asks one question at a time; a few servers of it may ask at once.
+# A Prometheus server sends one request at a time; a few servers may scrape at once.
 _CONNECTIONS_MAX: Final = 8
 _GAVE_UP: Final = (TimeoutError, ConnectionError, asyncio.IncompleteReadError)
 
 
 def address_of(env: Mapping[str, str], service: str) -> str | None:
-    """Read where a service is scraped: its own setting, else that of all; None for nowhere."""
+    """Read where a service is scraped: its own setting, else the common one; None if off."""
     own = settings.optional(env, f"QFLOW_{service.upper()}_METRICS_LISTEN")
     address = own or settings.optional(env, "QFLOW_METRICS_LISTEN")
     if address is not None:
         host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004  # ports end there
+        if not host or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004  # the highest port
             raise settings.EnvError("QFLOW_METRICS_LISTEN must be host:port")
     return address
 
 
 @asynccontextmanager
 async def scraped(address: str | None, sources: Sequence[Figures]) -> AsyncIterator[str | None]:
-    """Answer scrapes meanwhile; gives the address with the port that it got."""
+    """Serve metrics inside the block; yields the address with the actual port."""
     if address is None:
         yield None
         return
@@ -59,16 +59,16 @@ async def scraped(address: str | None, sources: Sequence[Figures]) -> AsyncItera
 
 
 async def written(sources: Iterable[Figures], accept: str = "") -> tuple[bytes, str]:
-    """Write all figures down as a scraper accepts them; gives the text and its content type.
+    """Encode all metrics as the scraper accepts them; return the text and its content type.
 
-    They are read at once, on the loop. To write down those of a hundred methods takes tens of
-    milliseconds, for which no call should wait.
+    They are read at once, on the loop, and encoded in a thread: for a hundred methods that takes
+    tens of milliseconds, which would delay calls.
     """
     return await asyncio.to_thread(_encoded, list(_families(sources)), accept)
 
 
 def _encoded(families: Sequence[Any], accept: str) -> tuple[bytes, str]:
-    # Late: a process that nobody scrapes does not pay for the library.
+    # Imported late: a process that is not scraped does not pay for the library.
     from prometheus_client import CollectorRegistry, ProcessCollector
     from prometheus_client.exposition import choose_encoder
 
@@ -80,7 +80,7 @@ def _encoded(families: Sequence[Any], accept: str) -> tuple[bytes, str]:
 
 
 class _Read:
-    """What was read, as the library asks for it."""
+    """The values read, as a collector of the library."""
 
     def __init__(self, families: Sequence[Any]) -> None:
         self._families = families
@@ -90,7 +90,7 @@ class _Read:
 
 
 def _families(sources: Iterable[Figures]) -> Iterable[Any]:
-    """Give figures as the library's families; several sources may tell of one name."""
+    """Convert metrics for the library; several sources may contribute to one name."""
     families: dict[str, Any] = {}
     for source in sources:
         for figure in source():
@@ -122,7 +122,7 @@ def _bound(bound: float) -> str:
 
 
 class _Page:
-    """One request, one answer, and the connection is closed."""
+    """Handles connections: one request, one response, then it is closed."""
 
     def __init__(self, sources: Sequence[Figures]) -> None:
         self._sources = sources
@@ -157,14 +157,14 @@ class _Page:
         try:
             body, content_type = await written(self._sources, accept.strip())
         except Exception:
-            # A figure that cannot be read must not end the service that it is about.
+            # A metric that cannot be read must not stop the service.
             log.exception("scrape_failed")
             return _response("500 Internal Server Error")
         return _response("200 OK", f"Content-Type: {content_type}\r\n", body)
 
 
 async def _head(reader: asyncio.StreamReader) -> str | None:
-    """Read a request up to its empty line; None where that does not come in time to be kept."""
+    """Read a request up to its empty line; None if it is too long."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.LimitOverrunError:

@@ -1,9 +1,9 @@
-"""Inputs and outputs at rest: texts that are sealed where they are written, opened where read.
+"""Inputs and outputs at rest: texts are sealed when they are written and opened when read.
 
-A sealed text is a JSON string, `"qf1.<data key>.<base64>"`. What it takes the place of is an object
-or a list: so nothing clear is taken for sealed, and no column needs another type. Each is under a
-key of its own, derived from the data key by a random salt: data keys wear out by no number of
-values. Keys are looked up in memory alone, since what opens is called while rows are decoded.
+A sealed text is a JSON string, `"qf1.<data key>.<base64>"`, in place of a JSON object or list: so
+no clear text looks sealed, and columns keep their types. Each text has a key of its own, derived
+from the data key and a random salt, so that the number of texts per data key is not limited. Keys
+are only looked up in memory, since texts are opened while rows are decoded.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from services.kit.sealed_form import SALT_BYTES
 from services.kit.sealed_mark import SEALED_MARK
 
 _HEAD: Final = re.compile(re.escape(SEALED_MARK) + r"([0-9a-f]{32})\.")
-_NONCE: Final = bytes(12)  # the key is the value's own, and used once
+_NONCE: Final = bytes(12)  # safe as a constant: each key encrypts only one text
 
 
 class DataKeys:
-    """The data keys that this process knows, and the one that it seals with."""
+    """The data keys known to this process, and the one to seal with."""
 
     def __init__(self) -> None:
         self._known: Mapping[UUID, bytes] = {}
         self._current: UUID | None = None
 
     def learn(self, keys: Mapping[UUID, bytes], current: UUID | None) -> None:
-        """Take what the database has now."""
+        """Replace the known keys by those of the database."""
         self._known, self._current = keys, current
 
     def seal(self, text: str) -> str:
-        """Give the JSON string that stands in place of a JSON text."""
+        """Return the JSON string to store in place of a JSON text."""
         key_id, key = self.current()
         salt = os.urandom(SALT_BYTES)
         sealed = AESGCM(value_key(key, salt)).encrypt(_NONCE, text.encode(), key_id.bytes)
         return f'{SEALED_MARK}{key_id.hex}.{base64.b64encode(salt + sealed).decode("ascii")}"'
 
     def open(self, text: str) -> str:
-        """Give a text as it was; one that is not sealed is given as it is.
+        """Return the clear text; a text that is not sealed is returned as it is.
 
-        Raises Unavailable where the key is not known here yet.
+        Raises Unavailable if the key is not known here yet.
         """
         if not text.startswith(SEALED_MARK):
             return text
@@ -62,16 +62,16 @@ class DataKeys:
         try:
             return AESGCM(key).decrypt(_NONCE, raw[SALT_BYTES:], key_id.bytes).decode()
         except (InvalidTag, ValueError):
-            return text  # it was changed: whoever reads it finds neither object nor list
+            return text  # it was changed: its readers find neither an object nor a list
 
     def current(self) -> tuple[UUID, bytes]:
-        """Give the key that new values are sealed with; raises Unavailable without one."""
+        """Return the key to seal new values with; raises Unavailable without one."""
         if self._current is None:
             raise _not_known()
         return self._current, self._known[self._current]
 
     def key(self, key_id: UUID) -> bytes:
-        """Give a key; raises Unavailable where it is not known here."""
+        """Return a key; raises Unavailable if it is not known here."""
         found = self._known.get(key_id)
         if found is None:
             raise _not_known()
@@ -84,7 +84,7 @@ def value_key(key: bytes, salt: bytes) -> bytes:
 
 
 def _decoded(text: str) -> bytes:
-    """Read base64; nothing where it is none."""
+    """Decode base64; empty if it is invalid."""
     try:
         return binascii.a2b_base64(text, strict_mode=True)
     except ValueError:

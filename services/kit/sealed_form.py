@@ -1,8 +1,8 @@
-"""The form of a sealed file, for who seals and opens it and for who keeps it without any key.
+"""The format of a sealed file, shared by code that has keys and code that only stores files.
 
     mark (8) · data key (16) · salt (32) · pieces of 64 KiB, each with a tag (16) · SHA-256 (32)
 
-The digest at the end is of all before it: so damage is seen also where nothing can be opened.
+The final digest covers everything before it, so that damage is detected without a key.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ DIGEST_BYTES: Final = 32
 
 
 def piece_count(sealed_bytes: int) -> int:
-    """Count the pieces of a sealed file by its size."""
+    """Return the number of pieces of a sealed file of this size."""
     return -(-(sealed_bytes - HEAD_BYTES - DIGEST_BYTES) // (PIECE_BYTES + TAG_BYTES))
 
 
 def clear_size(sealed_bytes: int) -> int:
-    """Give how many clear bytes a sealed file of a size has."""
+    """Return the clear size of a sealed file of this size."""
     return sealed_bytes - HEAD_BYTES - DIGEST_BYTES - TAG_BYTES * piece_count(sealed_bytes)
 
 
 class Passing:
-    """Bytes of a stored file as they pass: proven against its row, clear or sealed."""
+    """Checks a stored file, clear or sealed, against its row as its bytes pass by."""
 
     def __init__(self) -> None:
         self._clear = hashlib.sha256()
         self._sealed = hashlib.sha256()
-        self._last = b""  # what may be the digest at the end
+        self._last = b""  # may be the digest at the end
         self._marked: bool | None = None
         self._size = 0
 
     def feed(self, piece: bytes) -> None:
-        """Take the next bytes; the first piece has the mark, or the file is shorter."""
+        """Process the next bytes; the first call must include the whole mark, if there is one."""
         if self._marked is None:
             self._marked = piece.startswith(MARK)
         self._size += len(piece)
@@ -51,7 +51,7 @@ class Passing:
             self._last = held[-DIGEST_BYTES:]
 
     def proves(self, *, size_bytes: int, sha256: str) -> bool:
-        """Say whether it is the file that a row tells of; an empty digest is not compared."""
+        """Return whether the file is the one in the row; an empty digest is not compared."""
         if self._size == size_bytes:
             return not sha256 or self._clear.hexdigest() == sha256
         is_whole = bool(self._marked) and self._last == self._sealed.digest()

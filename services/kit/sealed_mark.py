@@ -1,4 +1,4 @@
-"""How a sealed text begins; on its own, so that checking for it imports no cryptography."""
+"""The prefix of a sealed text; separate, so that checking for it imports no cryptography."""
 
 from __future__ import annotations
 

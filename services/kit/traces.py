@@ -1,9 +1,9 @@
-"""Traces: the parents of calls, runs and attempts, in the W3C format, and their export.
+"""Traces: parents of calls, runs and attempts in the W3C format, and the export of spans.
 
-A place in a trace is a text, `00-<trace>-<span>-<flags>`. It comes with a call, is kept with the
-run that the call starts, and goes with each attempt to its runner and into the node. Spans of runs
-and attempts have ids that follow from those of their rows: whoever goes on with a run after a
-restart tells of the same span. Without an endpoint nothing is read, kept or sent.
+A place in a trace is a text, `00-<trace>-<span>-<flags>`. It arrives with a call, is stored with
+the run that the call starts, and is passed with each attempt to its runner and into the node. Span
+ids of runs and attempts are derived from their rows, so that a process which resumes a run exports
+the same span. Without an endpoint nothing is read, stored or sent.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from services.kit import env as settings
 from services.kit.env import EnvError
 
 KEY: Final = "traceparent"
-# Where this task is in a trace; unset outside of one.
+# The place of this task in its trace; unset outside of one.
 CURRENT: Final[ContextVar[str]] = ContextVar("qflow_trace")
 
 _FORM: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-# A later version of the form may have more behind it.
+# A later version of the format may have more fields.
 _LATER_FORM: Final = re.compile(
     r"(?!00|ff)[0-9a-f]{2}(-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(?:-.*)?"
 )
 _TRACE: Final = slice(3, 35)
 _SPAN: Final = slice(36, 52)
 _FLAGS: Final = slice(53, 55)
-_NO_SPAN: Final = "0" * 16  # in the place of a trace that begins here: nobody is above
+_NO_SPAN: Final = "0" * 16  # in the place of a new trace: there is no parent
 _SAMPLED: Final = 1
 _EXPORT_TIMEOUT_S: Final = 2
 _TRACE_RANDOM_BITS: Final = 64
 
 
 def given(text: str) -> str | None:
-    """Give the place that a caller named; None for what is none."""
+    """Return the place that a caller sent; None if it is invalid."""
     if _FORM.fullmatch(text):
         return text
     later = _LATER_FORM.fullmatch(text)
@@ -50,27 +50,27 @@ def given(text: str) -> str | None:
 
 
 def below(place: str, span_id: str) -> str:
-    """Give the place of a span within the same trace."""
+    """Return the place of a span within the same trace."""
     return f"{place[: _SPAN.start]}{span_id}{place[_SPAN.stop :]}"
 
 
 def sampled(place: str) -> bool:
-    """Whether whoever began the trace wants it told."""
+    """Return whether the trace is to be exported, as its flags say."""
     return bool(int(place[_FLAGS], 16) & _SAMPLED)
 
 
 def execution_span(execution_id: UUID) -> str:
-    """Give the id of the span of a run."""
+    """Return the span id of a run."""
     return _derived(b"execution" + execution_id.bytes)
 
 
 def attempt_span(attempt_ref: UUID, token: int) -> str:
-    """Give the id of the span of an attempt."""
+    """Return the span id of an attempt."""
     return _derived(b"attempt" + attempt_ref.bytes + token.to_bytes(8))
 
 
 def new_span() -> str:
-    """Give an id for a span that nobody else has to know."""
+    """Return a random span id."""
     return os.urandom(8).hex()
 
 
@@ -79,13 +79,13 @@ def _derived(of: bytes) -> str:
 
 
 class Tracer:
-    """Tells a collector of spans that are over; beside the loop, in batches, and never in its way.
+    """Exports finished spans to a collector: in batches from a thread, never blocking the loop.
 
-    What cannot be sent in time is dropped: a trace is worth less than a run.
+    Spans that cannot be sent in time are dropped.
     """
 
     def __init__(self, service: str, endpoint: str, *, ratio: float = 1.0) -> None:
-        # Late: a process that tells nobody does not pay for the library.
+        # Imported late: a process that exports nothing does not pay for the library.
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
@@ -103,7 +103,7 @@ class Tracer:
         self._tracer = self._provider.get_tracer("qflow")
 
     def begin(self) -> str | None:
-        """Give the place of a trace that begins here; None for one that is not to be told."""
+        """Return the place of a new trace; None if it is not sampled."""
         trace = os.urandom(16)
         if int.from_bytes(trace[8:]) >= self._share:
             return None
@@ -121,7 +121,7 @@ class Tracer:
         fault: str = "",
         facts: Mapping[str, str | int | float] | None = None,
     ) -> None:
-        """Tell of a span that is over, below its parent's place; `fault` says what went wrong."""
+        """Export a finished span below its parent; `fault` is the error, if it failed."""
         if not sampled(parent):
             return
         from opentelemetry import trace
@@ -150,7 +150,7 @@ class Tracer:
         span.end(max(began_ns, ended_ns or time.time_ns()))
 
     def close(self) -> None:
-        """Send what waits, for a few seconds at most; blocks."""
+        """Send what is queued, for a few seconds at most; blocks."""
         self._provider.shutdown()
 
 
@@ -158,7 +158,7 @@ def _ids() -> Any:
     from opentelemetry.sdk.trace.id_generator import IdGenerator
 
     class Chosen(IdGenerator):
-        """The ids that the next span is to have."""
+        """Hands out the ids set for the next span."""
 
         trace_id = 0
         span_id = 0
@@ -173,19 +173,19 @@ def _ids() -> Any:
 
 
 class _Process:
-    """What this process tells of its traces: one for all its servers and loops."""
+    """The tracer of this process, shared by its servers and loops."""
 
     tracer: Tracer | None = None
 
 
 def tracer() -> Tracer | None:
-    """Give what this process tells traces by; None where it tells none."""
+    """Return the tracer of this process; None if traces are off."""
     return _Process.tracer
 
 
 @asynccontextmanager
 async def told(service: str, env: Mapping[str, str]) -> AsyncIterator[Tracer | None]:
-    """Tell traces meanwhile to the collector at `QFLOW_TRACES_ENDPOINT`, where that is set."""
+    """Export traces inside the block to the collector at `QFLOW_TRACES_ENDPOINT`, if it is set."""
     endpoint = settings.optional(env, "QFLOW_TRACES_ENDPOINT")
     if endpoint is None:
         yield None

@@ -1,4 +1,4 @@
-"""What all updates have in common: the mask of fields, and the etag that they are based on."""
+"""Checks of update requests: the field mask, and the etag they are based on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from services.kit.errors import Conflict, FieldViolation, InvalidArgument
 
 
 def check_mask(mask: Sequence[str], known: Sequence[str]) -> None:
-    """Raise unless the mask names some of the known fields, and no other."""
+    """Raise unless the mask names at least one field, and only known ones."""
     if mask and all(name in known for name in mask):
         return
     description = f"must name some of {', '.join(known)}"
@@ -21,18 +21,18 @@ def check_mask(mask: Sequence[str], known: Sequence[str]) -> None:
 
 
 def etag_of(revision: int, moment: datetime) -> str:
-    """Give what changes with every change, and is not the same for one that is made again."""
+    """Return an etag: differs for every change, and for a thing that was deleted and recreated."""
     return f"{revision}-{moment.timestamp() * 1_000_000:.0f}"
 
 
 def check_etag(kind: str, current: str, etag: str) -> None:
-    """Raise where it changed since the etag was read; an empty one says nothing."""
+    """Raise if it changed since the etag was read; an empty etag is not checked."""
     if etag and etag != current:
         raise stale(kind, current)
 
 
 def stale(kind: str, current: str) -> Conflict:
-    """Say that it changed meanwhile, and what its etag is now."""
+    """Return the error for an outdated etag, with the current one."""
     return Conflict(
         "ETAG_MISMATCH",
         f"the {kind} changed since it was read; read it again and repeat the change",

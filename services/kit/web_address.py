@@ -1,4 +1,4 @@
-"""Which addresses chosen by users may be called: public ones, over TLS, in plain notation."""
+"""Which user-supplied URLs may be called: public addresses over TLS, in plain notation."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Trusted = Callable[[str, int], bool]
 
 URL_BYTES_MAX: Final = 2048
 _HOST: Final = re.compile(r"(?=.{1,253}\Z)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?)+")
-# What resolvers read as a number: 2130706433, 0x7f.1, 0177.0.0.1, 127.1.
+# Resolvers parse these as numbers: 2130706433, 0x7f.1, 0177.0.0.1, 127.1.
 _NUMERIC: Final = re.compile(r"(0[xX][0-9A-Fa-f]*|[0-9]+)\Z")
 _GLOBAL_V6: Final = IPv6Network("2000::/3")
-# Of the global ones: what stands for other addresses, or for none.
+# Parts of the global range that map to other addresses, or are not assigned to hosts.
 _NOT_PUBLIC_V6: Final = tuple(
     IPv6Network(each)
     for each in (
@@ -26,12 +26,12 @@ _NOT_PUBLIC_V6: Final = tuple(
 )
 
 
-class Refused(Exception):  # noqa: N818  # it says what became of the address
-    """Why an address is not called."""
+class Refused(Exception):  # noqa: N818  # the name says what became of the address
+    """The reason why an address may not be called."""
 
 
 def check_url(url: str, *, loopback: bool, trusted: Trusted | None = None) -> None:
-    """Refuse what is no address that may be called; what a name stands for is seen when it is.
+    """Raise `Refused` unless a URL may be called; resolved addresses are checked at the call.
 
     Hosts and ports that a deployment trusts may be private, and plain http.
     """
@@ -70,7 +70,7 @@ def _read(url: str) -> tuple[SplitResult, int | None]:
 
 
 def literal_address(host: str) -> Address | None:
-    """Read a host that is an address in the usual notation."""
+    """Parse a host that is an IP address in the usual notation; None if it is not."""
     try:
         return ip_address(host)
     except ValueError:
@@ -78,16 +78,16 @@ def literal_address(host: str) -> Address | None:
 
 
 def check_address(address: Address, *, loopback: bool) -> None:
-    """Refuse an address that is not public; a deployment may allow this machine's own."""
+    """Raise `Refused` unless an address is public; `loopback` allows that of this machine."""
     if loopback and address.is_loopback:
         return
     if isinstance(address, IPv4Address):
-        # Whatever is assigned to something else than hosts of the internet is not global.
+        # What is assigned to anything but hosts of the internet is not global.
         public = address.is_global and not (address.is_multicast or address.is_reserved)
-        # Relays of 6to4, whom only routers talk to.
+        # The anycast range of 6to4 relays, which is only for routers.
         public = public and not str(address).startswith("192.88.99.")
     else:
-        # Mapped, compatible and translated ones lie outside: they would reach the other family.
+        # Mapped, compatible and translated addresses are outside: they would reach IPv4 ones.
         public = address in _GLOBAL_V6 and not any(address in each for each in _NOT_PUBLIC_V6)
         public = public and address.scope_id is None
     if not public:

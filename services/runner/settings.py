@@ -34,7 +34,7 @@ _DEVICES: Final = Path("/dev")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RaySettings:
-    """Where runners are started on a Ray cluster, and what one is of which nothing is asked."""
+    """The Ray cluster where runners are started, and the size of a plain runner."""
 
     address: str
     runners_max: int
@@ -44,7 +44,7 @@ class RaySettings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self | None:
-        """Read it where a deployment places its runners so."""
+        """Read the settings; None if this runner does not place runners on Ray."""
         placement = read.text(env, "QFLOW_RUNNER_PLACEMENT", "local")
         if placement not in {"local", "ray"}:
             raise EnvError("QFLOW_RUNNER_PLACEMENT must be local or ray")
@@ -66,7 +66,7 @@ class RaySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageSettings:
-    """Which packages nodes may have, and where they come from."""
+    """Which packages nodes may use, and where they come from."""
 
     wheelhouse: Path | None
     offline: bool
@@ -77,7 +77,7 @@ class PackageSettings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
-        """Read what a deployment says of packages."""
+        """Read the settings of packages."""
         return cls(
             wheelhouse=_wheelhouse(env),
             offline=read.flag(env, "QFLOW_PACKAGES_OFFLINE"),
@@ -100,7 +100,7 @@ class PackageSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BucketSettings:
-    """Where files are kept, instead of in a folder of the home."""
+    """The bucket for files, instead of a folder of the home."""
 
     name: str
     endpoint: str
@@ -108,7 +108,7 @@ class BucketSettings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self | None:
-        """Read it where a deployment keeps its files in a bucket."""
+        """Read the settings; None if files are in a folder."""
         name = read.text(env, "QFLOW_FILES_S3_BUCKET", "")
         if not name:
             return None
@@ -121,13 +121,13 @@ class BucketSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a deployment says of the runner."""
+    """All settings of the runner."""
 
     database_url: str = field(repr=False)
     engine_database_url: str = field(repr=False)
     token: str = field(repr=False)
     trust: Trust | None
-    # Where other services reach it; None: where users do.
+    # Address for other services; None if they use that for users.
     internal_listen: str | None
     home: Path
     name: str
@@ -142,7 +142,7 @@ class Settings:
     bubblewrap: str
     log_caps: LogCaps
     caps: Asked
-    attempt_s_max: float  # 0: as long as its node may take
+    attempt_s_max: float  # 0: no limit besides the node's own
     docker_image: str
     docker_runtime: str
     docker_cpus: int
@@ -163,7 +163,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
-        """Read the environment; a missing or wrong value stops the process with its name."""
+        """Read the environment; EnvError names a missing or invalid setting."""
         home = read.path(env, "QFLOW_HOME")
         slots = read.integer(
             env, "QFLOW_RUNNER_SLOTS", _SLOTS_PER_CORE * (os.cpu_count() or 1), low=1, high=4096

@@ -1,1 +1,1 @@
-"""The filter language and the orders of every list: a subset of AIP-160, compiled to SQL."""
+"""The filter language and the sort orders of lists: a subset of AIP-160, compiled to SQL."""

@@ -1,4 +1,4 @@
-"""What a list may be filtered by: a closed table of fields, each with the SQL of its operators."""
+"""Filterable fields of a list: a closed table, with the SQL of each operator of a field."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ _BOOLEANS: Final = {"true": True, "false": False}
 class Field:
     """A field that filters may name.
 
-    `sql` has the condition of each operator that the field takes, with `{}` where the parameter
-    goes. It is written in the source: a filter chooses among such texts and adds none.
+    `sql` has the condition of each supported operator, with `{}` for the parameter. These are
+    literals of the source: a filter selects among them, and adds no text of its own.
     """
 
     name: str
     sql: Mapping[str, LiteralString]
     read: Callable[[str], Value | None]
-    wanted: str  # what a value must be, for whoever wrote another
+    wanted: str  # what a value must be, for error messages
 
 
 @dataclass(frozen=True, slots=True)
 class FieldTable:
-    """All that one list may be filtered by; `words` is the condition of a word without a field.
+    """All fields of one list; `words` is the condition of a word without a field.
 
-    `families` make a field of any name that begins with their key: `labels.` and what follows.
+    `families` make a field from any name with their prefix: `labels.` and a name.
     """
 
     fields: Sequence[Field]
@@ -55,7 +55,7 @@ class FieldTable:
     families: Mapping[str, Callable[[str], Field]] = field(default_factory=dict)
 
     def find(self, name: str) -> Field | None:
-        """Find a field by its name."""
+        """Return a field by its name; None if there is none."""
         for beginning, make in self.families.items():
             if name.startswith(beginning) and len(name) > len(beginning):
                 return make(name)
@@ -63,12 +63,12 @@ class FieldTable:
 
     @property
     def names(self) -> str:
-        """Name all fields, for whoever named another."""
+        """The names of all fields, for error messages."""
         return ", ".join([*(each.name for each in self.fields), *(f"{n}…" for n in self.families)])
 
 
 def text_field(name: str, column: LiteralString) -> Field:
-    """Make a field of text: `=` is exact, `:` finds a part in letters of either case."""
+    """Make a text field: `=` is exact, `:` finds a substring, ignoring case."""
     return Field(
         name,
         {
@@ -82,7 +82,7 @@ def text_field(name: str, column: LiteralString) -> Field:
 
 
 def flag_field(name: str, column: LiteralString) -> Field:
-    """Make a field that is true or false."""
+    """Make a boolean field."""
     conditions: dict[str, LiteralString] = {
         "=": f"{column} = {{}}::boolean",
         "!=": f"{column} <> {{}}::boolean",
@@ -100,7 +100,7 @@ def id_field(name: str, column: LiteralString) -> Field:
 
 
 def time_field(name: str, column: LiteralString) -> Field:
-    """Make a field that holds a moment."""
+    """Make a field that holds a time."""
     conditions: dict[str, LiteralString] = {
         "=": f"{column} = {{}}::timestamptz",
         "!=": f"{column} <> {{}}::timestamptz",
@@ -113,13 +113,13 @@ def time_field(name: str, column: LiteralString) -> Field:
 
 
 def member_field(name: str, condition: LiteralString) -> Field:
-    """Make a field that holds several texts, one of which `:` asks for as a whole."""
+    """Make a field that holds several texts; `:` tests for one of them, as a whole."""
     return Field(name, {":": condition}, lambda text: text, "text")
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A condition as SQL, whose parameters begin at the number that was asked for."""
+    """A condition as SQL, with its parameters."""
 
     sql: str
     parameters: tuple[Value, ...]
@@ -128,8 +128,8 @@ class Condition:
 def compile_filter(expression: Expression, table: FieldTable, *, first: int) -> Condition:
     """Compile a filter to a condition with parameters from `$first` on.
 
-    The text is put together of the table's own; all that the caller wrote is a parameter. A field,
-    an operator or a value that the table does not have is `InvalidArgument` with its place.
+    Its text consists of the table's literals; everything from the caller is a parameter. An unknown
+    field, operator or value is `InvalidArgument` with its position.
     """
     parameters: list[Value] = []
 
@@ -155,7 +155,7 @@ def compile_filter(expression: Expression, table: FieldTable, *, first: int) -> 
 
 
 def required(expression: Expression | None) -> list[Word | Comparison]:
-    """List the terms that every row which is found must fulfil by itself."""
+    """Return the terms that every matching row must fulfil on its own account."""
     match expression:
         case None | Not() | Or():
             return []
@@ -183,7 +183,7 @@ def _comparison(term: Comparison, table: FieldTable) -> tuple[LiteralString, Val
 
 
 def _moment_from(text: str) -> datetime | None:
-    """Read RFC 3339 to the microsecond; a day alone begins at midnight UTC."""
+    """Parse RFC 3339 to the microsecond; a date alone is midnight UTC."""
     if not _MOMENT.fullmatch(text):
         return None
     try:

@@ -1,10 +1,10 @@
-r"""The filter language: a subset of AIP-160, parsed by hand within bounds into frozen values.
+r"""The filter language: a subset of AIP-160, parsed by hand with limits into frozen values.
 
     name : "load" AND -tags:"old" AND (python_version = "3.12" OR update_time > 2026-01-01)
 
-OR binds tighter than AND, as AIP-160 has it; words that follow each other without either must all
-be found. Nothing is a pattern: `*`, `%`, `_` and `\` stand for themselves, but that `\` in quotes
-takes the next character as it is.
+OR binds tighter than AND, as in AIP-160; terms without either between them must all match. There
+are no patterns: `*`, `%`, `_` and `\` are literal, except that `\` in quotes escapes the next
+character.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ TERMS_MAX: Final = 64
 OPERATORS: Final = ("!=", "<=", ">=", "=", "<", ">", ":")
 _QUOTES: Final = "\"'"
 _SPACE: Final = " \t\r\n"
-# What ends a word that stands for itself; what is compared with ends at space and brackets alone,
-# so that a moment needs no quotes.
+# A word ends at any of these, a value only at space, quotes and brackets, so that a time needs no
+# quotes.
 _ENDS_WORD: Final = frozenset("()\"'=<>:!" + _SPACE)
 _ENDS_VALUE: Final = frozenset("()\"'" + _SPACE)
 _KEYWORDS: Final = frozenset({"AND", "OR", "NOT"})
@@ -30,7 +30,7 @@ _KEYWORDS: Final = frozenset({"AND", "OR", "NOT"})
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A text that must be found somewhere."""
+    """A text that must be found in the row."""
 
     text: str
     place: int = field(default=0, compare=False)
@@ -38,7 +38,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A field held against a value, as it was written."""
+    """A comparison of a field with a value, as written."""
 
     name: str
     operator: str
@@ -49,21 +49,21 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """What must not hold."""
+    """A term that must not match."""
 
     term: Expression
 
 
 @dataclass(frozen=True, slots=True)
 class And:
-    """Two terms or more that must all hold."""
+    """Two or more terms that must all match."""
 
     terms: tuple[Expression, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Or:
-    """Two terms or more of which one must hold."""
+    """Two or more terms of which one must match."""
 
     terms: tuple[Expression, ...]
 
@@ -74,7 +74,7 @@ Expression = Word | Comparison | Not | And | Or
 def refused(
     reason: str, place: int, said: str, *, expected: str = "", known_fields: str = ""
 ) -> InvalidArgument:
-    """Make the error of a filter that cannot be used; `place` counts characters from 0."""
+    """Return the error for an unusable filter; `place` counts characters from 0."""
     text = f"filter, character {place + 1}: {said}"
     return InvalidArgument(
         reason,
@@ -87,9 +87,9 @@ def refused(
 
 
 def parse(text: str) -> Expression | None:
-    """Read a filter; None for an empty one. Whatever is wrong is `InvalidArgument` with its place.
+    """Parse a filter; None for an empty one. Errors are `InvalidArgument` with their position.
 
-    Takes time in proportion to the length, which is bounded, as depth and number of terms are.
+    The time is proportional to the length, which is limited, as are depth and number of terms.
     """
     if len(text) > FILTER_CHARS_MAX:
         said = f"a filter has at most {FILTER_CHARS_MAX} characters"
@@ -107,7 +107,7 @@ def parse(text: str) -> Expression | None:
 
 
 class _Reader:
-    """One pass over the text, left to right; each method leaves the space behind it read."""
+    """One pass over the text; each method also consumes the space after what it reads."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -118,7 +118,7 @@ class _Reader:
         return self._at >= len(self._text)
 
     def expression(self, depth: int) -> Expression:
-        """Read terms joined by AND, or by nothing but space, which says the same."""
+        """Read terms joined by AND, or by space only, which means the same."""
         terms = [self._alternatives(depth)]
         while not self.is_over() and self._peek() != ")":
             self._keyword("AND")
@@ -130,7 +130,7 @@ class _Reader:
             self._at += 1
 
     def fail(self, expected: str) -> NoReturn:
-        """Refuse the filter at this place."""
+        """Raise for a syntax error at this position."""
         found = "the end" if self.is_over() else repr(self._text[self._at : self._at + 20])
         said = f"expected {expected}, found {found}"
         raise refused("FILTER_SYNTAX", self._at, said, expected=expected)
@@ -194,7 +194,7 @@ class _Reader:
         return ""
 
     def _quoted(self) -> str:
-        """Read a text in quotes of either kind; a backslash takes the next character as it is."""
+        """Read a text in either kind of quotes; a backslash escapes the next character."""
         begin, quote = self._at, self._peek()
         self._at += 1
         taken: list[str] = []
@@ -222,7 +222,7 @@ class _Reader:
         return True
 
     def _next_keyword(self) -> str:
-        """Give the keyword that stands here as a word of its own, or nothing."""
+        """Return the keyword at this position, if there is one as a separate word; else empty."""
         end = self._at
         while end < len(self._text) and self._text[end] not in _ENDS_WORD:
             end += 1

@@ -1,4 +1,4 @@
-"""The order of a list: one field of a closed table, and the id as a tie-breaker."""
+"""The sort order of a list: one field of a closed table, with the id as tie-breaker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REASON: Final = "ORDER_BY_INVALID"
 
 @dataclass(frozen=True, slots=True)
 class OrderField:
-    """A field that a list may be ordered by, and the column behind it; neither is ever null."""
+    """A field that a list may be ordered by, and its column; neither is ever null."""
 
     name: str
     column: LiteralString
@@ -26,9 +26,9 @@ class OrderField:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order that is total, since the id decides where the field is equal.
+    """A total order, since the id decides between equal values.
 
-    Both go the same way, so that one index serves either direction.
+    Both are sorted in the same direction, so that one index serves either.
     """
 
     field: OrderField
@@ -36,17 +36,17 @@ class Order:
 
     @property
     def direction(self) -> LiteralString:
-        """The direction as SQL has it."""
+        """The direction in SQL."""
         return "DESC" if self.descending else "ASC"
 
     @property
     def beyond(self) -> LiteralString:
-        """What the key of a row is, compared with the last one shown, if it comes after it."""
+        """The operator by which a later row's key compares to that of the last row shown."""
         return "<" if self.descending else ">"
 
 
 def order_from(text: str, fields: Sequence[OrderField], *, default: Order) -> Order:
-    """Read `create_time desc`; without a direction it ascends, an empty text is the default."""
+    """Parse `create_time desc`; ascending by default, and an empty text is the default order."""
     if not text.strip(" "):
         return default
     names = ", ".join(each.name for each in fields)

@@ -1,4 +1,4 @@
-"""One line per call: who asked for what, how it ended and how long it took; never what was said."""
+"""One log line per call: caller, method, status and duration; never the content of messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
 def stage(inner: Handle) -> Handle:
-    """Log the call when it ends, and bind its request id to every line logged within it."""
+    """Log the call when it ends, and bind its request id to every line logged during it."""
 
     async def handle(call: Call, request: Any) -> Any:
         began = time.perf_counter()
@@ -38,7 +38,7 @@ def stage(inner: Handle) -> Handle:
 
 
 def request_id(metadata: Metadata) -> str:
-    """Return the caller's own id of this request when it sent a tame one, else a new one."""
+    """Return the caller's own id of this request if it is well-formed, else a new one."""
     for key, value in metadata:
         if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
@@ -46,7 +46,7 @@ def request_id(metadata: Metadata) -> str:
 
 
 def write(call: Call, status: grpc.StatusCode, span_s: float) -> None:
-    """Write the line of a call that ended so."""
+    """Log a call that ended with this status."""
     caller = call.caller
     fields = {
         "rpc": call.method.name,
@@ -59,7 +59,7 @@ def write(call: Call, status: grpc.StatusCode, span_s: float) -> None:
     write_line("warning" if status in _SERVER_FAULTS else "info", "call_ended", fields)
 
 
-# An enum makes its name up each time that it is asked.
+# Looked up here because `name` of an enum member is computed on every access.
 _NAMES: Final = {each: each.name for each in grpc.StatusCode}
 _SERVER_FAULTS: Final = frozenset(
     {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS}

@@ -1,4 +1,4 @@
-"""How many calls a server takes at once; calls without a token take no room from those with one."""
+"""Limits the concurrent calls of a server; anonymous calls never take room from the others."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from services.kit.errors import DeadlineExceeded, ResourceExhausted
 from services.kit.rpc.call import Call, Handle, Method, Received
 from services.kit.rpc.validate import VANISHED_S
 
-# What answers anybody has a tenth: it is asked by probes and tools.
+# Anonymous methods get a tenth: only probes and tools call them.
 _ANONYMOUS_SHARE: Final = 10
 _RETRY_AFTER_S: Final = 1.0
 
 
 class Admission:
-    """The rooms of one server: for callers with a token, and for calls and streams without."""
+    """The rooms of a server: one for authenticated calls, two for anonymous calls and streams."""
 
     def __init__(self, concurrent_max: int) -> None:
         anonymous_max = max(1, concurrent_max // _ANONYMOUS_SHARE)
@@ -26,13 +26,13 @@ class Admission:
         self._anonymous_streams = Room(anonymous_max)
 
     def room(self, method: Method) -> Room:
-        """Give the room that calls of a method share."""
+        """Return the room that calls of a method share."""
         if not method.anonymous:
             return self._named
         return self._anonymous_streams if method.streams else self._anonymous_calls
 
     def stage(self, inner: Handle, method: Method) -> Handle:
-        """Read the one message of a stream that has one, and let it in while there is room."""
+        """Receive the message of a stream that has just one, and admit it while there is room."""
         room = self.room(method)
         if method.requests_stream:
             return room.stage(inner)
@@ -40,7 +40,7 @@ class Admission:
 
 
 class Room:
-    """Counts the calls within, and knows those at its door whose message has not come."""
+    """Counts admitted calls, and tracks those whose message has not arrived yet."""
 
     def __init__(self, calls_max: int) -> None:
         self._calls_max = calls_max
@@ -48,7 +48,7 @@ class Room:
         self._waiting: dict[asyncio.Task[Any], None] = {}
 
     def stage(self, inner: Handle) -> Handle:
-        """Let a stream in while there is room."""
+        """Admit a stream while there is room."""
 
         async def handle(call: Call, request: Any) -> Any:
             self.enter()
@@ -60,19 +60,20 @@ class Room:
         return handle
 
     def enter(self) -> None:
-        """Let a call in, which must leave; refuse it where there is no room."""
+        """Admit a call, which must `leave` later; raises `ResourceExhausted` when full."""
         if self._calls >= self._calls_max:
             raise _full()
         self._calls += 1
 
     def leave(self) -> None:
-        """Make room again."""
+        """Release the place of a call."""
         self._calls -= 1
 
     async def receive(self, call: Call) -> Any:
-        """Read the message; a call that has waited longest must go when too many wait.
+        """Receive the message of a call; if too many calls wait for theirs, the oldest is refused.
 
-        An honest message comes with its headers or right after: it is never the oldest for long.
+        An honest client sends its message with the headers or right after: it is never the oldest
+        for long.
         """
         waiting, task = self._waiting, call.task
         if len(waiting) >= self._calls_max:
@@ -83,7 +84,7 @@ class Room:
         try:
             return await call.context.read()
         except asyncio.CancelledError:
-            # Only our own cancellation becomes an answer.
+            # Only a cancellation by this room becomes an error; others propagate.
             if task not in waiting and task.uncancel() == 0:
                 raise _full() from None
             raise
@@ -92,7 +93,7 @@ class Room:
 
 
 def _received(inner: Handle, room: Room, method: Method) -> Handle:
-    limit_s = method.limits.unary_default_s  # nothing else bounds it: a stream may last an hour
+    limit_s = method.limits.unary_default_s  # no other limit applies: a stream may last an hour
 
     async def handle(call: Call, _: Any) -> Any:
         scope = asyncio.timeout(limit_s)

@@ -1,4 +1,4 @@
-"""Notes every call that may change something, once it has ended, with what it was about."""
+"""Audits every call that may change something, once it has ended, with the resources it named."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from services.kit.rpc.errors import code_of
 _NOBODY: Final = UUID(int=0)
 _TARGETS_MAX: Final = 100
 _TEXT_CHARS_MAX: Final = 200
-# Of what was made or changed: which it is now. The values of a definition stand in its versions.
+# Fields of a changed resource that are recorded; its definition is kept in its versions.
 _SHOWN: Final = ("id", "name", "version", "current_version", "etag", "status", "active", "role")
 _READS: Final = 1  # idempotency_level NO_SIDE_EFFECTS
 
@@ -31,17 +31,17 @@ Pick: TypeAlias = Callable[[Any], Iterable[Any]]
 
 
 def changes(method: MethodDescriptor) -> bool:
-    """Whether calls of an RPC are noted: those of users that are not marked as reading alone."""
+    """Return whether calls of an RPC are audited: those of users that are not marked read-only."""
     rule: auth_pb2.AuthRule = method.GetOptions().Extensions[auth_pb2.rule]
     meant = {*rule.audiences} - {auth_pb2.AUDIENCE_SERVICE}
     return bool(meant) and int(method.GetOptions().idempotency_level) != _READS
 
 
 class Notes:
-    """Notes how each call of a method ended that got as far as its servicer.
+    """Audits how each call of a method ended, if it reached its servicer.
 
-    Not what is refused before that, as malformed or not allowed: it changed nothing. Without a
-    token only what went well is noted, in nobody's name.
+    Calls refused before that, as malformed or not allowed, changed nothing and are left out. Of
+    anonymous calls only those that succeeded are recorded, without an actor.
     """
 
     def __init__(self, method: Method, recorder: Recorder) -> None:
@@ -52,7 +52,7 @@ class Notes:
         self._recorder = recorder
 
     def begin(self) -> Changes:
-        """Make room for a note before anything changes; gives what the call may tell of that."""
+        """Check that a record can be queued, before anything changes; collect the changes."""
         self._recorder.check_room()
         return audit.begin_changes()
 
@@ -65,7 +65,7 @@ class Notes:
         answer: Message | None,
         error: BaseException | None,
     ) -> None:
-        """Note how the call ended."""
+        """Queue the record of a call that ended."""
         outcome = "OK" if error is None else code_of(error).name
         reason = error.reason if isinstance(error, QflowError) else ""
         if not _left_out(call, outcome, message):
@@ -76,7 +76,7 @@ class Notes:
 
 
 def stage(inner: Handle, method: Method, recorder: Recorder) -> Handle:
-    """Note how each call ended: see `Notes`."""
+    """Audit how each call ended: see `Notes`."""
     notes = Notes(method, recorder)
 
     async def handle(call: Call, request: Any) -> Any:
@@ -110,7 +110,7 @@ def _record(
     resources: Sequence[tuple[str, Pick]],
 ) -> Record:
     caller, (outcome, reason) = call.caller, end
-    # Each once: a batch may name one a thousand times, among others that nobody has checked.
+    # Deduplicated: an unchecked batch may name one resource a thousand times.
     named: dict[tuple[str, str], None] = {}
     for kind, pick in resources if message is not None else ():
         for value in pick(message):
@@ -138,7 +138,7 @@ def _record(
 
 
 def _shown(answer: Message | None) -> dict[str, Any]:
-    """Give which thing the answer shows, and its state; nothing of lists and plain values."""
+    """Return the fields to record of the resource in a response; nothing of lists and scalars."""
     if answer is None:
         return {}
     part, names = _part_of(answer)
@@ -149,7 +149,7 @@ def _shown(answer: Message | None) -> dict[str, Any]:
 
 
 def _part_of(answer: Message) -> tuple[str, Sequence[str]]:
-    """Find the field of an answer that shows a thing with an id, and what is told of it."""
+    """Return the field of a response that holds a resource with an id, and its fields to record."""
     found = _PARTS.get(type(answer))
     if found is None:
         found = "", ()
@@ -176,7 +176,7 @@ def _plain(value: Any) -> Any:
 
 
 def _picker(path: str, descriptor: Descriptor) -> Pick:
-    """Make what gives the texts at a dotted path of a message; lists give each of theirs."""
+    """Return a function that yields the texts at a dotted path of a message, through lists."""
     first, _, rest = path.partition(".")
     field = descriptor.fields_by_name[first]
     listed = attrgetter(first)

@@ -14,21 +14,21 @@ from services.kit.rpc.call import Call, Handle, Method
 from services.kit.rpc.identity import Authenticator, Credential, credential_of
 from services.kit.rpc.tls import prove_service
 
-# Whoever is taken out of a team is out of open streams within five seconds, what was remembered
-# included.
+# With the cache's age (`identity.TEAM_CACHE_S`), streams of a member who was removed from a team
+# end within five seconds.
 TEAM_RECHECK_S: Final = 2.0
 
 
 class Gate:
-    """Lets through whom the rule of a method admits.
+    """Admits the callers that the rule of a method allows.
 
-    With `services_prove` a service must also be the one that its connection's certificate names.
+    With `services_prove` a service must also present its own certificate on the connection.
     """
 
     def __init__(
         self, rule: auth_pb2.AuthRule, authenticator: Authenticator, *, services_prove: bool = False
     ) -> None:
-        # What `check` says of everybody, looked up instead of asked of the rule with every call.
+        # The outcome of `check` for every kind and role, computed once instead of on every call.
         self._admitted = {
             (kind, role)
             for kind, role in _CALLERS
@@ -39,7 +39,7 @@ class Gate:
         self._services_prove = services_prove
 
     def enter_known(self, call: Call) -> bool:
-        """Let a call through whose token is remembered; False for one that must be asked for."""
+        """Admit a call whose token is cached; return False if it has to be looked up."""
         caller = self._authenticator.remembered(credential_of(call.metadata))
         if caller is None:
             return False
@@ -47,11 +47,11 @@ class Gate:
         return True
 
     async def enter(self, call: Call) -> None:
-        """Let a call through."""
+        """Authenticate and admit a call; raises if it is refused."""
         self._enter(call, await self._authenticator.authenticate(credential_of(call.metadata)))
 
     async def leave(self, call: Call) -> None:
-        """Hold an answer back from whoever was taken out of their team while they waited for it."""
+        """Check again before the response: the caller may have left the team while they waited."""
         caller = await self._authenticator.authenticate(credential_of(call.metadata))
         check(caller, self._rule)
 
@@ -61,13 +61,13 @@ class Gate:
             check(caller, self._rule)
         if self._services_prove and caller.kind == "service":
             prove_service(call.context, caller.name)
-        CALLER.set(caller)  # in the context of the call's own task, with which it goes
+        CALLER.set(caller)  # in the context of the call's own task, and dropped with it
 
 
 def gate(
     method: Method, authenticator: Authenticator, *, services_prove: bool = False
 ) -> Gate | None:
-    """Make the gate of a method; None where it answers anybody."""
+    """Return the gate of a method; None if the method is anonymous."""
     if method.rule is None or method.anonymous:
         return None
     return Gate(method.rule, authenticator, services_prove=services_prove)
@@ -76,7 +76,7 @@ def gate(
 def stage(
     inner: Handle, method: Method, authenticator: Authenticator, *, services_prove: bool = False
 ) -> Handle:
-    """Let through whom the rule admits, and end streams of those it no longer does."""
+    """Admit callers that the rule allows, and end streams of those it no longer does."""
     entry, rule = gate(method, authenticator, services_prove=services_prove), method.rule
     if entry is None or rule is None:
         return inner
@@ -120,7 +120,7 @@ class _Recheck:
     rule: auth_pb2.AuthRule
 
     async def until_refused(self, caller: Caller) -> QflowError:
-        """Return when the caller of an open stream must go, with the reason."""
+        """Return once the caller of an open stream must be cut off, with the reason."""
         recheck_s = self.authenticator.recheck_s
         if caller.team_role:
             recheck_s = min(recheck_s, TEAM_RECHECK_S)
@@ -129,8 +129,8 @@ class _Recheck:
             try:
                 check(await self.authenticator.authenticate(self.credential), self.rule)
             except Unavailable as error:
-                # A service outlives the database's absence; whether a user may still see
-                # what the stream shows is not known any more.
+                # A service may keep its stream while the database is away; for a user it is unknown
+                # whether they may still see what the stream shows.
                 if caller.kind == "user":
                     return error
             except QflowError as error:
@@ -154,7 +154,7 @@ async def _rechecked(call: Call, request: Any, inner: Handle, recheck: _Recheck)
     try:
         return await inner(call, request)
     except asyncio.CancelledError:
-        # Only our own cancellation becomes an answer; the client's or the server's stands.
+        # Only a cancellation by the recheck becomes an error; one by client or server propagates.
         if refused and streaming.uncancel() == 0:
             raise await watching from None
         raise

@@ -1,4 +1,4 @@
-"""One call on its way through the stages between the wire and a servicer."""
+"""One call, as it passes through the stages between the wire and a servicer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How long calls may last, in seconds."""
+    """Time limits of calls, in seconds."""
 
     unary_default_s: float = 10.0
     unary_max_s: float = 60.0
@@ -29,20 +29,20 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """What is known about an RPC before any call: its shape, its input and who may call it."""
+    """What is known of an RPC before any call: its shape, its request type and who may call it."""
 
     name: str  # as on the wire: /package.Service/Method
     request: Descriptor
     requests_stream: bool
     responses_stream: bool
-    # Whether the contract says that it changes nothing.
+    # Whether the contract marks it as free of side effects.
     reads: bool
-    # None for health and reflection alone, which answer anybody.
+    # None only for health and reflection, which are anonymous.
     rule: auth_pb2.AuthRule | None
-    # Whether it is served to users, and not to other services on a listener of their own.
+    # Whether it is served to users; False on the separate listener for other services.
     public: bool
     limits: Limits
-    # Whether a call may change something for a user, which is noted.
+    # Whether its calls are audited: they may change something for a user.
     changes: bool = False
 
     @property
@@ -52,36 +52,36 @@ class Method:
 
     @property
     def uploads(self) -> bool:
-        """Whether the caller alone streams."""
+        """Whether only the caller streams."""
         return self.requests_stream and not self.responses_stream
 
     @property
     def anonymous(self) -> bool:
-        """Whether it answers callers without a token."""
+        """Whether it accepts callers without a token."""
         return self.rule is None or auth_pb2.AUDIENCE_ANONYMOUS in self.rule.audiences
 
 
 @dataclass(slots=True)
 class Call:
-    """One call: what the stages learn about it, each for the ones around it."""
+    """One call, and what the stages find out about it for the stages around them."""
 
     method: Method
     context: Context
-    # What the caller sent beside the message; grpc makes it anew each time that it is asked.
+    # The call's metadata, kept because grpc rebuilds it on every access.
     metadata: Metadata
-    # The one that it runs in: to cancel it ends the call.
+    # The task that runs it: cancelling it ends the call.
     task: asyncio.Task[Any]
     id: str = ""
     caller: Caller | None = None
 
 
 class Received(NamedTuple):
-    """What the wire held: a message, or nothing that could be read."""
+    """What was read from the wire: a message, or None for bytes that are not one."""
 
     message: Any  # a message of the method's input type; None when it could not be read
-    has_nul: bool  # whether a zero byte stood anywhere in it, perhaps within a text
+    has_nul: bool  # whether any byte of it was zero, so that a text may hold NUL
 
 
-# A stage takes the next one inwards and gives the one it makes of it. `request` is a Received,
-# or an asynchronous iterator of them; the result is the response, or None after a stream.
+# A stage wraps the next inner one and returns the combined handle. `request` is a Received, or an
+# asynchronous iterator of them; the result is the response, or None after a stream.
 Handle: TypeAlias = Callable[[Call, Any], Coroutine[Any, Any, Any]]

@@ -1,4 +1,4 @@
-"""Channels to other services: they carry this process's token and what is left of the deadline."""
+"""Channels to other services; calls carry this process's token and the remaining deadline."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from services.kit.rpc.listener import MESSAGE_BYTES_MAX, READ_AHEAD
 from services.kit.rpc.tls import Trust, host_of
 
 _UNARY_DEFAULT_S: Final = 10.0
-# Well above what servers allow: a ping that comes too early ends the connection.
+# Well above what servers allow: pings that come too early end the connection.
 _KEEPALIVE_S: Final = 45
-# How long a connection may take to be made, its handshakes with it (gRPC's "min reconnect backoff"
-# is that, and no pause): TCP sends again after one second and after three what got lost.
+# How long connecting may take, handshakes included (that is what gRPC's "min reconnect backoff"
+# means, not a pause): TCP retransmits a lost packet after one second and after three.
 _CONNECT_S: Final = 5
-# How long calls may take that wait on a connection whose certificates are no longer the files'.
+# How long running calls may take to end on a connection with outdated certificates.
 _RETIRING_S: Final = 60.0
 
 
@@ -28,9 +28,9 @@ def open_channel(
 ) -> grpc.aio.Channel:
     """Open a channel that sends the token with every call; plain text without `trust`.
 
-    A unix socket is plain text all the same. Where TLS is mutual, the server must be the service
-    `peer`, wherever it listens. A unary call without a timeout gets 10 seconds, and no call
-    outlives the one it is made for.
+    A unix socket is always plain text. With mutual TLS the server must be the service `peer`,
+    whatever its address. A unary call without a timeout gets 10 seconds; no call outlives the
+    deadline of the incoming call that it serves.
     """
     options: list[tuple[str, Any]] = [
         *READ_AHEAD,
@@ -51,9 +51,9 @@ def open_channel(
 
 
 class _TokenChannel(grpc.aio.Channel):
-    """Adds metadata where a call begins.
+    """Adds metadata and a timeout to every call.
 
-    Not as interceptors: those pass every message of a stream through a queue of their own.
+    Not done by interceptors: those pass every message of a stream through a queue of their own.
     """
 
     def __init__(self, channel: grpc.aio.Channel, token: str) -> None:
@@ -111,9 +111,9 @@ class _TokenChannel(grpc.aio.Channel):
 
 
 class _TlsChannel(_TokenChannel):
-    """Is made anew when its files have changed, as soon as it has to connect anyway.
+    """Reconnects with new credentials when the files have changed.
 
-    A connection that stands needs no new certificate; one that is made needs one that holds.
+    An established connection keeps its certificate; only a new one needs a valid one.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Between protobuf's types and Python's, for what every service's messages hold."""
+"""Conversion between protobuf and Python types that the messages of all services use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def uuid_from(text: str, *, field: str) -> UUID:
-    """Read an id in its canonical form, in either case; braces and `urn:` are refused."""
+    """Parse an id in canonical form, in either case; braces and `urn:` are refused."""
     found = canonical_uuid(text)
     if found is None:
         description = "must be a UUID like 0190d6c1-5f2e-7c3a-9d5b-1f0e2d3c4b5a"
@@ -26,12 +26,12 @@ def uuid_from(text: str, *, field: str) -> UUID:
 
 
 def uuid_or_none(text: str, *, field: str) -> UUID | None:
-    """Read an id that may be left out."""
+    """Parse an optional id; None if it is empty."""
     return uuid_from(text, field=field) if text else None
 
 
 def timestamp(moment: datetime | None) -> Timestamp | None:
-    """Encode a moment to the microsecond; None stays unset."""
+    """Encode a datetime to the microsecond; None stays unset."""
     if moment is None:
         return None
     encoded = Timestamp()
@@ -40,7 +40,7 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
 
 
 def put_timestamp(encoded: Timestamp, moment: datetime) -> None:
-    """Encode a moment to the microsecond where it is to stand: a message apart is copied there."""
+    """Encode a datetime into an existing message, which saves copying it there."""
     # Integers throughout: a float of seconds would lose microseconds.
     since = moment - _EPOCH
     encoded.seconds = since.days * 86_400 + since.seconds
@@ -48,17 +48,17 @@ def put_timestamp(encoded: Timestamp, moment: datetime) -> None:
 
 
 def timestamps(moments: Iterable[datetime]) -> list[Timestamp]:
-    """Encode moments to the microsecond."""
+    """Encode datetimes to the microsecond."""
     return [encoded for each in moments if (encoded := timestamp(each)) is not None]
 
 
 def moment(encoded: Timestamp) -> datetime:
-    """Decode a moment to the microsecond; OverflowError beyond what Python's calendar has."""
+    """Decode to the microsecond; OverflowError outside of Python's years 1 to 9999."""
     return _EPOCH + timedelta(seconds=encoded.seconds, microseconds=encoded.nanos // 1000)
 
 
 def moment_from(encoded: Timestamp, *, field: str, reason: str = "INVALID_FIELD") -> datetime:
-    """Decode a moment that a caller gave."""
+    """Decode a timestamp from a request; raises `InvalidArgument` if it is out of range."""
     try:
         return moment(encoded)
     except OverflowError:
@@ -66,7 +66,7 @@ def moment_from(encoded: Timestamp, *, field: str, reason: str = "INVALID_FIELD"
 
 
 def duration_ms(milliseconds: float | None) -> Duration | None:
-    """Encode a span given in milliseconds; None stays unset."""
+    """Encode a duration given in milliseconds; None stays unset."""
     if milliseconds is None:
         return None
     encoded = Duration()
@@ -75,20 +75,20 @@ def duration_ms(milliseconds: float | None) -> Duration | None:
 
 
 def put_duration_us(encoded: Duration, microseconds: int) -> None:
-    """Encode a span that is not negative, in microseconds, where it is to stand."""
+    """Encode a non-negative number of microseconds into an existing message."""
     encoded.seconds, rest = divmod(microseconds, 1_000_000)
     encoded.nanos = rest * 1000
 
 
 def milliseconds_from(encoded: Duration, *, field: str) -> int:
-    """Decode a span that must not be negative to whole milliseconds."""
+    """Decode a duration to whole milliseconds; raises `InvalidArgument` if it is negative."""
     if encoded.seconds < 0 or encoded.nanos < 0:
         raise invalid(field, "must not be negative")
     return encoded.seconds * 1000 + encoded.nanos // 1_000_000
 
 
 def invalid(field: str, description: str, reason: str = "INVALID_FIELD") -> InvalidArgument:
-    """Make the error for one field of the request that is wrong."""
+    """Return the error for one invalid field of a request."""
     return InvalidArgument(
         reason, f"{field} {description}", fields=[FieldViolation(field, description, reason)]
     )

@@ -1,4 +1,4 @@
-"""Every call ends: by the caller's deadline, and by the server's cap at the latest."""
+"""Deadlines: every call ends by its caller's deadline, or by the server's limit if sooner."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any, Final
 from services.kit.errors import DeadlineExceeded, Unavailable
 from services.kit.rpc.call import Call, Handle, Limits, Method
 
-# What a call to another service leaves for telling its own caller.
+# Kept back from calls to other services, so that there is time to answer the own caller.
 FORWARD_MARGIN_S: Final = 0.05
 
 _ENDS_AT: Final[ContextVar[float]] = ContextVar("qflow_deadline")
 
 
 def begin(limit_s: float) -> float:
-    """Note when this call must end, for whoever it calls; refuse one whose time is over."""
+    """Set the deadline of this call and return it by the monotonic clock; raises if it is past."""
     if limit_s <= 0:
         raise DeadlineExceeded("DEADLINE_PAST", "the deadline was over before the call began")
     ends_at = time.monotonic() + limit_s
-    _ENDS_AT.set(ends_at)  # in the context of its own task, with which it goes
+    _ENDS_AT.set(ends_at)  # in the context of the call's own task, and dropped with it
     return ends_at
 
 
 def stage(inner: Handle, method: Method) -> Handle:
-    """Refuse a stream whose time is over, end it when it is, and tell whoever it calls."""
+    """Limit how long a stream may last, and set the deadline for the calls that it makes."""
 
     async def handle(call: Call, request: Any) -> Any:
         limit_s = _stream_limit(method, call.context.time_remaining())
@@ -46,12 +46,12 @@ def stage(inner: Handle, method: Method) -> Handle:
 
 
 def exceeded(limit_s: float) -> DeadlineExceeded:
-    """Make the answer to a call that took too long."""
+    """Return the error for a call that took too long."""
     return DeadlineExceeded("DEADLINE_EXCEEDED", f"the call took longer than {limit_s:g} s")
 
 
 class OpenStreams:
-    """The streams of a server that only end when told to; a server that stops tells them."""
+    """The open streams of a server, which only end when they are told to; it does when it stops."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -78,19 +78,19 @@ class OpenStreams:
         return handle
 
     def end(self) -> None:
-        """End all that are open and any that still come."""
+        """End all open streams, and refuse new ones."""
         self._ended = True
         while self._tasks:
             self._tasks.pop().cancel()
 
 
 def draining() -> Unavailable:
-    """Make the answer to a call that comes to, or is open on, a server that stops."""
+    """Return the error for calls that arrive at, or are open on, a server that stops."""
     return Unavailable("DRAINING", "the server is stopping; resume at once", retry_after_s=0.1)
 
 
 def _stream_limit(method: Method, asked_s: float | None) -> float | None:
-    """Return how long a stream may last; None for those between services, which are held open."""
+    """Return how long a stream may last; None for streams between services, which stay open."""
     if not method.public:
         return None
     longest_s = method.limits.stream_max_s
@@ -103,6 +103,6 @@ def unary_limit(limits: Limits, asked_s: float | None) -> float:
 
 
 def remaining() -> float | None:
-    """Return what is left of this call's time for calls it makes; None outside of any call."""
+    """Return the seconds left for calls that this call makes; None outside of any call."""
     ends_at = _ENDS_AT.get(None)
     return None if ends_at is None else max(0.0, ends_at - time.monotonic() - FORWARD_MARGIN_S)

@@ -1,4 +1,4 @@
-"""The outermost stage: whatever went wrong leaves as one status with details, and nothing else."""
+"""The outermost stage: every failure leaves as one status with details, and nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DOMAIN: Final = "qflow"
 
 
 class _InternalError(QflowError):
-    """Something that nobody foresaw; only its id leaves the process."""
+    """An unexpected exception, of which only an id leaves the process."""
 
 
 _CODES: Final[Mapping[type[QflowError], grpc.StatusCode]] = {
@@ -46,7 +46,7 @@ _CODES: Final[Mapping[type[QflowError], grpc.StatusCode]] = {
     _InternalError: grpc.StatusCode.INTERNAL,
 }
 _KINDS: Final = {code: kind for kind, code in _CODES.items() if kind is not _InternalError}
-# What another service's answer may be without either of us being wrong.
+# Codes with which another service may answer without a fault of either side.
 _ELSEWHERE: Final = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -54,25 +54,25 @@ _ELSEWHERE: Final = frozenset(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
 )
-# Trailers share the 16 KiB that HTTP/2 headers may have, in base64: a long list is cut.
+# Trailers share the 16 KiB of HTTP/2 headers, encoded in base64: long lists are truncated.
 _DETAILS_BYTES_MAX: Final = 6 * 1024
 _MESSAGE_CHARS_MAX: Final = 1024
 _CHAR_BYTES_MAX: Final = 4
 _VIOLATIONS_MAX: Final = 100
-# For how long an upload that is refused is read on, and how long it may say nothing meanwhile.
+# How long to go on reading a refused upload, and how long to wait for each next message.
 _HEARD_OUT_MAX_S: Final = 0.25
 _SILENT_S: Final = 0.05
 
 
 def stage(inner: Handle) -> Handle:
-    """Turn exceptions into statuses; what nobody foresaw is logged whole and sent as its id."""
+    """Turn exceptions into statuses; an unexpected one is logged in full and sent as an id."""
 
     async def handle(call: Call, request: Any) -> Any:
         try:
             return await inner(call, request)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
-        except Exception as error:  # noqa: BLE001  # the last place that can see it
+        except Exception as error:  # noqa: BLE001  # the outermost handler
             failure = error
         if call.method.uploads:
             await _hear_out(request)
@@ -82,9 +82,9 @@ def stage(inner: Handle) -> Handle:
 
 
 async def _hear_out(upload: AsyncIterator[Any]) -> None:
-    """Read what still comes of an upload that is refused, for a moment and while it comes.
+    """Drain a refused upload briefly, as long as messages keep coming.
 
-    Some clients whose write fails as their call ends tell of that and not of the answer.
+    Some clients whose write fails as the call ends report that instead of the status.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(_HEARD_OUT_MAX_S):
@@ -95,13 +95,13 @@ async def _hear_out(upload: AsyncIterator[Any]) -> None:
 
 
 async def answer(error: Exception, call: Call) -> Any:
-    """End the call with the status of what went wrong; it never returns."""
+    """Abort the call with the status of the error; never returns."""
     status = to_status(known(error) or _unforeseen(error, call))
     await call.context.abort_with_status(rpc_status.to_status(status))
 
 
 def known(error: Exception) -> QflowError | None:
-    """Return the error as a caller may see it; None for one that nobody foresaw."""
+    """Return the error as a caller may see it; None for an unexpected one."""
     if isinstance(error, QflowError):
         return error
     if isinstance(error, grpc.aio.AioRpcError) and error.code() in _ELSEWHERE:
@@ -120,9 +120,9 @@ def known(error: Exception) -> QflowError | None:
 
 
 def relayed(error: grpc.aio.AioRpcError) -> QflowError | None:
-    """Make what another process of the suite answered one's own answer.
+    """Turn the status of another process of the suite into an error of this one.
 
-    None where nothing of the suite answered: the way there failed, or a fault without details.
+    None if no service of the suite answered: the connection failed, or there are no details.
     """
     status = rpc_status.from_call(error)  # type: ignore[arg-type]  # any call that has trailers
     kind = _KINDS.get(error.code())
@@ -171,7 +171,7 @@ def code_of(error: BaseException) -> grpc.StatusCode:
 
 
 def to_status(error: QflowError, *, bytes_max: int = _DETAILS_BYTES_MAX) -> status_pb2.Status:
-    """Encode an error: its code, its text, and details a program can read, as many as fit."""
+    """Encode an error: its code, its text, and as many machine-readable details as fit."""
     chars_max = min(_MESSAGE_CHARS_MAX, bytes_max // _CHAR_BYTES_MAX)
     status = status_pb2.Status(code=_CODES[type(error)].value[0], message=error.message[:chars_max])
     for detail in _details(error, bytes_max):
@@ -211,7 +211,7 @@ def _details(error: QflowError, bytes_max: int) -> Iterator[Message]:
 
 
 def _bad_request(error: QflowError, bytes_max: int) -> details_pb2.BadRequest:
-    """List the faults, as many as fit into the trailers."""
+    """List the violations, as many as fit into the trailers."""
     bad = details_pb2.BadRequest()
     room = bytes_max - bytes_max // 3  # the rest is for the other details
     for fault in error.fields[:_VIOLATIONS_MAX]:

@@ -1,4 +1,4 @@
-"""What user code raised, between messages and the JSON text in which the tables keep it."""
+"""Exceptions of user code: conversion between messages and the JSON text in the tables."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MESSAGE_CHARS_MAX: Final = 4096
 
 
 def detail_of(message: Any) -> str | None:
-    """Give the JSON text of a message's `exception_type` and `causes`; None without any.
+    """Return the JSON text of a message's `exception_type` and `causes`; None if it has neither.
 
-    Whoever sent it may be an older or a broken runner: each part is cut to its bound.
+    The sender may be an older or a broken runner, so each part is cut to its limit.
     """
     if not message.exception_type and not message.causes:
         return None
@@ -38,9 +38,9 @@ def detail_of(message: Any) -> str | None:
 
 
 def add_detail(message: Any, detail: str | None) -> None:
-    """Set a message's `exception_type`, `causes` and `edge` from what is stored.
+    """Set a message's `exception_type`, `causes` and `edge` from the stored text.
 
-    That is what `detail_of` gave, and the engine's word on the edge.
+    That is the text of `detail_of`, to which the engine may have added the edge.
     """
     if detail is None:
         return

@@ -1,4 +1,4 @@
-"""What one user may take of a server: a share of its open calls, and so many calls a second."""
+"""Limits per user: a share of the server's concurrent calls, and a rate of calls."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from uuid import UUID
 from services.kit.errors import ResourceExhausted
 from services.kit.rpc.call import Call, Handle
 
-# However many calls one user has open, others find a quarter of the room.
+# One user can hold three quarters of the places; the rest stays free for others.
 _SHARE: Final = 0.75
 _RETRY_AFTER_S: Final = 1.0
-# Calls may come in bursts of so many seconds' worth.
+# A burst may hold this many seconds' worth of calls.
 _BURST_S: Final = 2.0
 _KNOWN_MAX: Final = 10_000
 
@@ -27,7 +27,7 @@ class _Bucket:
 
 
 class FairShare:
-    """Counts by user, over all their sessions and tokens; services are not counted."""
+    """Counts calls per user, over all their sessions and tokens; services are not counted."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class FairShare:
         calls_per_second_max: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """With a rate of 0 there is none."""
+        """Limit the rate only if it is not 0."""
         self._open_max = max(1, int(concurrent_max * _SHARE))
         self._per_second = calls_per_second_max
         self._clock = clock
@@ -44,7 +44,7 @@ class FairShare:
         self._buckets: OrderedDict[UUID, _Bucket] = OrderedDict()
 
     def stage(self, inner: Handle) -> Handle:
-        """Let a call in while its user has room left."""
+        """Admit a call while its user is within the limits."""
 
         async def handle(call: Call, request: Any) -> Any:
             user = self.enter(call)
@@ -56,9 +56,9 @@ class FairShare:
         return handle
 
     def enter(self, call: Call) -> UUID | None:
-        """Take a place for the call's user, to be given to `leave`; None where nobody is counted.
+        """Count a call of its user and return the key for `leave`; None for a caller not counted.
 
-        Raises `ResourceExhausted` where the user has none left.
+        Raises `ResourceExhausted` when the user is at a limit.
         """
         caller = call.caller
         if caller is None or caller.kind != "user":
@@ -77,7 +77,7 @@ class FairShare:
         return user
 
     def leave(self, user: UUID | None) -> None:
-        """Give a place back."""
+        """Release a place."""
         if user is None:
             return
         if self._open[user] == 1:

@@ -1,4 +1,4 @@
-"""What is wrong with a message: no more faults than are reported, and no work beyond those."""
+"""What is wrong with a message: finds no more faults than are reported, and stops there."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from services.kit.errors import FieldViolation, InvalidArgument
 from services.kit.rpc import times
 
 FAULTS_MAX: Final = 100
-# In all lists and maps of one message together; it leaves 21 bytes to each where they fill 4 MiB.
+# Over all lists and maps of a message; 200,000 elements in 4 MiB have 21 bytes each.
 ELEMENTS_MAX: Final = 200_000
-# So many elements are searched for all their faults at once: each has a few at most.
+# A part with at most this many elements is validated in full: each has a few faults at most.
 _SEARCHED_WHOLE_MAX: Final = 250
 
 
 def check_elements(message: Message) -> None:
-    """Refuse a message with more elements than a rule or the kit allows, before looking at any."""
+    """Refuse a message with more elements than a rule or the kit allows, before checking any."""
     _count(message, "")
 
 
 def find_rule_faults(message: Message) -> list[FieldViolation]:
-    """Find breaches of the rules that the contract states as `buf.validate` options."""
+    """Find violations of the rules that the contract states as `buf.validate` options."""
     violations = protovalidate.collect_violations(message, fail_fast=True)
     if not violations:
         return []
-    # A fault may be found twice: in the whole, and in the element that has it.
+    # A fault may be found twice: in the whole message, and in the element that has it.
     return [*dict.fromkeys(islice(_breaches(message, "", violations), FAULTS_MAX))]
 
 
 def find_content_faults(
     message: Message, *, has_nul: bool, keeps_rules: bool = False
 ) -> list[FieldViolation]:
-    """Find what no rule says once for all: NUL in a text, a number that names no enum value.
+    """Find faults that rules do not state: NUL in texts, and numbers that name no enum value.
 
-    And moments and spans that are none, which every language would read in another way. In a
-    message that keeps its rules, an enum whose rule admits its values alone has one of them.
+    Also invalid timestamps and durations, which each language would read differently. If the
+    message `keeps_rules`, enums with a `defined_only` rule need no further check.
     """
     if not has_nul and (keeps_rules and _rules_tell_all(message.DESCRIPTOR)):
         return []
@@ -55,7 +55,7 @@ def find_content_faults(
 
 
 def are_lasting(descriptor: Descriptor) -> bool:
-    """Whether what the rules say of a message's bytes once they always say: none asks the time."""
+    """Return whether the rules always judge the same bytes alike: none depends on the time."""
     return not any(_may_ask_the_time(field) for field in _within(descriptor)) and not (
         descriptor.GetOptions().HasExtension(validate_pb2.message)
     )
@@ -73,7 +73,7 @@ def _may_ask_the_time(field: FieldDescriptor) -> bool:
 
 
 def refusal(faults: list[FieldViolation]) -> InvalidArgument:
-    """Make the answer to a message with these faults."""
+    """Return the error for a message with these faults."""
     first = faults[0]
     text = f"{first.field}: {first.description}" if first.field else first.description
     if len(faults) > 1:
@@ -109,17 +109,17 @@ def _too_many(field: str, most: int, whole: str = "") -> InvalidArgument:
 
 
 class _ListField(NamedTuple):
-    """A field that is a list, or within whose message one may stand."""
+    """A field that is a list, or whose message may contain lists."""
 
     field: FieldDescriptor
     name: str
-    most: int  # how long it may be; 0 where it is no list itself
-    nested: bool  # whether lists stand within
+    most: int  # maximum length; 0 for a field that is not a list
+    nested: bool  # whether its message may contain lists
 
 
 @cache
 def _lists(descriptor: Descriptor) -> tuple[_ListField, ...]:
-    """Give the fields of a message that have elements to count, in their order on the wire."""
+    """Return the fields of a message that contain elements to count, in order of their numbers."""
     lists = []
     for field in sorted(descriptor.fields, key=lambda each: each.number):
         inner = _searched(field)
@@ -141,10 +141,10 @@ def _elements_max(field: FieldDescriptor) -> int:
 
 @cache
 def _searched(field: FieldDescriptor) -> Descriptor | None:
-    """Give the message type of a field that is searched with the whole; None where there is none.
+    """Return the message type of a field that is validated with the whole message, else None.
 
-    The items of a list whose rule ignores them are checked one by one by who takes them, so that
-    what is wrong with one hinders no other: `validate.check_item`.
+    The items of a list whose rule ignores them are validated one by one by the use case, so that
+    an invalid item does not fail the others: see `validate.check_item`.
     """
     rules = field.GetOptions().Extensions[validate_pb2.field]
     by_item = field.is_repeated and rules.repeated.items.ignore == validate_pb2.IGNORE_ALWAYS
@@ -153,7 +153,7 @@ def _searched(field: FieldDescriptor) -> Descriptor | None:
 
 @cache
 def _within(descriptor: Descriptor) -> tuple[FieldDescriptor, ...]:
-    """Give the fields of a message and of every message that can stand within it."""
+    """Return the fields of a message and of every message that it may contain."""
     seen = {descriptor.full_name: descriptor}
     waiting = [descriptor]
     while waiting:
@@ -168,10 +168,10 @@ def _within(descriptor: Descriptor) -> tuple[FieldDescriptor, ...]:
 def _breaches(
     message: Message, path: str, violations: Sequence[protovalidate.Violation]
 ) -> Iterator[FieldViolation]:
-    """Begin with the first fault alone, and look for all within what is small enough.
+    """Yield the given violations, or all of them if the message is small enough to search.
 
-    The library makes up every violation before it tells of any, at a hundred times the cost of
-    finding an element right.
+    The library builds every violation before it returns any, which costs a hundred times as much
+    as finding an element valid. So a large message is searched element by element, lazily.
     """
     searched_whole = _count(message, "") <= _SEARCHED_WHOLE_MAX
     if searched_whole:
@@ -192,7 +192,7 @@ def _breaches(
 
 def _path(path: Any, prefix: str) -> str:
     text = ""
-    for element in path.elements if path is not None else ():  # a rule of a whole message has none
+    for element in path.elements if path is not None else ():  # a message rule has no path
         text += f".{element.field_name}" if text else element.field_name
         subscript = element.subscript
         if subscript is not None:
@@ -207,7 +207,7 @@ def _reason(rule_id: str) -> str:
 def _content_faults(message: Message, path: str, *, texts: bool) -> Iterator[FieldViolation]:
     for field, value in message.ListFields():
         if not (_is_looked_at(field) or (texts and _holds_text(field))):
-            continue  # numbers alone: there may be ten thousand of them
+            continue  # only numbers, of which there may be ten thousand
         for place, kind, item in _items(field, value, f"{path}{field.name}"):
             if isinstance(item, Timestamp | Duration):
                 wrong = times.fault(item)
@@ -225,9 +225,9 @@ def _content_faults(message: Message, path: str, *, texts: bool) -> Iterator[Fie
 
 @cache
 def _rules_tell_all(descriptor: Descriptor) -> bool:
-    """Whether every enum in a message and all that can stand within has such a rule; and no time.
+    """Return whether every enum in a message has a `defined_only` rule, and no field is a time.
 
-    No rule that the contract could state would say of each time that it is one.
+    A time always needs a check: the contract has no rule for a valid one.
     """
     fields = _within(descriptor)
     knows_enums = all(_is_defined_only(each) for each in fields if each.enum_type is not None)
@@ -247,7 +247,7 @@ def _is_defined_only(field: FieldDescriptor) -> bool:
 
 @cache
 def _is_looked_at(field: FieldDescriptor) -> bool:
-    """Whether it is an enum or a time, or one may stand within it."""
+    """Return whether a field is an enum or a time, or its message may contain one."""
     searched = _searched(field)
     inner = () if searched is None else _within(searched)
     return any(each.enum_type is not None or _is_time(each) for each in (field, *inner))
@@ -261,11 +261,11 @@ def _holds_text(field: FieldDescriptor) -> bool:
 
 
 class _KnownField(NamedTuple):
-    """A field that is an enum or a time, or within whose message one may stand."""
+    """A field that is an enum or a time, or whose message may contain one."""
 
     name: str
     numbers: frozenset[int]  # empty for a message
-    knows: Callable[[Any], bool]  # of a message: whether all in it is known
+    knows: Callable[[Any], bool]  # checks a message and all in it
     is_repeated: bool
     is_map: bool
 
@@ -283,9 +283,10 @@ def _known_fields(descriptor: Descriptor) -> tuple[_KnownField, ...]:
 
 
 def _is_known(message: Message) -> bool:
-    """Whether every number names a value and every time is one.
+    """Return whether every enum value and every time in a message is valid.
 
-    Found out without making up where each one stands; maps are left to the search that does.
+    Cheap because it builds no paths; a message with maps returns False, so that the full search
+    decides.
     """
     for field in _known_fields(message.DESCRIPTOR):
         value = getattr(message, field.name)
@@ -305,7 +306,7 @@ def _is_known(message: Message) -> bool:
 def _items(
     field: FieldDescriptor, value: Any, path: str
 ) -> Iterator[tuple[str, FieldDescriptor, Any]]:
-    """Give each single value of a field with its path and the field that says its type."""
+    """Yield each single value of a field with its path and the field that defines its type."""
     inner = field.message_type
     if not field.is_repeated:
         yield path, field, value

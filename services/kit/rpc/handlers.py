@@ -1,4 +1,4 @@
-"""Every handler of a server with its stages, by the full name of its RPC."""
+"""Every handler of a server, wrapped in its stages, by the full name of its RPC."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ from services.kit.rpc.tally import Calls
 from services.kit.traces import Tracer
 
 _FIRST_WRITE_S: Final = 2
-# What answers without a token, by full name; nothing is matched by prefix or suffix.
+# Services that need no token, by full name; nothing is matched by prefix or suffix.
 _OPEN: Final = frozenset({health.SERVICE_NAME, reflection.V1, reflection.V1ALPHA})
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class Handlers(grpc.GenericRpcHandler):
-    """Stands in for the server while servicers are added to it: every handler gets its stages here.
+    """Takes the server's place while servicers are added, and wraps every handler in its stages.
 
-    Not an interceptor: grpc.aio asks those anew on every call, which costs more than all stages
-    together, and a handler added behind their back would have none. Here there is no such way.
+    Not an interceptor: grpc.aio runs those again for every call, which costs more than all stages
+    together, and a handler could be added without them. Here it cannot.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Handlers(grpc.GenericRpcHandler):
     def add_registered_method_handlers(
         self, service_name: str, handlers: Mapping[str, Handler]
     ) -> None:
-        """Serve a service of the contract; refuse it when an RPC does not say who may call it."""
+        """Serve a service of the contract; raises if an RPC does not say who may call it."""
         self.services.append(service_name)
         service = descriptor_pool.Default().FindServiceByName(service_name)
         for method in service.methods:
@@ -103,19 +103,19 @@ class Handlers(grpc.GenericRpcHandler):
                 self._refusals[known.name] = self._outer(_refused, known)
 
     def refuse(self) -> None:
-        """Answer unary calls from now on that the server stops, but those that ask for its health.
+        """Refuse unary calls from now on because the server stops, except for health checks.
 
-        Streams are taken as before, until they are told to end.
+        Streams are accepted as before, until they are told to end.
         """
         self._handlers |= self._refusals
 
     def end(self) -> None:
-        """Tell those who still wait for an answer to go elsewhere, while they can be told."""
+        """End calls that still wait for a response with DRAINING, while they can be told."""
         self._deadlines.end_all()
         self._uploads.end()
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
-        """Find a handler by its full name: one look for all services."""
+        """Return a handler by its full name, with one lookup for all services."""
         self.looked_at += 1
         return self._handlers.get(details.method)
 
@@ -179,7 +179,7 @@ def _rule_of(method: MethodDescriptor) -> auth_pb2.AuthRule:
 
 
 def _servicer(handler: Handler) -> Handle:
-    """Call the servicer; what a stream yields is written here, so that every kind is awaitable."""
+    """Call the servicer; messages of a stream are written here, so that every kind is awaitable."""
     behavior: Any = (
         handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     )
@@ -203,10 +203,10 @@ def _servicer(handler: Handler) -> Handle:
 
 
 async def _write_first(context: Context, message: Any) -> None:
-    """Write a stream's first message whole, though the stream be ended meanwhile.
+    """Write the first message of a stream completely, even if the stream is cancelled meanwhile.
 
-    The answer's head goes with it. grpc.aio would send that once more with the status of a call
-    whose head is still on its way, fail to, and leave both sides waiting.
+    The initial metadata is sent with it. If the call ended while that is being sent, grpc.aio
+    would send it again with the status, fail, and leave both sides waiting.
     """
     writing = asyncio.ensure_future(context.write(message))
     try:
@@ -229,8 +229,8 @@ def _as_grpc(
         call = Call(method, context, metadata, task, access_log.request_id(metadata))
         return await handle(call, request)
 
-    # Messages are always read by the stages: grpc itself would wait for the one of a unary call
-    # without a deadline, before anything is known of the caller. On the wire it is the same.
+    # The stages read all messages: grpc itself would wait without a deadline for the message of a
+    # unary call, before the caller is known. On the wire both forms are the same.
     make: Any = (
         grpc.stream_stream_rpc_method_handler
         if method.responses_stream

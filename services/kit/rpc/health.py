@@ -1,9 +1,9 @@
-"""grpc.health of a service: whether it takes calls, and whether what it leans on is there.
+"""grpc.health of a service: whether it takes calls, and whether its dependencies are available.
 
-`Check` and `Watch` know "" (the process takes calls; false from the first moment of draining),
-`qflow.<service>` and each service of the contract that is served (the same, and what it cannot do
-without is there), and `qflow.<service>.<dependency>`. A dependency is looked at when somebody
-asks, at most once a second: a suite that nobody watches does nothing for it.
+`Check` and `Watch` know these names: "" (the process takes calls; not serving once it drains),
+`qflow.<service>` and each service of the contract (the same, and all essential dependencies are
+available), and `qflow.<service>.<dependency>`. Dependencies are probed when somebody asks, at
+most once a second: without health checks there are no probes.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ log = structlog.get_logger()
 
 _FRESH_S: Final = 1.0
 _LOOK_MAX_S: Final = 2.0
-# How often somebody who watches is told anew.
+# How often dependencies are probed while somebody watches.
 _WATCH_S: Final = 2.0
-# With less than this a log line may not be written any more, nor a result.
+# With less free space, writing a log line or a result may fail.
 DISK_FREE_BYTES_MIN: Final = 64 * 1024 * 1024
 _FREE_FILES_MIN: Final = 1000
 
@@ -38,16 +38,16 @@ _ANSWER: Final[LiteralString] = "SELECT 1"
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """Something that a service leans on; `is_there` may raise, and may take too long."""
+    """Something that a service depends on; `is_there` may raise, and may hang."""
 
     name: str
     is_there: Callable[[], Awaitable[bool]]
-    # Whether the service can do nothing useful without it.
+    # Whether the service is useless without it.
     essential: bool = True
 
 
 def database(pool: Pool) -> Dependency:
-    """Look for PostgreSQL, as calls reach it."""
+    """Return the check of PostgreSQL, through the same pool as calls."""
 
     async def answers() -> bool:
         async with connection(pool) as db:
@@ -57,7 +57,7 @@ def database(pool: Pool) -> Dependency:
 
 
 def disk(folder: Path) -> Dependency:
-    """Look at the disk below a folder: it can be written to, and has room."""
+    """Return the check of the disk of a folder: writable, and with free space."""
     return Dependency("disk", partial(asyncio.to_thread, _has_room, folder))
 
 
@@ -69,13 +69,13 @@ def _has_room(folder: Path) -> bool:
 
 
 class Health(health.aio.HealthServicer):
-    """What `grpc.health.v1` answers for one service."""
+    """The `grpc.health.v1` servicer of one service."""
 
     def __init__(self, name: str, dependencies: Sequence[Dependency] = ()) -> None:
         super().__init__()
         self._own = f"qflow.{name}"
         self._dependencies = dependencies
-        # Each of these says the same: whether all that is essential is there.
+        # All of these have the same status: whether all essential dependencies are available.
         self._names = [self._own]
         self._there: dict[str, bool] = {}
         self._looking = asyncio.Lock()
@@ -83,21 +83,21 @@ class Health(health.aio.HealthServicer):
         self._serves = False
 
     async def start(self, services: Iterable[str] = ()) -> None:
-        """Say that calls are taken, by services of these full names."""
+        """Report that calls are taken, for the services with these full names."""
         self._names += sorted({each for each in services if each.startswith("qflow.")})
         self._serves = True
         await self.set("", HealthCheckResponse.SERVING)
         await self._tell()
 
     async def Check(self, request: HealthCheckRequest, context: Any) -> HealthCheckResponse:
-        """Answer for a name, as it is now."""
+        """Return the status of a name, as it is now."""
         if request.service:
             await self._look()
         answer: HealthCheckResponse = await super().Check(request, context)
         return answer
 
     async def Watch(self, request: HealthCheckRequest, context: Any) -> None:
-        """Answer for a name, and again whenever that changes."""
+        """Send the status of a name, and again whenever it changes."""
         looking = asyncio.ensure_future(self._look_on()) if request.service else None
         try:
             await super().Watch(request, context)
@@ -111,7 +111,7 @@ class Health(health.aio.HealthServicer):
             await asyncio.sleep(_WATCH_S)
 
     async def _look(self) -> None:
-        """Look at what this service leans on, unless somebody just did."""
+        """Probe the dependencies, unless that was just done."""
         if not self._serves or not self._dependencies:
             return
         async with self._looking:
@@ -140,7 +140,7 @@ async def _is_there(dependency: Dependency) -> bool:
     try:
         async with asyncio.timeout(_LOOK_MAX_S):
             return await dependency.is_there()
-    except Exception as error:  # noqa: BLE001  # whatever it is, the dependency is not there
+    except Exception as error:  # noqa: BLE001  # whatever it is, the dependency is unavailable
         log.debug("dependency_silent", dependency=dependency.name, fault=type(error).__name__)
         return False
 

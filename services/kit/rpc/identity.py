@@ -1,4 +1,4 @@
-"""Authentication: whose token a call carries, and for which tenant it acts."""
+"""Authentication: whose token a call carries, and which tenant it acts for."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from services.kit.rpc.call import Metadata
 
 CACHE_S: Final = 5.0
 RECHECK_S: Final = 60.0
-# Whoever is taken out of a team is out within five seconds: so long an answer holds.
+# A member who was removed from a team must lose access within five seconds.
 TEAM_CACHE_S: Final = 2.0
-# The tenant that a call acts for; without it the token's own.
+# Metadata key of the tenant that a call acts for; without it the token's own.
 TENANT_KEY: Final = "qflow-tenant"
 _CACHE_SIZE_MAX: Final = 4096
 _HEADER: Final = "authorization"
@@ -37,7 +37,7 @@ _AUTHENTICATE: Final[LiteralString] = """
 
 
 class Credential(NamedTuple):
-    """What a call says of its caller: the digest of a token, and the tenant to act for, if any."""
+    """What a call presents: the digest of a token, and the tenant to act for, if any."""
 
     digest: str
     tenant_id: UUID | None = None
@@ -45,17 +45,17 @@ class Credential(NamedTuple):
 
 @dataclass(slots=True)
 class _Known:
-    caller: Caller | None  # None: nobody, or no member of the tenant
-    is_stranger: bool  # whether somebody, who is no member
+    caller: Caller | None  # None: unknown token, or no member of the tenant
+    is_stranger: bool  # a known user who is no member of the tenant
     until: float  # by the monotonic clock
-    expires_s: float  # when the token does, by the other clock
+    expires_s: float  # when the token expires, by the wall clock
 
 
 class Authenticator:
-    """Tells whose token it is; remembers the answer for at most five seconds.
+    """Authenticates tokens, and caches the answers for at most five seconds.
 
-    It asks the database and nothing else: an identity must not come from a cache that others can
-    write. While the database is away, what is not remembered is `Unavailable`, never refused.
+    It only asks the database: an identity must not come from a cache that others can write. While
+    the database is away, a token that is not cached is `Unavailable`, never refused.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class Authenticator:
         self._asking: dict[Credential, asyncio.Task[_Known]] = {}
 
     async def authenticate(self, credential: Credential) -> Caller:
-        """Return whose token this is, as they are in the tenant that it is used for.
+        """Return the caller that a token belongs to, with their role in the tenant.
 
-        `Unauthenticated` when nobody has it, `PermissionDenied` where they are no member of that.
+        Raises `Unauthenticated` for an unknown token, `PermissionDenied` for a non-member.
         """
         return self.remembered(credential) or await self._asked(credential)
 
     def remembered(self, credential: Credential) -> Caller | None:
-        """Return the caller without asking anybody; None where that cannot be told."""
+        """Return the caller from the cache; None if it is not there or has expired."""
         known = self._known.get(credential)
         if known is None or known.until <= self._clock() or known.expires_s <= time.time():
             return None
@@ -105,16 +105,16 @@ class Authenticator:
         return known.caller
 
     def asked(self) -> tuple[int, int]:
-        """Tell how often a token was known, and how often it was asked for."""
+        """Return the numbers of cache hits and misses."""
         return self._hits, self._misses
 
     def forget(self, digest: str) -> None:
-        """Forget a token at once, in this process: for whoever has just revoked it."""
+        """Drop a token from this process's cache, after it was revoked."""
         for each in [known for known in self._known if known.digest == digest]:
             del self._known[each]
 
     def forget_member(self, tenant_id: UUID, user_id: UUID) -> None:
-        """Forget at once, in this process, what somebody was in a team."""
+        """Drop a member of a team from this process's cache."""
         gone = [
             credential
             for credential, known in self._known.items()
@@ -125,17 +125,17 @@ class Authenticator:
             del self._known[each]
 
     async def _ask_once(self, credential: Credential) -> _Known:
-        """Ask the database; calls that come meanwhile with the same token share the question."""
+        """Query the database; concurrent calls with the same token share one query."""
         asking = self._asking.get(credential)
         if asking is None:
             asking = asyncio.create_task(self._ask(credential))
             self._asking[credential] = asking
             asking.add_done_callback(lambda _: self._asking.pop(credential, None))
-        # Shielded: the one who asked first may go away while others wait for the answer.
+        # Shielded: the first caller may be cancelled while others wait for the answer.
         return await asyncio.shield(asking)
 
     async def _ask(self, credential: Credential) -> _Known:
-        began = self._clock()  # from before the question: its answer is no younger
+        began = self._clock()  # before the query: the answer may be as old as that
         try:
             row = await self._pool.fetchrow(_AUTHENTICATE, *credential)
         except (OSError, TimeoutError) as error:
@@ -146,11 +146,11 @@ class Authenticator:
             raise _unavailable() from error
         is_stranger = row is not None and row["tenant_id"] is None
         caller = None if row is None or is_stranger else _to_caller(row, credential.digest)
-        # Apart from each other: whoever tries tokens must not push out those that are good.
+        # Separate caches: guesses must not evict valid tokens.
         known, other = self._known, self._unknown
         if caller is None:
             known, other = other, known
-        other.pop(credential, None)  # what it was said before must not hide the answer
+        other.pop(credential, None)  # the other cache must not hide this answer
         expires_s = 0.0 if caller is None else _posix_s(caller.expires_at)
         in_team = is_stranger or (caller is not None and caller.team_role != "")
         until = began + (TEAM_CACHE_S if in_team else CACHE_S)
@@ -162,7 +162,7 @@ class Authenticator:
 
 
 def credential_of(metadata: Metadata) -> Credential:
-    """Return the digest of the one bearer token, and the tenant; the token goes no further."""
+    """Return the digest of the only bearer token, and the tenant; the token itself is dropped."""
     headers: list[str | bytes] = []
     tenants: list[str | bytes] = []
     for key, value in metadata:
@@ -196,7 +196,7 @@ def _digest_of(headers: list[str | bytes]) -> str:
 
 
 def _refused() -> Unauthenticated:
-    # One text for every way to be unknown: which one it was is nobody's business.
+    # One text for every cause: which one it was would help an attacker.
     return Unauthenticated(
         "TOKEN_REFUSED",
         "a valid token is needed in the metadata: `authorization: Bearer <token>`",
@@ -217,7 +217,7 @@ def _posix_s(moment: datetime) -> float:
 
 def _to_caller(row: Any, digest: str) -> Caller:
     expires_at = row["expires_at"] or _NEVER
-    if expires_at.tzinfo is None:  # how the driver gives infinity
+    if expires_at.tzinfo is None:  # how the driver returns infinity
         expires_at = _NEVER
     return Caller(
         user_id=row["user_id"],
@@ -235,9 +235,9 @@ def _to_caller(row: Any, digest: str) -> Caller:
 
 
 def _scopes(kind: str, listed: frozenset[str]) -> Scopes:
-    """Read the scopes of a token as the database tells them.
+    """Return the scopes of a token as the database reports them.
 
-    What it calls a user is a session: that has all scopes of its role, and lists none. A narrower
-    token has to list its own, or to be of another kind, which no rule admits until it is known.
+    Kind "user" is a session: it has all scopes of its role and lists none. A more restricted token
+    must list its scopes or be of another kind, which no rule admits until it is known.
     """
     return "all" if kind == "user" and not listed else listed

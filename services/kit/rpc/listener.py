@@ -1,4 +1,4 @@
-"""Where a server listens, and what gRPC is told of it: sizes, connections, pings."""
+"""Where a server listens, and its gRPC options: sizes, connections, pings."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from services.kit.rpc.call import Limits
 from services.kit.rpc.tls import ServerTls
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
-# What of a stream arrives before it is read stays below this: gRPC's own estimate of what to ask
-# for grows to hundreds of MiB where the disk or the machine is slow.
+# Bounds what gRPC buffers of a stream before it is read: its own estimate grows to hundreds of MiB
+# when the disk or the machine is slow.
 READ_AHEAD: Final = (
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", MESSAGE_BYTES_MAX),
 )
 _METADATA_BYTES_MAX: Final = 16 * 1024
-# A thousand watchers of one user, and room beside them.
+# A thousand watchers of one user, and as many others.
 _CONCURRENT_MAX: Final = 2000
-# What one connection may have open: more than a server takes, so that whoever asks for too much is
-# told so and does not wait for ever; and all connections together, until callers are known.
+# How many streams a connection may have open, and how many calls all connections may have before
+# they are authenticated, as multiples of `concurrent_max`. Both are above it, so that a caller over
+# the limit is refused with an error instead of waiting for ever.
 _STREAMS_FACTOR: Final = 2
 UNKNOWN_FACTOR: Final = 4
 UNIX_PATH_BYTES_MAX: Final = 107
@@ -37,25 +38,25 @@ _KEEPALIVE_TIMEOUT_S: Final = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """Where to listen, and who may be expected there."""
+    """Where to listen, for whom, and with which limits."""
 
     address: str  # host:port, or unix:path
-    public: bool = True  # False: other services alone, whose streams are held open
+    public: bool = True  # False: only for other services, whose streams stay open
     concurrent_max: int = _CONCURRENT_MAX
-    calls_per_second_max: int = 0  # of one user; 0: as many as they like
+    calls_per_second_max: int = 0  # per user; 0: unlimited
     limits: Limits = field(default_factory=Limits)
     tls: ServerTls | None = None
-    # A service's token is not enough: its certificate must say the same.
+    # Whether a service must present its own certificate, besides its token.
     services_prove: bool = False
 
     @property
     def local(self) -> bool:
-        """Whether it is a unix socket, whose file lets its owner's processes in and nobody else."""
+        """Whether it is a unix socket, which only processes of the file's owner can connect to."""
         return self.address.startswith("unix:")
 
 
 def options_of(listener: Listener) -> list[tuple[str, int]]:
-    """Give what a server is made with."""
+    """Return the gRPC options of a server."""
     limits, public = listener.limits, listener.public
     unknown_max = listener.concurrent_max * UNKNOWN_FACTOR
     keepalive_s = _KEEPALIVE_S if public else _KEEPALIVE_INTERNAL_S
@@ -65,8 +66,8 @@ def options_of(listener: Listener) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_concurrent_streams", listener.concurrent_max * _STREAMS_FACTOR),
-        # Calls that came while the loop was busy with others: from a thousand on gRPC would drop
-        # some by chance, whosever they are, and their callers would read that they cancelled.
+        # Calls queue here while the loop is busy: by default gRPC drops calls at random from a
+        # thousand on, and their callers would see CANCELLED, as if they had cancelled.
         ("grpc.server.max_pending_requests", unknown_max),
         ("grpc.server.max_pending_requests_hard_limit", unknown_max * 2),
         ("grpc.max_metadata_size", _METADATA_BYTES_MAX),
@@ -86,7 +87,7 @@ def options_of(listener: Listener) -> list[tuple[str, int]]:
 
 
 def bind(server: grpc.aio.Server, listener: Listener) -> str:
-    """Bind a server and give the address it got; plain text goes nowhere but to this machine."""
+    """Bind a server and return its address; plain text is only allowed within this machine."""
     address, unix = listener.address, listener.local
     if unix:
         path = Path(address.removeprefix("unix://").removeprefix("unix:"))
@@ -118,7 +119,7 @@ def bind(server: grpc.aio.Server, listener: Listener) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether a host:port can be reached from this machine alone."""
+    """Return whether a host:port can only be reached from this machine."""
     host = address.rpartition(":")[0].strip("[]")
     try:
         return ipaddress.ip_address(host).is_loopback

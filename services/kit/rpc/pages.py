@@ -1,4 +1,4 @@
-"""A page of a list, asked for and answered: where it begins, what fits, where the next begins."""
+"""Pages of a list: decode the page token, limit a page by rows and bytes, encode the next token."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from services.kit.rpc.sizes import ANSWER_BYTES_MAX, FRAME_BYTES
 M = TypeVar("M", bound=Message)
 Row = TypeVar("Row")
 
-# What is encoded without a pause: a millisecond or two.
+# How much is encoded before other calls get a turn: a millisecond or two.
 _BYTES_AT_ONCE = 16 * 1024
 
 
 class Identified(Protocol):
-    """What has an id."""
+    """Anything with an id."""
 
     @property
     def id(self) -> UUID:
@@ -34,7 +34,7 @@ Thing = TypeVar("Thing", bound=Identified)
 
 
 def moment_from(key: Sequence[page.PageKey] | None) -> tuple[datetime, UUID] | None:
-    """Read the last row shown of a list by time and id; None for the first page."""
+    """Return the time and id of the last row shown; None for the first page."""
     match key:
         case None:
             return None
@@ -47,7 +47,7 @@ def moment_from(key: Sequence[page.PageKey] | None) -> tuple[datetime, UUID] | N
 class Pages:
     """The list `kind` as this caller asked for it, with `page_size` and `page_token` of a request.
 
-    `asked` is whatever else the request says: a token goes on with that alone, for that caller.
+    `asked` is the rest of the request: a token is only valid with the same, for the same caller.
     """
 
     def __init__(self, kind: str, request: Any, *asked: object) -> None:
@@ -59,15 +59,15 @@ class Pages:
 
     @property
     def limit(self) -> int:
-        """How many rows to read: one more than is shown tells that there is a next page."""
+        """How many rows to read: one more than a page shows, to detect a next page."""
         return self._size + 1
 
     def after_moment(self) -> tuple[datetime, UUID] | None:
-        """Give the last row shown of a list by time and id; None for the first page."""
+        """Return the time and id of the last row shown; None for the first page."""
         return moment_from(self._after)
 
     def after_key(self, key_type: type[str | datetime]) -> tuple[str | datetime, UUID] | None:
-        """Give the last row shown of a list by a field and id; None for the first page."""
+        """Return the sort key and id of the last row shown; None for the first page."""
         match self._after:
             case None:
                 return None
@@ -77,7 +77,7 @@ class Pages:
                 raise page.token_refused()
 
     def after_name(self) -> str | None:
-        """Give the last name shown of a list by names that are unique; None for the first page."""
+        """Return the last name shown of a list by unique names; None for the first page."""
         match self._after:
             case None:
                 return None
@@ -87,7 +87,7 @@ class Pages:
                 raise page.token_refused()
 
     def after_place(self) -> int:
-        """Give how many rows were shown of a list that has its rows in fixed places."""
+        """Return the number of rows shown so far of a list whose rows have fixed positions."""
         match self._after:
             case None:
                 return 0
@@ -97,7 +97,7 @@ class Pages:
                 raise page.token_refused()
 
     def after_two(self) -> tuple[int, int]:
-        """Give the last row shown of a list by two numbers; zeros for the first page."""
+        """Return the two numbers that identify the last row shown; zeros for the first page."""
         match self._after:
             case None:
                 return 0, 0
@@ -107,7 +107,7 @@ class Pages:
                 raise page.token_refused()
 
     def after_values(self, *types: type) -> tuple[Any, ...] | None:
-        """Give the last row shown by values of these types; None for the first page."""
+        """Return the last row's key, of values of these types; None for the first page."""
         if self._after is None:
             return None
         if [type(each) for each in self._after] != [*types]:
@@ -115,7 +115,7 @@ class Pages:
         return tuple(self._after)
 
     def token_after(self, key: Sequence[page.PageKey]) -> str:
-        """Give the token of the page after the row with this key."""
+        """Return the token of the page after the row with this key."""
         return page.encode_token(self._kind, self._digest, self._caller, key)
 
     async def cut(
@@ -125,10 +125,10 @@ class Pages:
         encode: Callable[[Row], M],
         key: Callable[[Row], Sequence[page.PageKey]],
     ) -> tuple[list[M], str]:
-        """Encode the rows that fit, and give the token of the page after the last of them.
+        """Encode the rows that fit; return them with the token of the next page, "" for none.
 
-        A row that is not shown is not taken, and other calls come in between: one of them may cost
-        some tens of milliseconds.
+        Reads no further row than needed, and yields to other calls after each, since encoding one
+        may take tens of milliseconds.
         """
         shown: list[M] = []
         room = ANSWER_BYTES_MAX
@@ -152,10 +152,10 @@ class Pages:
         read: Callable[[list[UUID]], Awaitable[Iterable[Thing]]],
         encode: Callable[[Thing], M],
     ) -> tuple[list[M], str]:
-        """Read found rows a slice at a time until the page is full, and encode those that fit.
+        """Read found rows in slices until the page is full; return the encoded ones and the token.
 
-        So a page of large rows holds little more in memory than it shows. `read` gives them in
-        the order of their ids, without those that are gone meanwhile.
+        So a page of large rows holds little more in memory than it shows. `read` returns the rows
+        the order of their ids, without those that were deleted meanwhile.
         """
         shown: list[M] = []
         room = ANSWER_BYTES_MAX
@@ -170,7 +170,7 @@ class Pages:
                     return shown, self._token_after(last)
                 shown.append(message)
                 last = places[row.id]
-                if room < pause_at:  # others come in between
+                if room < pause_at:  # yield to other calls
                     pause_at = room - _BYTES_AT_ONCE
                     await asyncio.sleep(0)
         more = found[self._size - 1] if len(found) > self._size else None

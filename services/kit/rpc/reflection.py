@@ -1,4 +1,4 @@
-"""Server reflection under both of its names; tools ask for v1 first, the library serves v1alpha."""
+"""Server reflection under both names: tools ask for v1 first, the library only serves v1alpha."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_to_server(server: Any, service_names: Sequence[str]) -> None:
 
 
 class _MethodsToo:
-    """A descriptor pool that also finds the file of a method: tools ask for it by name."""
+    """A descriptor pool that also finds the file of a method: tools ask for methods by name."""
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
@@ -43,7 +43,7 @@ class _MethodsToo:
         return getattr(self._pool, name)
 
     def FindFileContainingSymbol(self, symbol: str) -> Any:  # the library's name
-        """Find the file of a symbol; a method stands in its service's."""
+        """Return the file of a symbol; that of a method is the file of its service."""
         try:
             return self._pool.FindFileContainingSymbol(symbol)
         except KeyError:
@@ -54,7 +54,7 @@ class _MethodsToo:
 
 
 def _describe_v1() -> None:
-    """Make v1 known by name: its file differs from v1alpha's in the names alone."""
+    """Register the v1 descriptors: their file differs from v1alpha's only in names."""
     pool = descriptor_pool.Default()
     try:
         pool.FindFileByName(_V1_FILE)

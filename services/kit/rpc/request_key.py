@@ -1,4 +1,4 @@
-"""What makes a call repeatable, taken from its request; and how a repeated one is answered."""
+"""Idempotency keys from requests, and the responses to repeated calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ M = TypeVar("M", bound=Message)
 
 
 def request_key(request: Any, method: str, respond: Callable[[T], Message]) -> RequestKey[T] | None:
-    """Make the key of a request that has a `request_id`; None without one, or when validating."""
+    """Return the key of a request; None without a `request_id`, or when only validating."""
     request_id = codec.uuid_or_none(request.request_id, field="request_id")
     if request_id is None or getattr(request, "validate_only", False):
         return None
@@ -30,7 +30,7 @@ def request_key(request: Any, method: str, respond: Callable[[T], Message]) -> R
 
 
 def answered(response: type[M], answer: T | Replayed, respond: Callable[[T], M]) -> M:
-    """Encode what a call did, or give the answer of the first call with its request id."""
+    """Encode the result of a call, or return the stored response of the first one with its key."""
     if isinstance(answer, Replayed):
         return response.FromString(answer.response)
     return respond(answer)

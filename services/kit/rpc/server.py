@@ -1,4 +1,4 @@
-"""A gRPC server as every service of the suite runs it: limits, stages, health and reflection."""
+"""A gRPC server with the limits and stages of every service, health checks and reflection."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ from services.kit.rpc.listener import UNKNOWN_FACTOR, Listener, bind, options_of
 from services.kit.rpc.tally import Calls
 from services.kit.traces import Tracer
 
-# How long no call must have come before a server that stops is closed, and how long such a moment
-# is awaited.
+# A stopping server is closed once no call arrived for _QUIET_S, or after _REFUSE_MAX_S.
 _QUIET_S: Final = 0.005
 _REFUSE_MAX_S: Final = 0.5
-# How long before the end those are told who still wait.
+# How long before the end of the grace period waiting calls are ended with an error.
 _TELL_S: Final = 0.5
 _NOWHERE: Final = "unix:nowhere"  # never connected to
 
-# The `add_XServicer_to_server` function that the generator wrote, and a servicer for it.
+# A generated `add_XServicer_to_server` function, and a servicer for it.
 Servicer = tuple[Callable[[Any, Any], None], object]
 
 
 @dataclass(frozen=True, slots=True)
 class BoundServer:
-    """A server with the address it got."""
+    """A server, and the address that it is bound to."""
 
     server: grpc.aio.Server
     address: str
@@ -42,30 +41,30 @@ class BoundServer:
 
     @property
     def services(self) -> Sequence[str]:
-        """Full names of what it serves."""
+        """Full names of the services it serves."""
         return self._handlers.services
 
     async def start(self) -> None:
-        """Begin to answer."""
+        """Start to serve."""
         await self.server.start()
 
     async def stop(self, grace_s: float) -> None:
-        """Take no new calls, tell streams to go elsewhere, give the other calls time to end."""
+        """Refuse new calls, tell streams to resume elsewhere, and let other calls finish."""
         ends_at = time.monotonic() + grace_s
         await self._refuse(min(_REFUSE_MAX_S, grace_s))
         left_s = max(0.0, ends_at - time.monotonic())
         stopping = asyncio.ensure_future(self.server.stop(left_s))
         self._handlers.streams.end()
         await asyncio.wait({stopping}, timeout=max(left_s - _TELL_S, left_s / 2))
-        # gRPC would say of what is open at the end that its callers cancelled.
+        # Otherwise gRPC would end calls that are still open as cancelled.
         self._handlers.end()
         await stopping
 
     async def _refuse(self, longest_s: float) -> None:
-        """Answer new calls that they go elsewhere, until none came for a moment.
+        """Refuse new unary calls until none arrived for a moment.
 
-        gRPC drops what waits to be looked at when a server stops, and those callers would read
-        that they cancelled.
+        A stopping gRPC server drops calls that it has not handed over yet, as if their callers had
+        cancelled them.
         """
         self._handlers.refuse()
         with suppress(TimeoutError):
@@ -74,9 +73,9 @@ class BoundServer:
                 while looked_at != self._handlers.looked_at:
                     looked_at = self._handlers.looked_at
                     await asyncio.sleep(_QUIET_S)
-                    # Time alone says nothing where gRPC's own threads do not get a processor.
-                    # Its one queue keeps the order: what comes out of it now was behind all calls
-                    # that it had for this loop.
+                    # A pause alone proves nothing while gRPC's own threads get no processor time.
+                    # Its only queue is in order: an event that leaves it now was behind all calls
+                    # that gRPC had for this loop.
                     await idle.wait_for_state_change(grpc.ChannelConnectivity.SHUTDOWN)
 
 
@@ -91,10 +90,10 @@ async def open_server(
     recorder: Recorder | None = None,
     tracer: Tracer | None = None,
 ) -> BoundServer:
-    """Build a server and bind it; it answers once started.
+    """Build a server and bind it; it serves once it is started.
 
-    Refuses plain text anywhere but on the loopback interface and unix sockets, and any RPC whose
-    contract does not say who may call it.
+    Raises for plain text anywhere but on the loopback interface and unix sockets, and for an RPC
+    whose contract does not say who may call it.
     """
     server = grpc.aio.server(
         options=options_of(listener),

@@ -1,4 +1,4 @@
-"""Answers that fit one message: a list is cut by bytes too, wherever it is shown."""
+"""Size limits of responses: lists are cut so that they fit into one message."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from services.kit.rpc.listener import MESSAGE_BYTES_MAX
 
 M = TypeVar("M", bound=Message)
 
-# Room for the rest of the answer around what is measured.
+# Leaves room for the rest of the response.
 ANSWER_BYTES_MAX: Final = MESSAGE_BYTES_MAX - 64 * 1024
-# What frames a message within another.
+# The overhead of a message within another.
 FRAME_BYTES: Final = 8
 
 
 def in_parts(messages: Iterable[M], *, limit: int, bytes_max: int) -> Iterator[list[M]]:
-    """Cut messages into parts of at most so many and so large; one at least, perhaps empty.
+    """Split messages into parts of at most `limit` messages and `bytes_max` bytes.
 
-    A part holds one message at least, however large that is.
+    Yields at least one part, which may be empty. A message over `bytes_max` is a part by itself.
     """
     part: list[M] = []
     room = bytes_max

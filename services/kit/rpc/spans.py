@@ -1,4 +1,4 @@
-"""One span per call, below the one that its caller named; only where traces are told."""
+"""A span per call, below that of its caller; only where traces are exported."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _FAULTS: Final = frozenset({"UNKNOWN", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "
 
 
 def stage(inner: Handle, method: Method, tracer: Tracer) -> Handle:
-    """Tell of each call when it ends, and let what it does know its place in the trace.
+    """Export a span of each call when it ends, and set it as parent of what the call does.
 
-    What services ask of each other is a part of somebody's trace or of none.
+    A call between services gets a span only if its caller sent one.
     """
     service, _, name = method.name.removeprefix("/").rpartition("/")
     facts = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}

@@ -1,4 +1,4 @@
-"""Counting calls: how many, how they ended, how long they took; an addition or two for each."""
+"""Counters of calls: how many, how they ended, how long they took; cheap enough for every call."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Tally:
     def __init__(self) -> None:
         self.open = 0
         self.succeeded = 0
-        self.failed: dict[str, int] = {}  # by the name of the code
+        self.failed: dict[str, int] = {}  # by name of the status code
         self.took_s = Distribution()
 
     def end(self, code: grpc.StatusCode, span_s: float) -> None:
-        """Count a call that was open and ended so."""
+        """Count a call that ended."""
         self.open -= 1
         if code is _OK:
             self.succeeded += 1
@@ -45,14 +45,14 @@ class Calls:
         self._streams: set[tuple[str, str]] = set()
 
     def of(self, method: Method) -> Tally:
-        """Give the tally of a method."""
+        """Return the tally of a method."""
         service, _, name = method.name.removeprefix("/").rpartition("/")
         if method.streams:
             self._streams.add((service, name))
         return self._tallies.setdefault((service, name), Tally())
 
     def stage(self, inner: Handle, method: Method) -> Handle:
-        """Count the streams of a method."""
+        """Count the calls of a streaming method."""
         tally = self.of(method)
 
         async def handle(call: Call, request: Any) -> Any:
@@ -70,7 +70,7 @@ class Calls:
         return handle
 
     def figures(self) -> Iterable[Figure]:
-        """Tell of all methods that were called."""
+        """Return the metrics of all methods that were called."""
         called = {
             key: each
             for key, each in self._tallies.items()
@@ -78,7 +78,7 @@ class Calls:
         }
         ended: list[tuple[Labels, float]] = []
         for key, each in called.items():
-            # A rate of failures needs a rate of all calls, so what has none yet is told as 0.
+            # OK is reported even when 0: a failure rate needs the total of calls.
             ended.append(((*key, _OK.name), each.succeeded))
             ended += [((*key, code), count) for code, count in each.failed.items()]
         text = "Calls that ended, by their status code."
@@ -86,7 +86,7 @@ class Calls:
         text = "Calls that are under way."
         under_way = [(key, float(each.open)) for key, each in called.items()]
         yield Figure("qflow_rpc_calls_open", text, "gauge", _LABELS, under_way)
-        # How long a stream was held says nothing of how quick the service is.
+        # The duration of a stream says nothing about the speed of the service.
         text = "How long calls took that are no streams."
         took = [(key, each.took_s) for key, each in called.items() if key not in self._streams]
         yield Figure("qflow_rpc_duration_seconds", text, "histogram", _LABELS, took)

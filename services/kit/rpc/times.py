@@ -15,14 +15,14 @@ _NANOS_MAX: Final = 999_999_999
 
 
 class Fault(NamedTuple):
-    """What is wrong with a moment or a span."""
+    """What is wrong with a timestamp or a duration."""
 
     description: str
     reason: str
 
 
 def fault(encoded: Timestamp | Duration) -> Fault | None:
-    """Say what is wrong with it; None where nothing is."""
+    """Return what is wrong with it; None if it is valid."""
     if isinstance(encoded, Timestamp):
         said = _of_moment(encoded.seconds, encoded.nanos)
         return Fault(said, "TIME_INVALID") if said else None
@@ -47,5 +47,5 @@ def _of_span(seconds: int, nanos: int) -> str:
 
 
 def is_right(encoded: Any) -> bool:
-    """Say whether nothing is wrong with it."""
+    """Return whether it is valid."""
     return fault(encoded) is None

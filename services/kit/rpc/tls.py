@@ -1,6 +1,6 @@
 """TLS from files: certificates of listeners, authorities of channels, identities of services.
 
-Files are looked at again with every new connection, so that renewed ones need no restart.
+Files are checked for changes at every new connection, so renewing them needs no restart.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from services.kit.errors import Unauthenticated
 
 log = structlog.get_logger()
 
-# In the certificate of a service: who it is, as a URI, and the name by which its server is known
-# wherever it listens.
+# A service's certificate has its identity as a URI, and a host name that stays valid wherever its
+# server listens.
 _IDENTITY: Final = "qflow://service/"
 _DOMAIN: Final = "qflow.internal"
 _OTHERS_MAY_READ: Final = 0o007
@@ -31,18 +31,18 @@ _Seen = tuple[tuple[int, int, int], ...]
 
 
 def identity_of(service: str) -> str:
-    """Give the URI by which a service's certificate says who it is."""
+    """Return the URI in a service's certificate that identifies it."""
     return f"{_IDENTITY}{service}"
 
 
 def host_of(service: str) -> str:
-    """Give the DNS name that stands in the certificates of a service, whatever its host."""
+    """Return the DNS name in a service's certificates, whatever host it runs on."""
     return f"{service}.{_DOMAIN}"
 
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """The files of a certificate (its chain below it) and of its private key."""
+    """The files of a certificate with its chain, and of its private key."""
 
     certificate: Path
     key: Path
@@ -50,10 +50,10 @@ class KeyPair:
 
 @dataclass(slots=True, kw_only=True)
 class Trust:
-    """By which authorities servers are believed, and what a channel shows of itself."""
+    """The authorities that a channel trusts for servers, and its own certificate, if any."""
 
     authorities: Path
-    pair: KeyPair | None = None  # with one, TLS is mutual: a server must be the service it is for
+    pair: KeyPair | None = None  # if set, TLS is mutual: the server must be the expected service
     _seen: _Seen = field(init=False, default=(), repr=False)
     _held: grpc.ChannelCredentials | None = field(init=False, default=None, repr=False)
 
@@ -64,14 +64,14 @@ class Trust:
         if not read.optional(env, "QFLOW_TLS_CA_FILE"):
             return None
         trust = cls(authorities=read.path(env, "QFLOW_TLS_CA_FILE"), pair=pair)
-        trust.credentials()  # a file that is missing or wrong stops the start
+        trust.credentials()  # a missing or invalid file must fail the start
         return trust
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Give what the files hold: the same object until they are others.
+        """Return credentials from the files; the same object until the files change.
 
-        EnvError names the one that cannot be used. What was good before stays while files do not
-        fit each other: whoever renews them writes one after the other.
+        The first time, EnvError names an unusable file. Later the old credentials stay in use while
+        files do not match: they are replaced one after the other.
         """
         try:
             seen = self._look()
@@ -97,14 +97,14 @@ class Trust:
 
 @dataclass(slots=True)
 class ServerTls:
-    """What a listener shows; with `clients`, whoever connects must have a certificate of those."""
+    """A listener's certificate; with `clients`, callers need a certificate of that authority."""
 
     pair: KeyPair
     clients: Path | None = None
     _seen: _Seen = field(init=False, default=(), repr=False)
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Read the files, and again for each connection after they have changed."""
+        """Return credentials that reload the files for new connections after they changed."""
         self._seen = self._look()
         return grpc.dynamic_ssl_server_credentials(
             self._configuration(),
@@ -117,9 +117,9 @@ class ServerTls:
         return _seen(self.pair.certificate, self.pair.key, *more)
 
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Give what is to be shown from now on; None while that is what was shown before.
+        """Return the new configuration; None while the files have not changed.
 
-        Called by a thread of the library. Files that do not fit each other are about to.
+        Runs in a thread of the library. If files do not match yet, the old configuration stays.
         """
         try:
             seen = self._look()
@@ -139,13 +139,13 @@ class ServerTls:
 
 
 def users_tls(env: Mapping[str, str]) -> ServerTls | None:
-    """Read what users are shown: QFLOW_TLS_CERTIFICATE_FILE and QFLOW_TLS_KEY_FILE."""
+    """Read the certificate for users: QFLOW_TLS_CERTIFICATE_FILE and QFLOW_TLS_KEY_FILE."""
     pair = _pair(env, "QFLOW_TLS_CERTIFICATE_FILE", "QFLOW_TLS_KEY_FILE")
     return None if pair is None else ServerTls(pair)
 
 
 def services_tls(env: Mapping[str, str]) -> ServerTls | None:
-    """Read what other services are shown and must show; without an identity, what users are."""
+    """Read the TLS between services: mutual with a service certificate, else as for users."""
     pair = service_pair(env)
     if pair is None:
         return users_tls(env)
@@ -153,7 +153,7 @@ def services_tls(env: Mapping[str, str]) -> ServerTls | None:
 
 
 def service_pair(env: Mapping[str, str]) -> KeyPair | None:
-    """Read this service's own certificate; with it services prove to each other who they are."""
+    """Read this service's own certificate, which turns on mutual TLS between services."""
     pair = _pair(env, "QFLOW_SERVICE_CERTIFICATE_FILE", "QFLOW_SERVICE_KEY_FILE")
     if pair is not None and not read.optional(env, "QFLOW_TLS_CA_FILE"):
         raise EnvError("QFLOW_SERVICE_CERTIFICATE_FILE needs QFLOW_TLS_CA_FILE beside it")
@@ -161,7 +161,7 @@ def service_pair(env: Mapping[str, str]) -> KeyPair | None:
 
 
 def prove_service(context: Any, name: str) -> None:
-    """Raise unless the connection's certificate is that of the service whose token it shows."""
+    """Raise unless the connection's certificate belongs to the service that its token names."""
     shown = context.auth_context().get("peer_uri", ())
     if identity_of(name).encode() not in shown:
         raise Unauthenticated(
@@ -179,7 +179,7 @@ def _pair(env: Mapping[str, str], certificate: str, key: str) -> KeyPair | None:
 
 
 def _checked(pair: KeyPair) -> tuple[bytes, bytes]:
-    """Read a key and its certificate as grpc takes them, if they are any use together."""
+    """Read a key and its certificate for grpc; raises if they are unusable or do not match."""
     key, certificate = _bytes(pair.key), _bytes(pair.certificate)
     if pair.key.stat().st_mode & _OTHERS_MAY_READ:
         raise EnvError(f"{pair.key} holds a private key that every user may read: chmod 600")
@@ -207,7 +207,7 @@ def _authorities(file: Path) -> bytes:
 
 
 def _expires_at(certificate: bytes) -> datetime:
-    from cryptography import x509  # late: a service in plain text does without
+    from cryptography import x509  # late: not needed in plain text
 
     return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
 

@@ -1,8 +1,8 @@
-"""Unary calls: every stage of them in two steps, since nearly all calls are such.
+"""Unary calls, which nearly all calls are: every stage, in two functions.
 
-What a stage does is written where that stage is; streams pass the same ones as handles of their
-own. Here they are called in the same order without one coroutine, one argument list and one
-context for each, which would cost a call as much as the stages themselves.
+Each stage is implemented in its own module, and streams wrap them one by one. Here the same steps
+run in the same order, without a coroutine, an argument list and a context per stage, which would
+cost as much as the stages themselves.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from services.kit.rpc.tally import Tally
 Answer: TypeAlias = "Callable[[Any, Any], Awaitable[Any]]"
 
 _OK: Final = grpc.StatusCode.OK
-# Those that are timed, for a call whose deadline was over before it began.
+# Replaces the dict of timed calls for a call whose deadline had passed before it began.
 _NONE: Final[dict[asyncio.Task[Any], float]] = {}
 
 
@@ -42,12 +42,12 @@ def inner(
     share: FairShare | None,
     notes: Notes | None,
 ) -> Handle:
-    """Make the inner step: who calls, the message, whether there is room, the servicer, the note.
+    """Return the inner step: authenticate, receive, admit, run the servicer, audit.
 
-    It gives the answer encoded.
+    It returns the response encoded.
     """
     read = validate.unary(parse, method)
-    told_only = method.reads  # what a call has changed is answered, whatever became of its caller
+    told_only = method.reads  # changes are answered even if their caller lost access meanwhile
 
     async def noted(call: Call, raw: bytes, notes: Notes) -> Any:
         told, message = notes.begin(), None
@@ -82,7 +82,7 @@ def inner(
                 share.leave(user)
         if told_only and gate is not None and call.caller is not None and call.caller.team_role:
             await gate.leave(call)
-        # What a servicer has kept encoded goes out as it is.
+        # A servicer may return a response that it keeps encoded.
         encoded: bytes = answer if type(answer) is bytes else answer.SerializeToString()
         return encoded
 
@@ -92,7 +92,7 @@ def inner(
 def outer(
     handle: Handle, method: Method, deadlines: Deadlines[asyncio.Task[Any]], tally: Tally | None
 ) -> Handle:
-    """Make the outer step: the deadline, how the call ends, its line and its count."""
+    """Return the outer step: deadline, status, log line and count."""
     tell = _teller(method, tally)
 
     async def serve(call: Call, request: Any) -> Any:
@@ -109,7 +109,7 @@ def outer(
             code = _OK
             return answer
         except asyncio.CancelledError as error:
-            # Only our own cancellation becomes an answer; the client's or the server's stands.
+            # Only a cancellation by the deadline or the drain becomes an error; others propagate.
             if call.task in timed or call.task.uncancel() > 0:
                 code = errors.code_of(error)
                 raise
@@ -119,7 +119,7 @@ def outer(
             code = errors.code_of(failure)
         except grpc.aio.AbortError:
             raise
-        except Exception as error:  # noqa: BLE001  # the last place that can see it
+        except Exception as error:  # noqa: BLE001  # the outermost handler
             code = errors.code_of(error)
             failure = error
         finally:
@@ -135,7 +135,7 @@ def outer(
 
 
 def _teller(method: Method, tally: Tally | None) -> Callable[[Call, grpc.StatusCode, float], None]:
-    """Make what tells how a call ended, and how long it took."""
+    """Return a function that logs and counts a call that ended."""
     logged = method.rule is not None  # probes of health are too many to be worth a line
 
     def tell(call: Call, code: grpc.StatusCode, span_s: float) -> None:
@@ -148,8 +148,8 @@ def _teller(method: Method, tally: Tally | None) -> Callable[[Call, grpc.StatusC
 
 
 def _behind(call: Call, tell: Callable[[], None]) -> None:
-    """Tell of a call that went well behind its answer, which gRPC sends before its task rests.
+    """Report a successful call after its response, which gRPC sends before the task is done.
 
-    Until then it is in memory alone, as all of it is for a moment more.
+    Until then the report is only in memory, as all records are for a moment anyway.
     """
     call.task.get_loop().call_soon(tell)

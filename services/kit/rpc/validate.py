@@ -1,4 +1,4 @@
-"""The innermost stage: a servicer only ever sees messages that keep the contract's rules."""
+"""The innermost stage: servicers only receive messages that keep the contract's rules."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from services.kit.errors import DeadlineExceeded, InvalidArgument
 from services.kit.rpc import faults
 from services.kit.rpc.call import Call, Handle, Method, Received
 
-# For a moment a client that vanished looks like one that is done sending: grpc tells of the end of
-# messages first, and cancels the task when it learns of the rest.
+# A client that vanished first looks like one that finished sending: grpc reports the end of
+# messages first, and cancels the task a moment later.
 VANISHED_S: Final = 0.001
 _UNREADABLE: Final = (DecodeError, UnicodeDecodeError, RecursionError, ValueError)
 _REMEMBERED_BYTES_MAX: Final = 256
@@ -26,7 +26,7 @@ _REMEMBERED_MAX: Final = 256
 
 
 def reader(parse: Callable[[bytes], Any]) -> Callable[[bytes], Received]:
-    """Wrap a deserialiser: grpc would answer UNKNOWN, with the parser's text, before any stage."""
+    """Wrap a parser: on its errors grpc would send UNKNOWN with its text, before any stage."""
 
     def read(raw: bytes) -> Received:
         try:
@@ -38,11 +38,11 @@ def reader(parse: Callable[[bytes], Any]) -> Callable[[bytes], Received]:
 
 
 def unary(parse: Callable[[bytes], Any], method: Method) -> Callable[[bytes], Any]:
-    """Make what reads the message of a unary call and checks it.
+    """Return a function that parses and validates the message of a unary call.
 
-    The bytes of a read that were found right are right again: of those that are short enough the
-    latest are remembered, where no rule looks at a clock. What changes something, and what anybody
-    may send, is not: it may hold secrets.
+    The latest short messages of read-only methods that were valid are remembered by their bytes,
+    unless a rule depends on the time. Those of changes and of anonymous calls are not: they may
+    hold secrets.
     """
     check = _checker(method, searched=method.rule is not None)
     right: dict[bytes, None] = {}
@@ -66,10 +66,10 @@ def unary(parse: Callable[[bytes], Any], method: Method) -> Callable[[bytes], An
 
 
 def stage(inner: Handle, method: Method) -> Handle:
-    """Give the servicer of a stream plain messages, each checked; refuse the first that is wrong.
+    """Validate the messages of a stream; raises at the first that is invalid.
 
-    Streams between services carry the hot path, and their senders are trusted by token: after
-    the first, which says who it is, their messages are read safely, but not searched.
+    Streams between services are the hot path, and their senders are trusted by token: their first
+    message, which identifies the sender, is validated, the rest only parsed.
     """
     check = _checker(method, searched=method.rule is not None)
     later = check if method.public else _checker(method, searched=False)
@@ -84,15 +84,15 @@ def stage(inner: Handle, method: Method) -> Handle:
 
 
 def check_item(message: Message) -> None:
-    """Refuse one message of a list whose items the contract leaves to who takes them.
+    """Validate one item of a list whose items the contract leaves to the use case.
 
-    In the same words as where it comes alone.
+    The error has the same texts as for the message alone.
     """
     _search(message, has_nul=b"\0" in message.SerializeToString())
 
 
 def malformed(method: Method) -> InvalidArgument:
-    """Make the answer to bytes that are no message of the method."""
+    """Return the error for bytes that are not a message of the method."""
     name = method.request.full_name
     return InvalidArgument(
         "MALFORMED_REQUEST",
@@ -102,7 +102,7 @@ def malformed(method: Method) -> InvalidArgument:
 
 
 def _idle_s(method: Method) -> float | None:
-    """Return how long an upload may send nothing; a conversation may be silent while it lasts."""
+    """Return how long an upload may pause; None for other streams, which may be silent."""
     return method.limits.upload_idle_s if method.public and method.uploads else None
 
 
@@ -112,7 +112,7 @@ async def _checked(
     later: Callable[[Received], Any],
     idle_s: float | None,
 ) -> AsyncIterator[Any]:
-    if idle_s is None:  # the hot path between services: no clock is set for a message
+    if idle_s is None:  # the hot path between services: no timeout per message
         async for received in requests:
             yield check(received)
             check = later
@@ -139,7 +139,7 @@ async def _checked(
 def compile_ahead(package: str) -> None:
     """Compile the rules of all requests of a package's services, as far as it is imported.
 
-    A server does that as it is built; who is to have built one soon has it done before.
+    Building a server does that too; a process that will build one later can do it ahead.
     """
     modules = [each for name, each in sys.modules.items() if name.startswith(f"{package}.")]
     for module in modules:
@@ -149,13 +149,13 @@ def compile_ahead(package: str) -> None:
                 _compile(method.input_type)
 
 
-@cache  # once for all listeners and servers of a process
+@cache  # once per process, for all listeners and servers
 def _compile(request: Descriptor) -> None:
     protovalidate.collect_violations(GetMessageClass(request)())
 
 
 def _checker(method: Method, *, searched: bool) -> Callable[[Received], Any]:
-    if searched:  # a rule that cannot be compiled must stop the start, not a call
+    if searched:  # an invalid rule must fail the start, not a call
         _compile(method.request)
 
     def check(received: Received) -> Any:

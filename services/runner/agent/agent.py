@@ -1,4 +1,4 @@
-"""The agent: reads frames and answers them, until its channel ends."""
+"""The agent: reads frames and replies to them, until its channel ends."""
 
 import _signal
 import gc
@@ -27,13 +27,13 @@ class Agent:
     def __init__(self, channel, meter):
         self.channel = channel
         self.meter = meter
-        self.apart = self.call_once = None  # how calls have processes of their own, once asked
+        self.apart = self.call_once = None  # imported with the first `prepare`
         self.node = None
         self.residue = None
         self.context = {}
         self.broken = False
         self.prepared = {}
-        self.programs = {}  # of versions that are forked: their code, compiled
+        self.programs = {}  # compiled code of versions whose calls are forked
         self.together = None
 
     def serve(self):
@@ -74,7 +74,7 @@ class Agent:
                 return None
 
     def make_ready(self, egress):
-        """Hand over the socket that the way out is served on, where there is one."""
+        """Open and pass out the socket on which the way out is served, if there is one."""
         if not egress:
             self.channel.write({"op": "ready"})
             return
@@ -118,8 +118,8 @@ class Agent:
             self.channel.write({"op": "failed", "error": error, "wall_us": wall_us})
 
     def prepare(self, header):
-        """Learn a node version that is loaded anew, in a process of its own, for each call."""
-        # Few sandboxes need it; forks share what is there before them.
+        """Register a node version that is loaded anew for each call, in a separate process."""
+        # Imported late: few sandboxes need it; forks share what is loaded before them.
         from .ahead import compiled_ahead, import_ahead, keep_apart, rehearse
         from .apart import Apart
         from .once import serve_once
@@ -133,9 +133,9 @@ class Agent:
             import_ahead(header)
             self.programs[header["version"]] = compiled_ahead(header["code"])
             rehearse(header)
-            flush_streams()  # what is left in a buffer would be printed by every fork
+            flush_streams()  # every fork would print what is left in a buffer
             gc.freeze()
-            # With more than one thread there is no fork: what another holds stays held for ever.
+            # Not with several threads: a lock held by another thread would stay locked in the fork.
             if len(os.listdir("/proc/self/task")) > 1:
                 header["apart"] = "fresh"
         ROOMS.settle()
@@ -143,13 +143,14 @@ class Agent:
         self.channel.write({"op": "loaded", "wall_us": wall_us, "apart": header["apart"]})
 
     def call_apart(self, header, body):
-        """Call in a child, which loads the code itself; the child has no way to the runner."""
+        """Call in a child, which loads the code itself, and cannot reach the runner."""
         version = header["version"]
         program = self.programs.get(version)
         apart = self.apart(self.prepared[version], header, body, program, self.call_once)
         reply, parts, descriptors = apart.result(self.channel)
         if apart.killed:
-            # By the kernel, for want of memory: the runner learns that from the sandbox's end.
+            # Killed by the kernel for lack of memory: the runner learns that from the sandbox's
+            # end.
             os._exit(128 + _signal.SIGKILL)
         reply["recycle"] = "children" if left_running() else ""
         if not reply["recycle"] and not ROOMS.empty():
@@ -174,7 +175,7 @@ class Agent:
             if name not in context:
                 os.environ.pop(name, None)
                 known.pop(name.encode(), None)
-        # As `os.environ` sets them, without what it asks of each: half of them differ in each call.
+        # As `os.environ` sets them, without its checks: half of the variables differ in each call.
         data = os.environ._data
         for name, value in context.items():
             if before.get(name) != value:
@@ -203,7 +204,7 @@ class Agent:
             for _, text in texts:
                 size += len(text)
             for made in FILES.made:
-                if made[1]:  # those that take memory; a file is bounded where it is written
+                if made[1]:  # only what takes memory; a file is limited where it is written
                     size += os.fstat(made[3]).st_size
             error = too_large(size, header["output_bytes_max"])
             if error is not None:
@@ -218,11 +219,11 @@ class Agent:
         done = time.perf_counter_ns()
         flush_streams()
         BEATS.end(error is not None)
-        self.channel.room = 0  # what comes after the call is nobody's
+        self.channel.room = 0  # output after the call belongs to none
         recycle = self.left_behind(began)
         cpu_us, peak_kb, more = self.meter.end(cpu, self.residue.started)
         user_us = max(0, left - entered) // 1000
-        # Written by hand: it is most of what a short call costs beside the call itself.
+        # Formatted by hand: it is most of the cost of a short call besides the call itself.
         reply = (
             '{"op":"result","id":%d,"recycle":"%s","usage":{"cpu_us":%d,"max_rss_kb":%d,'
             '"wall_us":%d,"serialization_us":%d%s},'

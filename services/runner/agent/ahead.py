@@ -16,7 +16,7 @@ from .user_code import FILENAME, MODULE
 
 
 def keep_apart():
-    """Children may not look into this process, and none of them is lost to another parent."""
+    """Make this process unreadable for its children, and the parent of their orphans."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -25,13 +25,13 @@ def keep_apart():
             raise OSError(ctypes.get_errno(), "prctl")
 
 
-_ONLY_AST = 0x400  # `ast.PyCF_ONLY_AST`: `ast` itself would be imported for this alone
+_ONLY_AST = 0x400  # `ast.PyCF_ONLY_AST`: saves importing `ast`
 
 
 def import_ahead(spec):
-    """Import what the code imports at its top, once for all forks; its own lines are not run.
+    """Import what the code imports at its top, once for all forks, without running the code.
 
-    What cannot be imported is left to the child, which says why.
+    Errors of imports are left to the child, which reports them.
     """
     import _ast
 
@@ -63,7 +63,7 @@ def import_ahead(spec):
 
 
 def compiled_ahead(code):
-    """The compiled code, or None: what cannot be compiled is said by the child that tries."""
+    """Return the compiled code; None if that fails: the child reports the error."""
     try:
         return compile(code, FILENAME, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -76,14 +76,14 @@ _NOTHING_NODE = {
     "inputs": [{"name": "x", "type": {"t": "int"}}],
     "outputs": [{"name": "result", "type": {"t": "int"}}],
 }
-_REHEARSALS = 16  # more than it takes Python to note how code is run
+_REHEARSALS = 16  # more than Python needs to specialise code
 
 
 def rehearse(spec):
-    """Make calls of a node that does nothing, and the codecs of one to come.
+    """Run calls of a trivial node, and create the codecs of the real one.
 
-    Python writes into code and classes how they are used. What it has written before a fork stands
-    in pages that forks share; each would write it anew, into copies of its own.
+    Python stores how code and classes are used in them. What is written before a fork is in memory
+    pages shared by all forks; otherwise each fork would write it to copies of its own.
     """
     try:
         nowhere = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
@@ -103,7 +103,7 @@ def rehearse(spec):
             for entry in spec[entries]:
                 try:
                     compiled(entry["type"])
-                except Exception:  # classes are the code's own
+                except Exception:  # its classes are those of the code
                     continue
     os.close(nowhere)
     del sys.modules[MODULE]

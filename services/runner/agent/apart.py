@@ -1,4 +1,4 @@
-"""Calls in processes of their own, as their parent sees them."""
+"""Calls in separate processes, as seen by their parent."""
 
 import _signal
 import _struct as struct
@@ -16,7 +16,7 @@ from .problems import Mismatch, on_terminate
 
 
 class Apart:
-    """One call in a child: forked from here, or begun from nothing where that is asked for."""
+    """One call in a child process: forked from this one, or newly started."""
 
     def __init__(self, spec, header, body, program, call_once):
         self.spec = spec
@@ -28,7 +28,7 @@ class Apart:
         self.killed = False
 
     def result(self, channel):
-        """The reply's header, its body, and the open files; output is told on as it comes."""
+        """Return the reply's header, its body and open files; output is relayed as it comes."""
         import _socket
 
         began = time.perf_counter_ns()
@@ -45,7 +45,7 @@ class Apart:
             channel.room = 0
             _signal.signal(_signal.SIGTERM, previous)
         try:
-            # It may have answered and not ended: threads that user code left go with it.
+            # It may have replied without ending: threads of user code would keep it alive.
             os.kill(self.child, _signal.SIGKILL) if reply is not None else None
         except ProcessLookupError:
             pass
@@ -78,7 +78,7 @@ class Apart:
         )
 
     def _answer(self, frames, channel):
-        """Wait for the reply; pass on output, and that the call goes on as seldom as it should."""
+        """Wait for the reply; relay output, and heartbeats at their minimum interval."""
         next_s, unsent = 0.0, None
         while True:
             reply = read_frame(frames, self.header["output_bytes_max"])
@@ -111,7 +111,8 @@ class Apart:
             os.close(reading)
             _signal.signal(_signal.SIGTERM, on_terminate)
             if self.spec["apart"] == "fork":
-                # The very channel that streams and `logging` write to; now it ends at the agent.
+                # The same channel object, to which streams and `logging` write; it now ends at the
+                # agent.
                 self.call_once(channel, writing, self.spec, self.header, self.body, self.program)
             else:
                 self._begin_anew(writing)
@@ -120,7 +121,7 @@ class Apart:
         os._exit(1)
 
     def _begin_anew(self, writing):
-        """Become a new interpreter, which reads this call from a file without a name."""
+        """Exec a new interpreter, which reads this call from an anonymous file."""
         agent = os.memfd_create("agent", 0)
         with os.fdopen(os.dup(agent), "wb") as file:
             file.write(Own.file)
@@ -133,13 +134,13 @@ class Apart:
         os.set_inheritable(agent, True)
         os.set_inheritable(place, True)
         os.set_inheritable(writing, True)
-        place_of_agent = "/proc/self/fd/%d" % agent  # by name its user may not even enter there
+        place_of_agent = "/proc/self/fd/%d" % agent  # its path may be inaccessible for its user
         program = [sys.executable, "-I", "-S", place_of_agent, str(place), str(writing)]
         os.execv(sys.executable, program)
 
 
 def read_frame(frames, body_bytes_max):
-    """What a child says next; None where that is no frame. It is no more trusted than its code."""
+    """Return a child's next frame; None if it is malformed. It is as untrusted as its code."""
     try:
         while len(frames.pending) < 8:
             if not frames._more():
@@ -154,9 +155,9 @@ def read_frame(frames, body_bytes_max):
 
 
 def relay(channel, header, body):
-    """Tell the runner what a child told of its output; False where that is nothing of the kind.
+    """Relay output that a child sent to the runner; False if the frame is malformed.
 
-    What is past the call's room is not told: a child that keeps to it writes to its descriptors.
+    Output beyond the call's limit is dropped: a child within the limit writes to its descriptors.
     """
     if len(body) > LOG_FRAME_BYTES:
         return False
@@ -172,7 +173,7 @@ def relay(channel, header, body):
 
 
 class Answers(Channel):
-    """What comes from a child, with open files beside it."""
+    """Frames from a child, with open files."""
 
     def __init__(self, descriptor):
         import _socket
@@ -183,7 +184,7 @@ class Answers(Channel):
         self.descriptors = []
 
     def waiting(self):
-        """Whether something has come that was not read yet."""
+        """Return whether something arrived that was not read yet."""
         import select
 
         return bool(self.pending or select.select([self.descriptor], [], [], 0)[0])

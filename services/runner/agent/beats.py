@@ -1,4 +1,4 @@
-"""What user code says of itself: that it goes on, and how far it is."""
+"""Heartbeats and progress, as reported by user code."""
 
 import sys
 import time
@@ -11,15 +11,15 @@ BEAT_SPACING_S = 0.1
 
 
 class Beats:
-    """What the functions of `qflow.attempt` do: say that the attempt goes on, and how far it is.
+    """Implements the functions of `qflow.attempt`: heartbeats and progress.
 
-    No more than ten go out in a second; what was said last is told before a failure is.
+    At most ten are sent per second; the last one held back is sent before a failure.
     """
 
-    current = None  # where several calls are under way: gives the one that is asked from, or None
+    current = None  # with concurrent calls: returns the caller's own, or None
 
     def __init__(self):
-        self.channel = None  # while a call is under way
+        self.channel = None  # during a call
         self.given = ""
         self.unsent = None
         self.next_s = 0.0
@@ -36,7 +36,7 @@ class Beats:
         self.channel = None
 
     def heartbeat(self, progress=None):
-        """Say that the attempt goes on, and how far it has come: plain JSON of at most 8 KiB."""
+        """Report that the attempt goes on, and its progress: plain JSON of at most 8 KiB."""
         own = self._own()
         if own is not self:
             return own.heartbeat(progress)
@@ -58,7 +58,7 @@ class Beats:
         return channel.beat(body)
 
     def progress(self, default=None):
-        """Give what the latest earlier attempt that said so had come to; else the default."""
+        """Return the last progress of an earlier attempt, if any reported one; else the default."""
         given = self._own().given
         return parse(given) if given else default
 
@@ -71,7 +71,7 @@ BEATS = Beats()
 
 
 class OwnModules:
-    """Gives `qflow.attempt` to code that imports it, at no cost where none does."""
+    """Provides `qflow.attempt` to code that imports it, at no cost for other code."""
 
     def find_spec(self, name, path=None, target=None):
         if name not in ("qflow", "qflow.attempt"):
@@ -80,7 +80,7 @@ class OwnModules:
 
         if name == "qflow.attempt":
             return ModuleSpec(name, self)
-        for finder in sys.meta_path:  # a distribution of that name keeps its other modules
+        for finder in sys.meta_path:  # an installed package of that name keeps its other modules
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None:
                 return spec

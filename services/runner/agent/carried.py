@@ -1,7 +1,7 @@
-"""Values in files: what JSON cannot carry well travels as a file, and its text holds the id alone.
+"""Values in files: what JSON cannot represent well is a file, and its text only has the id.
 
-Files that come with a call lie read-only where its header says; those that go are handed over as
-open descriptors, and whoever takes them copies and proves what it reads.
+Files of a call are read-only, at the paths in its header; new ones are passed out as open
+descriptors, and the receiver copies and verifies them.
 """
 
 import os
@@ -10,21 +10,21 @@ from .problems import Mismatch, expected
 
 FORMATS = {"file": "", "ndarray": "npy", "pickle": "pickle"}  # the others are Arrow's file format
 SUFFIXES = {"npy": ".npy", "arrow": ".arrow", "pickle": ".pickle"}
-FILES_MAX = 64  # of one call; as many descriptors go with one message
+FILES_MAX = 64  # per call; as many descriptors fit into one message
 
 
 class CarriedFiles:
-    """The files of the call under way."""
+    """The files of the current call."""
 
     def __init__(self):
         self.begin({})
 
     def begin(self, header):
-        self.given = header.get("files") or {}  # by id: where it lies, and its format
+        self.given = header.get("files") or {}  # by id: path and format
         self.ids = list(header.get("file_ids") or ())
         self.made = []  # (id, format, name, descriptor)
         self.opened = []
-        self.mapped = []  # what maps a file: it is let go after the answer
+        self.mapped = []  # objects that map a file: released after the reply
 
     def place(self, plain, tag="file"):
         if type(plain) is not dict or type(plain.get("$file")) is not str:

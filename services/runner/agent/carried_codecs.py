@@ -22,9 +22,9 @@ def _read_ndarray(place):
     import numpy
 
     try:
-        # Private pages of the file itself: nothing is copied but what the node writes to.
+        # Private copy-on-write pages: only what the node writes to is copied.
         array = numpy.lib.format.open_memmap(place, mode="c").view(numpy.ndarray)
-    except ValueError:  # nothing to map in an empty array; anything else is told by the reader
+    except ValueError:  # an empty array cannot be mapped; `load` reports anything else
         return numpy.load(place, allow_pickle=False)
     FILES.mapped.append(array)
     return array
@@ -43,14 +43,14 @@ def _read_pandas(place):
 def _read_polars(place):
     import polars
 
-    return polars.read_ipc(place)  # mapped where nothing is compressed
+    return polars.read_ipc(place)  # memory-mapped unless compressed
 
 
 def _read_pickle(place):
     import pickle
 
     with open(place, "rb") as stream:
-        return pickle.load(stream)  # noqa: S301 - of its own run, in its own sandbox
+        return pickle.load(stream)  # noqa: S301 - of the same run, in a sandbox
 
 
 def _write_ndarray(value, stream):
@@ -64,19 +64,19 @@ def _write_ndarray(value, stream):
 
 
 def _ndarray_in_place(value):
-    """The array in pages that are there already, as a descriptor; None where it has to be written."""
+    """Return an array's file as a descriptor, built in spare pages; None if it must be written."""
 
     numpy = sys.modules.get("numpy")
     if numpy is None or type(value) is not numpy.ndarray:
         return None
     if value.dtype.hasobject or not value.flags.c_contiguous:
         return None
-    if value.nbytes < SPARE_BYTES_MIN:  # their pages are got in no time that counts
+    if value.nbytes < SPARE_BYTES_MIN:  # for small arrays new pages cost nothing
         return None
     form, header = numpy.lib.format, io.BytesIO()
     try:
         form.write_array_header_1_0(header, form.header_data_from_array_1_0(value))
-    except ValueError:  # of a table with very many columns
+    except ValueError:  # a table with too many columns
         return None
     return SPARE.filled([header.getvalue(), value.reshape(-1).view("u1")])
 
@@ -189,7 +189,7 @@ def _encode_path(value):
         path = os.fsdecode(path) if isinstance(path, bytes) else path
         for file_id, (place, _) in FILES.given.items():
             if path == place:
-                return {"$file": file_id}  # as it came
+                return {"$file": file_id}  # unchanged, as it was given
         name = os.path.basename(path)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -221,7 +221,7 @@ def _encode_path(value):
 
 
 def wants_stream(annotation):
-    """Whether a parameter asks for an open file instead of its path."""
+    """Return whether a parameter asks for an open file instead of a path."""
     text = annotation if isinstance(annotation, str) else ""
     if not text:
         text = "%s.%s" % (

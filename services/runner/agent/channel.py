@@ -1,4 +1,4 @@
-"""The channel: frames on a descriptor of their own."""
+"""The channel: frames on a separate descriptor."""
 
 import _struct as struct
 import _thread
@@ -8,40 +8,40 @@ from .plain import dump, parse
 from .problems import Terminated
 
 LOG_FRAME_BYTES = 65536
-LOG_FRAME_COST = 64  # so that lines of a few bytes have an end, too
+LOG_FRAME_COST = 64  # limits the number of very short lines
 HEAD = struct.Struct("!II")
 BEAT = b'{"op":"beat"}'
 
 
 class Channel:
-    """Frames on one blocking descriptor that no other part of the process is told of."""
+    """Frames on one blocking descriptor that the rest of the process does not know."""
 
     def __init__(self, descriptor):
         self.begin_anew(descriptor)
 
-    current = None  # where several calls are under way: gives the one that is asked from, or None
+    current = None  # with concurrent calls: returns the caller's own, or None
 
     def begin_anew(self, descriptor):
-        """Speak on another descriptor, in a process that may be another: a fork's."""
+        """Switch to another descriptor, perhaps in a fork."""
         self.descriptor = descriptor
         self.pending = bytearray()
-        self.missing = 0  # what the next frame is known to lack
-        # Threads of user code tell what they print while the answer is written.
+        self.missing = 0  # how many bytes of the next frame are still missing
+        # Threads of user code may send output while the reply is written.
         self.lock = _thread.allocate_lock()
-        self.writer = 0  # the thread within a frame, which must not be left half written
+        self.writer = 0  # the thread that is writing a frame, which must not be interrupted
         self.stopped = False
         self.pid = os.getpid()
-        self.room = 0  # how much more of this call's output may be told
+        self.room = 0  # how much more output of this call may be sent
 
     def on_stop(self, number, frame):
-        """SIGTERM: at once, but for a frame that is being written."""
+        """Handle SIGTERM: stop at once, or after a frame that is being written."""
         if self.writer == _thread.get_ident():
             self.stopped = True
             return
         raise Terminated()
 
     def read(self):
-        """The next (header, body), or None at the end."""
+        """Return the next (header, body); None at the end."""
         while True:
             frame = self.whole()
             if frame is not None:
@@ -50,7 +50,7 @@ class Channel:
                 return None
 
     def whole(self):
-        """The next (header, body) where it has come whole, else None."""
+        """Return the next (header, body) if it has arrived completely; else None."""
         self.missing = 0
         if len(self.pending) < 8:
             return None
@@ -65,7 +65,7 @@ class Channel:
         return header, body
 
     def waiting(self):
-        """Whether something has come that was not read yet."""
+        """Return whether something arrived that was not read yet."""
         import select
 
         return bool(self.pending or select.select([self.descriptor], [], [], 0)[0])
@@ -84,12 +84,12 @@ class Channel:
         self._send(HEAD.pack(len(head), len(body)) + head + body, descriptors)
 
     def tell(self, header, body):
-        """Tell of output; False when there is no room, or this is a child of the agent's process."""
+        """Send output; False if the limit is reached, or in a child of the agent's process."""
         holder = self
         if self.current is not None:
             holder = self.current()
             if holder is None:
-                return False  # of no call, or of a thread that does not know of which
+                return False  # of no call, or of a thread whose call is unknown
             header = holder.named(header)
         if holder.room <= 0 or os.getpid() != self.pid:
             return False
@@ -98,7 +98,7 @@ class Channel:
         return True
 
     def beat(self, body, header=BEAT):
-        """Tell that the call goes on; nothing from a child of the agent's process."""
+        """Send a heartbeat; does nothing in a child of the agent's process."""
         if os.getpid() == self.pid:
             self._send(HEAD.pack(len(header), len(body)) + header + body)
 

@@ -1,6 +1,6 @@
 """Codecs by declared type, compiled once per node version into closures.
 
-`decoder(type)` gives plain JSON -> value, `encoder(type)` value -> plain JSON.
+`decoder(type)` returns a function from plain JSON to a value, `encoder(type)` the reverse.
 """
 
 from .choice_codecs import ChoiceCodecs
@@ -21,7 +21,7 @@ class Codecs(ScalarCodecs, MomentCodecs, ContainerCodecs, KeyCodecs, ChoiceCodec
 
     def __init__(self, namespace):
         self.namespace = namespace
-        self.hashed = False  # whether what is compiled stands in a set or a key
+        self.hashed = False  # whether values are compiled for a set or a key, so must be hashable
 
     def find(self, name):
         found = self.namespace

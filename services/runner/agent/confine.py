@@ -1,4 +1,4 @@
-"""The rights that are given up before any user code is read."""
+"""Drops privileges, before any user code is read."""
 
 import _signal
 import _struct as struct
@@ -7,7 +7,7 @@ import resource
 
 
 def apply_limits(header):
-    """Lower this process's own rights before any user code is read."""
+    """Lower this process's limits and privileges."""
     for name, value in header.get("rlimits", {}).items():
         number = getattr(resource, "RLIMIT_" + name)
         resource.setrlimit(number, (value, value))
@@ -25,17 +25,17 @@ def apply_limits(header):
         install_filter(ctypes.CDLL(None, use_errno=True), header["filter"])
 
 
-_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # on every architecture
-_LANDLOCK_READ = 0b1101  # execute, read a file, read a folder
-_LANDLOCK_OF_FILES = 0b1100000000000111  # what a rule may give to what is no folder
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # same on all architectures
+_LANDLOCK_READ = 0b1101  # execute, read files, read folders
+_LANDLOCK_OF_FILES = 0b1100000000000111  # the rights that a rule may grant on anything but a folder
 _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_SET_PDEATHSIG = 22, 38, 1
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 
 
 def confine(spec):
-    """Where no namespace can be had: Landlock for files, no capabilities, and the filter.
+    """Without namespaces: Landlock for files, no capabilities, and the filter.
 
-    Fails when the kernel cannot do it; what starts this agent takes that for no sandbox.
+    Raises OSError if the kernel does not support it; the sandbox then fails to start.
     """
     import ctypes
 
@@ -74,7 +74,7 @@ def confine(spec):
 
 
 def install_filter(libc, text):
-    """Bar system calls for good, on top of what bars them already."""
+    """Deny system calls irrevocably, in addition to filters already installed."""
     import base64
     import ctypes
 

@@ -55,7 +55,7 @@ class ContainerCodecs:
                     out.append(item(element))
             except Mismatch as problem:
                 raise problem.under(at_index(len(out)))
-            if not ordered:  # a set has no order: give it one, so that equal sets have equal texts
+            if not ordered:  # sorted, so that equal sets have equal texts
                 try:
                     out.sort()
                 except TypeError:

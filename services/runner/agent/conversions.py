@@ -1,6 +1,6 @@
 """Conversions of edges: all work on plain JSON.
 
-The text of the source type is the start, that of the target the end.
+A name begins with the source type, and ends with the target type.
 """
 
 from .kinds import as_hashable, as_it_is
@@ -38,13 +38,13 @@ def _float_to_int(plain):
 
 
 def _unique(plain):
-    """The items that a set would keep: to it, 1, 1.0 and True are the same."""
+    """Return the items that a set would keep: 1, 1.0 and True are equal."""
     seen = {}
     for item in plain:
         key = as_hashable(item)
         try:
             seen.setdefault(key, item)
-        except TypeError:  # an object is somewhere in it
+        except TypeError:  # it contains an object
             seen.setdefault(dump(item), item)
     return list(seen.values())
 
@@ -108,7 +108,7 @@ CONVERSIONS = {
 
 
 def converted(method, plain):
-    """What an edge's conversion makes of a value; its fault tells the value's shape alone."""
+    """Convert a value for an edge; errors only reveal the shape of the value."""
     try:
         return CONVERSIONS[method](plain)
     except Mismatch as problem:

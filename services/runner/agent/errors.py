@@ -1,4 +1,4 @@
-"""Exceptions as data: bounded, whatever they hold."""
+"""Exceptions as data, limited in size whatever they contain."""
 
 import sys
 
@@ -11,7 +11,7 @@ MAX_FRAMES = 24
 
 
 def safe_text(problem, limit=MAX_MESSAGE):
-    """str() of an exception, which may fail, run for long in text, or hold what cannot be stored."""
+    """Return str() of an exception, which may fail, be very long, or hold unstorable characters."""
     try:
         text = str(problem)
     except BaseException:
@@ -27,7 +27,7 @@ def clean(text, limit):
 
 
 def _frames(problem, source):
-    """The frames from the user's first one on: the agent's own are of no interest."""
+    """Return the frames from the user's first one on, without the agent's own."""
     frames = []
     link = problem.__traceback__
     while link is not None and len(frames) < 100000:
@@ -69,7 +69,7 @@ _CONTEXT = "While handling the above exception, another one occurred:"
 
 
 def _members(problem):
-    """The exceptions in a group and in groups within it, a bounded number of them."""
+    """Return the exceptions in a group and nested groups, up to a limit."""
     found, waiting, seen = [], [problem], 0
     while waiting and len(found) < MAX_CAUSES and seen < 1000:
         seen += 1
@@ -102,7 +102,7 @@ def _cause_of(problem):
 
 
 def error_of(problem, source, kind="user_error"):
-    """An exception as data: bounded whatever it holds."""
+    """Return an exception as data, limited in size."""
     chain = []
     seen = set()
     current, link = problem, ""
@@ -136,7 +136,7 @@ def error_of(problem, source, kind="user_error"):
 
 
 def no_passing():
-    """A kernel of a sandbox's own may let no open file out to the runner."""
+    """Return the error where the kernel of a sandbox cannot pass open files out to the runner."""
     return plain_error(
         "serialization_error",
         "files cannot leave this sandbox: its kernel passes no open file on; return the value as"

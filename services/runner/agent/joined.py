@@ -1,15 +1,16 @@
-"""Where the agent begins in a sandbox: one file, which holds the code of its modules.
+"""The agent's start in a sandbox: one file that contains the code of its modules.
 
-`python -I -S FILE FD` runs this, compiled with that of the others in it. A sandbox is shown one
-file, whatever it is made of, and no folder is searched. What is imported at the top of modules is
-made at once: to look for each would take as long again. What functions import waits until then.
+`python -I -S FILE FD` runs this module, compiled together with the others. So a sandbox only needs
+one file, whatever it is made of, and no folder is searched. What modules import at their top is
+created at once, since finding each would double the time; what functions import is loaded when it
+is needed.
 """
 
 import sys
 
 PACKAGE = "_qflow_agent"
-MODULES = "(name, code) of each"  # in its place stand these, each after those that it imports
-LATER = "(name, marshalled code) of each"  # the same, of those that functions import
+MODULES = "(name, code) of each"  # replaced by these, in order of their imports
+LATER = "(name, marshalled code) of each"  # the same for modules that functions import
 
 
 class Later:
@@ -35,7 +36,7 @@ class Later:
 
 
 def begin(modules, later):
-    """Make the modules; gives the last one, which imports all others."""
+    """Create the modules; return the last, which imports all others."""
     kind = type(sys)
     module = sys.modules[PACKAGE] = kind(PACKAGE)
     module.__path__ = []

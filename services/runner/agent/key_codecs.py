@@ -10,7 +10,7 @@ class KeyCodecs:
     """Codecs of the keys of dicts."""
 
     def _key_decoder(self, kind, depth):
-        """A key is the text of its value, or its JSON text where it is none: `1`, `null`, `[1,2]`."""
+        """Decode a key: the text of its value, or its JSON if that is no text: `1`, `[1,2]`."""
         tag = kind.get("t")
         if tag in ("str", "any"):
             return as_it_is

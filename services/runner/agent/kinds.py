@@ -1,6 +1,6 @@
-"""Declared types: their names, and how their members are told apart."""
+"""Declared types: their names, and how members of a union are told apart."""
 
-# Types whose values travel as files: see there.
+# Types whose values travel as files; see `carried`.
 CARRIED = ("file", "ndarray", "arrow", "pandas", "polars", "pickle")
 TEXT_KINDS = ("bytes", "decimal", "uuid", "datetime", "date", "time")
 _RANK = {
@@ -21,12 +21,12 @@ _RANK = {
 
 
 def by_precision(options):
-    """The order in which members of a union read: `qflow.types.order` says it and why."""
+    """Sort members of a union in the order of decoding; `qflow.types.order` explains it."""
     return sorted(options, key=lambda option: _RANK.get(option.get("t"), 9))
 
 
 def keys_by_precision(kind):
-    """Of what keys may be: each is a text, so `str` is what it is taken for where `str` stands."""
+    """Sort a key's members: every key is a text, so `str` is tried first if it is one of them."""
     return sorted(by_precision(kind["any_of"]), key=lambda option: option.get("t") != "str")
 
 
@@ -35,12 +35,12 @@ def as_it_is(plain):
 
 
 def as_hashable(plain):
-    """What no type is declared for, in a set or a key: an array can only have been a tuple."""
+    """Make a value of an undeclared type hashable: an array can only have been a tuple."""
     return tuple(map(as_hashable, plain)) if type(plain) is list else plain
 
 
 def type_name(kind):
-    """A short name of a declared type, for messages."""
+    """Return a short name of a declared type, for messages."""
     tag = kind.get("t")
     if tag == "union":
         return " | ".join(type_name(option) for option in kind["any_of"])

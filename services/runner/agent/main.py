@@ -1,4 +1,4 @@
-"""How the agent begins: its channel, what it was started for, its end."""
+"""The agent's start: its channel, its mode, and its end."""
 
 import _signal
 import _struct as struct
@@ -16,13 +16,13 @@ from .user_code import FILENAME
 
 
 class Own:
-    """The agent itself, read while it can be."""
+    """The agent's own code, read while it is accessible."""
 
     file = b""
 
 
 def enter(place):
-    """The channel, through a gate where no descriptor can be inherited; and the two outputs."""
+    """Receive the channel and both outputs through a gate, if descriptors are not inherited."""
     import _socket
 
     gate = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
@@ -39,7 +39,7 @@ def enter(place):
 
 def main():
     sys.meta_path.insert(0, OwnModules())
-    if len(sys.argv) == 3:  # one call, which lies in a file
+    if len(sys.argv) == 3:  # a single call, stored in a file
         from .once import serve_once
 
         _signal.signal(_signal.SIGTERM, on_terminate)
@@ -55,13 +55,13 @@ def main():
     with open(sys.argv[0], "rb") as file:
         Own.file = file.read()
     given = int(sys.argv[1]) if sys.argv[1].isdigit() else enter(sys.argv[1])
-    # Away from the low numbers, where careless code closes everything, and closed on exec.
+    # A high number, out of reach of code that closes low ones, and closed on exec.
     descriptor = fcntl.fcntl(given, fcntl.F_DUPFD_CLOEXEC, 200)
     os.close(given)
     del sys.argv[1:]
     sys.argv[0] = FILENAME
     channel = Channel(descriptor)
-    # Opened with the rights that this process still has; where it is barred, peaks only grow.
+    # Opened while still permitted; without it, memory peaks of earlier calls are included.
     try:
         clear_refs = fcntl.fcntl(
             os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC), fcntl.F_DUPFD_CLOEXEC, 200
@@ -75,6 +75,6 @@ def main():
         Agent(channel, Meter(clear_refs)).serve()
     except Terminated:
         pass
-    # Threads that user code left must not keep the sandbox alive.
+    # Threads left by user code must not keep the sandbox alive.
     flush_streams()
     os._exit(0)

@@ -1,18 +1,18 @@
-"""What a call used, by the kernel's count."""
+"""Resource usage of a call, as counted by the kernel."""
 
 import os
 import resource
 
 
 class Meter:
-    """What one call used, by the kernel's count: this process, and children it waited for."""
+    """Measures one call: this process, and the children that it waited for."""
 
     def __init__(self, clear_refs):
-        self.clear_refs = clear_refs  # open since before rights were given up
+        self.clear_refs = clear_refs  # opened before privileges were dropped
         self.begin()
 
     def begin(self):
-        """Start again from what is counted now."""
+        """Restart from the current counters."""
         own = resource.getrusage(resource.RUSAGE_SELF)
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         self.peak_kb = own.ru_maxrss
@@ -26,10 +26,9 @@ class Meter:
         return own.ru_inblock + read, own.ru_oublock + write
 
     def end(self, began_ns, spawned):
-        """The fields of the reply; a call that started no process and read nothing asks once.
+        """Return the fields of the reply, with few system calls if no process was started.
 
-        `began_ns` is what the process had used when the call began: the kernel's two ways to tell
-        give the same sum.
+        `began_ns` is the process time when the call began; it counts the same as getrusage.
         """
         own = resource.getrusage(resource.RUSAGE_SELF)
         cpu_us = max(0, cpu_us_of(own) - began_ns // 1000)
@@ -54,7 +53,7 @@ class Meter:
         return cpu_us, peak_kb, more
 
     def _forget_peak(self, peak_kb):
-        """The next call's peak is its own, where the kernel can be asked to count it anew."""
+        """Reset the peak for the next call, where the kernel permits that."""
         self.peak_kb = peak_kb
         try:
             os.write(self.clear_refs, b"5")

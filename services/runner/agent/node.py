@@ -13,7 +13,7 @@ from .user_code import FILENAME, MODULE, CoroutineType, FunctionType, ModuleType
 
 
 def positional_defaults(function):
-    """The defaults of positional-only parameters: those after an unfed one cannot go by name."""
+    """Return the defaults of positional-only parameters, which are passed if no value is given."""
     while isinstance(getattr(function, "__wrapped__", None), FunctionType):
         function = function.__wrapped__
     code = getattr(function, "__code__", None)
@@ -27,7 +27,7 @@ def positional_defaults(function):
 
 
 def _of_input(name, problem):
-    """The same fault, told of the parameter that the value was for."""
+    """Return the same error, naming the parameter that the value was for."""
     told = Mismatch(problem.text("input %r" % name), problem.kind)
     told.input = name
     return told
@@ -52,14 +52,14 @@ class Node:
             SHOWN.show(sys.modules["linecache"])
 
     def show(self, linecache):
-        """Let tracebacks and `inspect` find the lines of the code, which is in no file."""
+        """Let tracebacks and `inspect` show the lines of the code, which is not in a file."""
         lines = [line + "\n" for line in self.source]
         linecache.cache[FILENAME] = (len(self.spec["code"]), None, lines, FILENAME)
 
     def run_module(self, program=None):
         if program is None:
             program = compile(self.spec["code"], FILENAME, "exec", dont_inherit=True)
-        exec(program, self.module.__dict__)  # noqa: S102 - this is what a sandbox is for
+        exec(program, self.module.__dict__)  # noqa: S102 - the purpose of a sandbox
         self.main = self.module.__dict__.get(self.spec["main"])
         if not callable(self.main):
             raise Mismatch("the code defines no function %r" % self.spec["main"], "user_error")
@@ -90,7 +90,7 @@ class Node:
         return codecs.decoder(kind)
 
     def decode(self, header, body):
-        """The call's arguments: (positional, keyword)."""
+        """Return the arguments of the call: (positional, keyword)."""
         given = {}
         offset = 0
         for name, length, conversion in header["inputs"]:
@@ -103,7 +103,7 @@ class Node:
                 if in_order and name in self.fillers:
                     positional.append(self.fillers[name])
                 else:
-                    in_order = False  # its default applies; those after it go by name
+                    in_order = False  # its default applies; later ones are passed by name
                 continue
             try:
                 raw, conversion = given.pop(name)
@@ -147,7 +147,7 @@ class Node:
         return executor is not None
 
     def encode(self, value):
-        """The outputs: (name as JSON text, value as JSON text)."""
+        """Return the outputs as (name as JSON text, value as JSON text)."""
         if len(self.outputs) == 1 and self.outputs[0][0] == "result":
             name, name_text, encode = self.outputs[0]
             return [(name_text, self._encode_one(name, encode, value))]

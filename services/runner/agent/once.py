@@ -1,4 +1,4 @@
-"""One call in a process of its own."""
+"""One call in a separate process."""
 
 import _signal
 import fcntl
@@ -17,13 +17,13 @@ from .residue import Nothing
 
 
 def serve_once(channel, writing, spec, header, body, program=None):
-    """In the child: load, call, answer, end."""
-    # Away from the low numbers, as the agent's own channel is.
+    """In the child: load the code, call it, reply and exit."""
+    # A high number, out of reach of code that closes low ones, as in the agent.
     channel.begin_anew(fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, 200))
     os.close(writing)
     _signal.signal(_signal.SIGTERM, channel.on_stop)
     channel.room = header.get("log_room", 0)
-    agent = Agent(channel, Meter(-1))  # its peak of memory is this call's alone
+    agent = Agent(channel, Meter(-1))  # so its memory peak is only this call's
     draw_anew()
     cpu = time.process_time_ns()
     began = time.perf_counter_ns()
@@ -54,7 +54,7 @@ def serve_once(channel, writing, spec, header, body, program=None):
 
 
 def draw_anew():
-    """Forks of one process would draw equal numbers; `random` sees to that itself, numpy does not."""
+    """Reseed numpy, or all forks would draw the same numbers; `random` reseeds itself."""
     module = sys.modules.get("numpy.random")
     if module is not None:
         try:

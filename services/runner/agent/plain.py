@@ -1,4 +1,4 @@
-"""Plain JSON: read strictly, written exactly, and held to what every reader takes."""
+"""Plain JSON: parsed strictly, written exactly, and limited to what every reader accepts."""
 
 import _json
 import math
@@ -19,7 +19,7 @@ _BLANK = " \t\n\r"
 
 
 class Scanned:
-    """What the scanner in C asks for: strict JSON, as `json.JSONDecoder` reads it."""
+    """The options that the scanner in C reads: strict JSON, as in `json.JSONDecoder`."""
 
     strict = True
     object_hook = array_hook = None
@@ -32,14 +32,14 @@ class Scanned:
         self.scan = _json.make_scanner(self)
 
     def decode(self, text):
-        """The value that a text is; raises ValueError."""
+        """Return the value of a text; raises ValueError."""
         start = len(text) - len(text.lstrip(_BLANK))
         try:
             value, end = self.scan(text, start)
         except (
             StopIteration,
             SystemError,
-        ):  # the latter, where `json` is not there to be raised of
+        ):  # SystemError if `json` is not loaded: it has no JSONDecodeError then
             raise ValueError("not JSON") from None
         if text[end:].strip(_BLANK):
             raise ValueError("not JSON: something follows it")
@@ -69,7 +69,7 @@ _encode_chunks = _json.make_encoder(
 
 
 def dump(value):
-    """JSON text without blanks, of plain values; neither NaN nor Infinity."""
+    """Return JSON text without blanks, from plain values without NaN and Infinity."""
     return "".join(_encode_chunks(value, 0))
 
 
@@ -98,7 +98,7 @@ def check_text(value):
 
 
 def unwrap_numpy(value):
-    """numpy's scalars are what much numeric code returns; `.item()` gives the plain value."""
+    """Return the plain value of a numpy scalar, which numeric code often returns."""
     kind = type(value)
     if kind.__module__ == "numpy" and getattr(value, "ndim", None) == 0:
         return value.item()
@@ -115,12 +115,12 @@ def plain_key(key):
 
 
 def parse_text(text):
-    """JSON text that is itself a value: held to all that a value is held to."""
+    """Parse JSON text that becomes a value, with all the checks of a value."""
     return encode_any(_parse_pairs(text))
 
 
 def encode_any(value, depth=0):
-    """Plain JSON only: what a reader in any language gets back as it was."""
+    """Return a value as plain JSON, which a reader in any language gets back unchanged."""
     if depth > MAX_DEPTH:
         raise Mismatch("nested deeper than 64, or holds itself", "serialization_error")
     if value is None or value is True or value is False:

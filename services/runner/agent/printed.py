@@ -1,4 +1,4 @@
-"""What user code writes, told on the channel."""
+"""The output of user code, sent on the channel."""
 
 import io
 import os
@@ -9,9 +9,9 @@ from .plain import dump
 
 
 class Printed(io.RawIOBase):
-    """What Python code prints, told on the channel so that streams and records keep one order.
+    """Sends what Python code prints on the channel, so that streams and records keep their order.
 
-    Past the call's room, and in processes that user code forks, it goes to the descriptor.
+    Above the call's limit, and in processes forked by user code, it writes to the descriptor.
     """
 
     def __init__(self, channel, descriptor):
@@ -35,16 +35,16 @@ class Printed(io.RawIOBase):
 
 
 def open_printed(channel, descriptor):
-    # By lines: what a node prints is seen while it runs.
+    # Line-buffered: output of a node is visible while it runs.
     raw = io.BufferedWriter(Printed(channel, descriptor))
     return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 class ImportWatch:
-    """Does something with a module when user code imports it, at no cost where none does."""
+    """Calls a function when user code imports a module, at no cost if it does not."""
 
     def __init__(self, awaited):
-        self.awaited = awaited  # by name, what takes the module
+        self.awaited = awaited  # functions by name of the module
 
     def find_spec(self, name, path=None, target=None):
         take = self.awaited.pop(name, None)
@@ -67,7 +67,7 @@ class ImportWatch:
 
 
 class Shown:
-    """The node whose lines are shown."""
+    """The node whose source lines are shown in tracebacks."""
 
     node = None
 
@@ -80,7 +80,7 @@ SHOWN = Shown()
 
 
 def take_records(logging, channel):
-    """Send the root logger's records on the channel, and let `basicConfig` shape them."""
+    """Send the root logger's records on the channel, in the format set by `basicConfig`."""
 
     class Records(logging.Handler):
         def emit(self, record):
@@ -102,7 +102,7 @@ def take_records(logging, channel):
     configure = logging.basicConfig
 
     def basic_config(**options):
-        """With a handler of ours there it would do nothing: its level and format are taken over."""
+        """Run basicConfig without our handler, or it would do nothing; then adopt its format."""
         root.removeHandler(handler)
         configure(**options)
         for made in list(root.handlers):
@@ -123,7 +123,7 @@ def flush_streams():
 
 
 def watch_output(channel):
-    """From here on what Python code writes is told on the channel."""
+    """From here on, send what Python code writes on the channel."""
     sys.stdout = sys.__stdout__ = open_printed(channel, 1)
     sys.stderr = sys.__stderr__ = open_printed(channel, 2)
     awaited = {"logging": lambda module: take_records(module, channel), "linecache": SHOWN.show}

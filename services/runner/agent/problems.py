@@ -1,14 +1,14 @@
-"""What user code is told of: a value that is not of its type, a call that is to end."""
+"""Errors of calls: a value that does not match its type, a call that must end."""
 
 
 class Mismatch(Exception):
-    """A value that is not of its declared type; `kind` is the error type to report."""
+    """A value that does not match its declared type; `kind` is the error type to report."""
 
     def __init__(self, message, kind="type_error"):
         super().__init__(message)
         self.kind = kind
         self.path = ""
-        self.input = ""  # the parameter that it was for
+        self.input = ""  # the parameter that the value was for
 
     def under(self, step):
         self.path = "%s%s" % (step, self.path)
@@ -19,11 +19,11 @@ class Mismatch(Exception):
 
 
 class Terminated(BaseException):
-    """SIGTERM came: the attempt is cancelled or out of time. Not an Exception, so it gets through."""
+    """SIGTERM: the attempt is cancelled or out of time. Not an Exception, so code lets it pass."""
 
 
 def describe(value):
-    """The kind of a value in a word: never its content, never its repr, which may run code."""
+    """Return the type of a value: never its content or repr, which may run code."""
     return type(value).__name__
 
 

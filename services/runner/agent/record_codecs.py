@@ -8,7 +8,7 @@ from .unions import ABSENT
 def _built(build, values):
     try:
         return build(values)
-    except Exception as problem:  # the user's own constructor refuses what the types allow
+    except Exception as problem:  # the user's constructor rejects what the types allow
         raise Mismatch(
             "the class refused the value: %s" % safe_text(problem, 500), "type_error"
         ) from None

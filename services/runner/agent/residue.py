@@ -10,9 +10,9 @@ _WATCHED_SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGALRM, _signal.SI
 
 
 class Residue:
-    """Tells what user code left: a warm interpreter that is not as it was gets replaced.
+    """Detects what user code left: an interpreter that is not as before gets replaced.
 
-    Asked after every call, so it asks the C modules: `signal` makes enums, `os.environ` decodes.
+    Runs after every call, so it uses the C modules: `signal` creates enums, `os.environ` decodes.
     """
 
     def __init__(self):
@@ -27,16 +27,16 @@ class Residue:
         self.streams = (sys.stdin, sys.stdout, sys.stderr)
 
     def _last_pid(self):
-        # The last process or thread number given out in this PID namespace: unchanged means that
-        # nothing was started, at the price of one read instead of a walk through /proc.
+        # The last pid or thread id assigned in this PID namespace: if unchanged, nothing was
+        # started. That is one read instead of a walk through /proc.
         return os.pread(self.last_pid_file, 128, 0).rsplit(b" ", 1)[-1]
 
     def found(self, worked_ns=None):
-        """What is not as it was, after calls that took so long; None where that is not known."""
+        """Return what has changed, or ""; `worked_ns` is how long calls took, None if unknown."""
         last_pid = self._last_pid()
         self.started = last_pid != self.last_pid
         if self.started:
-            worked_ns = None  # others worked beside
+            worked_ns = None  # other processes or threads worked, too
             self.last_pid = last_pid
             if len(os.listdir("/proc/self/task")) > self.threads:
                 return "threads"
@@ -45,7 +45,7 @@ class Residue:
         return self.changed() or ("temporary files" if ROOMS.crowded(worked_ns) else "")
 
     def changed(self):
-        """What is not as it was, of what no call under way changes for itself alone."""
+        """Return what has changed of the state that is common to all concurrent calls, or ""."""
         if os.environ._data != self.environment:
             return "environment"
         if [_signal.getsignal(number) for number in _WATCHED_SIGNALS] != self.handlers:
@@ -72,13 +72,13 @@ class Residue:
         own = os.getpid()
         try:
             names = os.listdir("/proc")
-        except OSError:  # no namespace of its own: others' processes are none of its business
+        except OSError:  # without a PID namespace, other processes are not its own
             return False
         return any(name.isdigit() and int(name) not in (1, own) for name in names)
 
 
 def left_running():
-    """Whether a process is left of a call's: each comes to this one when its parent ends."""
+    """Return whether a process of a call is left: orphans are reparented to this process."""
     while True:
         try:
             child, _ = os.waitpid(-1, os.WNOHANG)
@@ -89,10 +89,10 @@ def left_running():
 
 
 class Nothing:
-    """What a process that ends after its call leaves behind is its parent's to look for."""
+    """Checks nothing: this process ends after its call, and its parent looks for leftovers."""
 
     environment = {}
-    started = True  # nobody looks: what children used is asked for
+    started = True  # unknown, so that usage of children is counted
 
     def found(self, worked_ns=None):
         return ""

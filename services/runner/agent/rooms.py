@@ -1,37 +1,38 @@
-"""Temporary folders: what calls leave there the next ones have to do without."""
+"""Temporary folders: what calls leave there takes space from later ones."""
 
 import os
 
 _LEFT_FILES_MAX = 256
-# No thread takes memory for files faster than this, several times what real machines do.
+# No thread can write files in memory faster than this, several times what real machines do.
 _FILLED_BYTES_PER_NS = 64
 _FILE_NS = 200
 
 
 class Rooms:
-    """The sandbox's own temporary folders: what one call leaves there the next has to do without."""
+    """The sandbox's own temporary folders, where leftovers of calls take space from later ones."""
 
     def __init__(self, places=()):
         self.places = [place for place in places if os.path.isdir(place)]
-        # Elsewhere they are folders of the machine's, whose room says nothing of a call's.
+        # If they are not mounts of their own, their free space depends on the whole machine.
         self.sized = [place for place in self.places if os.path.ismount(place)]
         self.settle()
 
     def settle(self):
-        """What is there now belongs to what was loaded, and stays."""
+        """Treat what is there now as part of the loaded code, to be kept."""
         self.kept = [set(os.listdir(place)) for place in self.places]
         self.floors = []
-        self.sure_ns = 0  # for how long calls may work before a room can be crowded
+        self.sure_ns = 0  # how long calls may work before a folder can be crowded
         for place in self.sized:
             room = os.statvfs(place)
             blocks, files = room.f_bfree - room.f_blocks // 8, room.f_ffree - room.f_files // 8
             self.floors.append((place, blocks, files))
 
     def crowded(self, worked_ns=None):
-        """Whether calls left more than an eighth of a room filled.
+        """Return whether calls left more than an eighth of a folder's space filled.
 
-        `worked_ns` is how long calls took since this was asked last, by one thread. The kernel is
-        not asked before they could have filled what was left: that is many short calls.
+        `worked_ns` is how long a single thread has worked since the last check. The kernel is not
+        asked before that was enough to fill the remaining space: that saves many checks of short
+        calls.
         """
         if worked_ns is not None and worked_ns < self.sure_ns:
             self.sure_ns -= worked_ns
@@ -48,7 +49,7 @@ class Rooms:
         return False
 
     def empty(self):
-        """Remove what a call left; False where that is too much, or does not go."""
+        """Remove what a call left; False if that is too much, or fails."""
         left = _LEFT_FILES_MAX
         for place, kept in zip(self.places, self.kept):
             for name in os.listdir(place):
@@ -58,7 +59,7 @@ class Rooms:
 
 
 def removed(path, left):
-    """Remove a file or a folder with all in it; how many more may be removed, 0 after a fault."""
+    """Remove a file or folder; return how many more may be removed, 0 after an error."""
     if left <= 0:
         return 0
     try:

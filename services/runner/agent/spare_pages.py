@@ -1,27 +1,25 @@
-"""Pages of memory that are there before an array needs them."""
+"""Memory pages allocated before an array needs them."""
 
 import os
 
 SPARE_BYTES_MIN = 1 << 20
-_SPARE_BYTES_MAX = 16 << 20  # little beside any limit of memory
+_SPARE_BYTES_MAX = 16 << 20  # small compared with any memory limit
 
 
 class SparePages:
-    """A file in memory whose pages are there before an array needs them.
+    """An in-memory file whose pages are allocated before an array needs them.
 
-    To get pages from the kernel takes several times as long as to fill them. They are got while no
-    call waits: as many as the last array would have taken.
+    Getting pages from the kernel takes several times as long as filling them. They are allocated
+    between calls: as many as the last array would have needed.
     """
 
     def __init__(self):
-        self.wanted = 0  # bytes; 0 when there is nothing to get
+        self.wanted = 0  # bytes; 0 if there is nothing to allocate
         self.kept = None  # (descriptor, mapping)
-        self.full = (
-            None  # (mapping, parts) of the one that was handed over: they go after the answer
-        )
+        self.full = None  # (mapping, parts) of the file passed out: released after the reply
 
     def filled(self, parts):
-        """A descriptor of a file that holds these bytes, or None where that is not prepared."""
+        """Return a descriptor of a file with these bytes; None if it was not prepared."""
         size = sum(len(part) for part in parts)
         if self.kept is None or size > len(self.kept[1]):
             if SPARE_BYTES_MIN <= size <= _SPARE_BYTES_MAX:
@@ -36,12 +34,12 @@ class SparePages:
         try:
             if size < len(mapping):
                 os.ftruncate(descriptor, size)
-        except OSError:  # user code closed what is not its own
+        except OSError:  # user code closed the descriptor
             return None
         return descriptor
 
     def due(self):
-        """Whether there is anything to prepare."""
+        """Return whether there is anything to prepare."""
         return bool(self.wanted) or self.full is not None
 
     def prepare(self):
@@ -59,7 +57,7 @@ class SparePages:
             os.posix_fallocate(descriptor, 0, size)
             at_once = getattr(mmap, "MAP_POPULATE", 0)  # from Python 3.10 on
             mapping = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | at_once)
-        except (OSError, ValueError):  # a limit: then it is as without
+        except (OSError, ValueError):  # a limit was reached: go on without spare pages
             os.close(descriptor)
             return
         self.kept = descriptor, mapping

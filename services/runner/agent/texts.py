@@ -1,15 +1,15 @@
-"""Texts that stand for values: dates and times, decimals."""
+"""Texts that represent values: dates, times and decimals."""
 
 import sys
 
-# The texts that `qflow.types` takes for values: what leaves a node and what enters one are the same.
+# The same texts that `qflow.types` accepts: a node accepts what another one returns.
 _DATE = r"\d{4}-\d\d-\d\d"
 _OFFSET = r"Z|[+-]\d\d:\d\d(:\d\d(\.\d{6})?)?"
 _TIME = r"\d\d:\d\d(:\d\d(\.\d{1,6})?)?(%s)?" % _OFFSET
 
 
 class Pattern:
-    """A regular expression that is compiled when it is first asked."""
+    """A regular expression that is compiled when it is first used."""
 
     def __init__(self, text):
         self.text = text
@@ -33,7 +33,7 @@ def is_decimal(text):
 
 
 def plain_iso(text):
-    """Python 3.9 and 3.10 read neither `Z` nor other fractions than of 3 or 6 digits."""
+    """Normalise for Python 3.9 and 3.10, which accept no `Z`, and only 3 or 6 fraction digits."""
     if sys.version_info >= (3, 11):
         return text
     if text.endswith(("Z", "z")):

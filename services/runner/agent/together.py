@@ -1,4 +1,4 @@
-"""Several calls of one `async def` at once."""
+"""Several concurrent calls of one `async def`."""
 
 import io
 import os
@@ -16,7 +16,7 @@ from .user_code import CoroutineType
 
 
 class Call:
-    """One call of several: what is its own while they share a process."""
+    """One of several calls, with the state that the calls do not share."""
 
     def __init__(self, header, channel):
         self.number = header["id"]
@@ -26,12 +26,12 @@ class Call:
         self.output_bytes_max = header["output_bytes_max"]
         self.beats = Beats()
         self.streams = {}
-        self.used = [0, 0, 0]  # processors' microseconds, blocks read, blocks written
+        self.used = [0, 0, 0]  # CPU microseconds, blocks read, blocks written
         self.begun = self.told = False
         self.task = None
 
     def named(self, header):
-        """The header of what this call tells."""
+        """Return a header that names this call."""
         return header[:-1] + b',"c":%d}' % self.number
 
     def beat(self, body):
@@ -45,14 +45,14 @@ class Call:
 
     def cancel(self):
         self.told = True
-        if self.begun:  # else it would end before it could answer
+        if self.begun:  # cancelled earlier, it would end without a reply
             self.task.cancel()
 
 
 class Routed(io.TextIOBase):
-    """A standard stream: what is printed goes to that of the call which prints it.
+    """A standard stream that writes to the stream of the calling call.
 
-    What no call is known for goes to the descriptor.
+    Outside of any call it writes to the descriptor.
     """
 
     def __init__(self, common, current):
@@ -92,7 +92,7 @@ class Routed(io.TextIOBase):
 
 
 def share_environment(current):
-    """Let `os.environ` show each call its own variables; it stays the object that it was."""
+    """Make `os.environ` show each call its own variables; the object stays the same."""
 
     class Environment(type(os.environ)):
         def __getitem__(self, name):
@@ -114,7 +114,7 @@ def share_environment(current):
 
 
 class Shares:
-    """Divides what the process uses among the calls that are under way meanwhile, in equal parts."""
+    """Divides the usage of the process equally among the calls that ran meanwhile."""
 
     def __init__(self):
         self.before = self._counted()
@@ -129,7 +129,7 @@ class Shares:
         )
 
     def divide(self, calls):
-        """Note what was used since the last time, by these."""
+        """Charge what was used since the last time to these calls."""
         now = self._counted()
         for call in calls:
             for at, (before, after) in enumerate(zip(self.before, now)):
@@ -138,10 +138,10 @@ class Shares:
 
 
 class Together:
-    """Calls one `async def` several times at once, on one event loop.
+    """Runs several concurrent calls of one `async def` on one event loop.
 
-    What is a call's own goes with its context: tasks that it begins have it, and threads that
-    asyncio begins for it.
+    A call's state is in its context, which the tasks that it creates inherit, and the threads that
+    asyncio starts for it.
     """
 
     def __init__(self, agent):
@@ -217,7 +217,7 @@ class Together:
             except BaseException:
                 pass
         call.beats.end(error is not None)
-        call.room = 0  # what comes after the call is nobody's
+        call.room = 0  # output after the call belongs to none
         user_us = max(0, left - entered) // 1000
         self._answer(call, texts, error, (user_us, max(0, (done - began) // 1000 - user_us)))
 
@@ -246,7 +246,7 @@ class Together:
         return self.channel.write_text(head, [text for _, text in texts])
 
     def _left_behind(self):
-        """What the calls left, once none is under way; else what none of them may change."""
+        """Return what calls left; while some still run, only what none of them may change."""
         try:
             if self.calls:
                 return self.agent.residue.changed()

@@ -1,4 +1,4 @@
-"""Values of several types: which member a value is written as, and read back by."""
+"""Values of unions: which member a value is written as, and decoded by."""
 
 import sys
 from _collections import deque
@@ -8,7 +8,7 @@ from .plain import unwrap_numpy
 from .problems import Mismatch, describe, expected
 
 ABSENT = object()
-# `Sequence`, `Iterable` and `deque` are lists to the declared types, and `AbstractSet` is a frozenset.
+# Declared types treat `Sequence`, `Iterable` and `deque` as lists, `AbstractSet` as a frozenset.
 SEQUENCES = (list, tuple, deque, range)
 SETS = (set, frozenset)
 
@@ -26,8 +26,8 @@ def first_of(options, name):
 
 
 def union_encoder(kind, members):
-    """Write by the member that a value is of; with decoders, only what is read back as it was."""
-    # An enum or a record takes its own values alone, other members also those of subclasses.
+    """Encode by the matching member; if decoders are given, only so that it decodes to the same."""
+    # Enums and records only accept their own values, other members also those of subclasses.
     own_first = sorted(members, key=lambda member: member[0].get("t") not in ("enum", "record"))
     read = None if members[0][2] is None else [decode for _, _, decode in members]
 
@@ -54,7 +54,7 @@ def union_encoder(kind, members):
 
 
 def _unmistaken(value, written, decoders, kind):
-    """Choose, of what members wrote for a value of a subclass, what is read back as its own."""
+    """For a value of a subclass, choose an encoding that decodes to the value of its own member."""
     decoded = [_attempt([decode], plain) for plain, _, decode in written]
     own = range(len(written))
     for loose in (False, True):
@@ -87,9 +87,9 @@ def _attempt(decoders, plain):
 
 
 def _shape(value, loose=False):
-    """What a value is made of, by its classes; what is written alike and of one class is the same.
+    """Return a value's structure by classes; equal if values are written alike and of one class.
 
-    Loosely, a value of a subclass is as one of the class that it is written as.
+    If `loose`, a value of a subclass counts as one of the class that it is written as.
     """
     kind = type(value)
     if kind is str or value is None:
@@ -110,7 +110,7 @@ def _shape(value, loose=False):
     return kind
 
 
-# `float` holds the integers that are written for it.
+# Integers are valid values of `float`.
 _WRITTEN_AS = (
     (bool, bool),
     (float, (int, float)),
@@ -137,14 +137,14 @@ _WRITES["any"] = frozenset().union(*_WRITES.values())
 
 
 def _writes(kind, find):
-    """The kinds of JSON that values of a type are written as."""
+    """Return the JSON types that values of a type are written as."""
     if kind.get("t") == "literal":
         return {type(value) for value in kind["values"]}
     if kind.get("t") == "enum":
         import enum
 
         cls = find(kind["name"])
-        # Lists no member of several bits, and none at all is a value.
+        # Iteration over flags omits combined members and the empty value.
         if issubclass(cls, enum.Flag):
             return {int}
         return {type(member.value) for member in cls}
@@ -152,7 +152,7 @@ def _writes(kind, find):
 
 
 def told_apart(options, find):
-    """Whether the members of a union are never taken for each other, by what JSON they are."""
+    """Return whether the JSON types of members suffice to tell their values apart."""
     for at, later in enumerate(options):
         for earlier in options[:at]:
             reads = _NUMBERS if earlier.get("t") == "float" else _writes(earlier, find)
@@ -162,7 +162,7 @@ def told_apart(options, find):
 
 
 def _as_it_is(kind):
-    """Whether values of a type are read as what JSON itself has, so that no reader differs."""
+    """Return whether a type is decoded as plain JSON, so that all decoders agree."""
     tag = kind.get("t")
     if tag == "list":
         return _as_it_is(kind.get("item") or {"t": "any"})

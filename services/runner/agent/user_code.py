@@ -1,4 +1,4 @@
-"""What user code is called, and what its objects are."""
+"""The names of user code's module and file, and the types of its objects."""
 
 import sys
 

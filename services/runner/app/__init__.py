@@ -1,4 +1,4 @@
-"""The runner put together."""
+"""Assembles the runner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runner put together."""
+"""Assembles the runner."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ from services.runner.usecases.trace import told_by
 
 log = structlog.get_logger()
 
-# Of this one a spare stands ready for the first run; later it is what was used last.
+# A spare of this version is started for the first run; later the last used one is kept.
 _USUAL_PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 @asynccontextmanager
 async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
-    """Take the home, prove the walls, and serve; `join` writes this incarnation's row."""
+    """Lock the home, test the sandbox, and assemble the service; `join` inserts its row."""
     settings = Settings.from_env(env)
     lock = await lock_runner(settings)
     api_pool = await open_pool(
@@ -136,12 +136,12 @@ async def _runner(base: Base) -> AsyncIterator[App]:
             base.cgroups.close()
         try:
             await base.membership.end(in_order=work.desk.drained)
-        except Exception as problem:  # noqa: BLE001 - the lease lapses by itself
+        except Exception as problem:  # noqa: BLE001 - the lease expires anyway
             log.warning("runner_not_signed_off", fault=type(problem).__name__)
 
 
 async def _join(base: Base, work: Work) -> None:
-    """Be an incarnation that others know, with the interpreter that is used first."""
+    """Join as a new incarnation, and start a spare interpreter."""
     await base.membership.begin()
     usual = base.interpreters.get(_USUAL_PYTHON) or next(reversed(base.interpreters.values()))
     work.spares.want(Shape(usual, None, Limits()))
@@ -170,7 +170,7 @@ def _packages(base: Base) -> Packages:
     )
     uv = Uv(
         env=base.env,
-        # Only where it was proven to work.
+        # Only if the canary has shown that it works.
         bubblewrap=find_bubblewrap(settings.bubblewrap)
         if isinstance(base.host, BubblewrapHost)
         else None,

@@ -1,4 +1,4 @@
-"""The parts that a runner is put together from."""
+"""The parts that a runner is assembled from."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from services.runner.usecases.tenant_packages import TenantPackages
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """What everything else stands on."""
+    """What all other parts depend on."""
 
     env: Mapping[str, str]
     settings: Settings
@@ -52,13 +52,13 @@ class Base:
         return tuple(self.interpreters)
 
     def incarnation(self) -> UUID:
-        """Who this runner is now."""
+        """Return the current incarnation of this runner."""
         return self.membership.incarnation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packages:
-    """What nodes import: wheels, environments, and the secrets that open private indexes."""
+    """What nodes import: wheels, environments, and the secrets for private indexes."""
 
     folder: Path
     room: Room
@@ -70,7 +70,7 @@ class Packages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What runs attempts, and tells of them."""
+    """What runs attempts and reports on them."""
 
     rows: ContainerRows
     logs: NodeLogs

@@ -1,4 +1,4 @@
-"""What a runner serves and keeps doing."""
+"""The runner's services and loops."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ from services.runner.usecases.reaping import Reaper
 def app_of(
     base: Base, packages: Packages, work: Work, *, join: Callable[[], Awaitable[None]]
 ) -> App:
-    """Give the service of these parts."""
+    """Return the service made of these parts."""
     settings, authenticator = base.settings, Authenticator(base.api_pool)
     shown = ShownEnvironments(
         base.api_pool,

@@ -1,4 +1,4 @@
-"""What the runner keeps: its home's lock, files, wheels, secrets, what it hands to sandboxes."""
+"""The runner's storage: the home's lock, files, wheels, secrets, and exchange folders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LOCK_POLL_S: Final = 0.1
 
 
 async def lock_runner(settings: Settings) -> int:
-    """Hold the lock of this runner's name in its home."""
+    """Lock this runner's name in its home; return the descriptor that holds the lock."""
     path = settings.home / "run" / f"{settings.name}.lock"
     return await lock_home(
         path,
@@ -39,7 +39,7 @@ async def lock_runner(settings: Settings) -> int:
 
 
 def file_store(settings: Settings, at_rest: AtRest) -> FileBytes:
-    """Give where files are: a folder, sealed where data at rest is, or a bucket."""
+    """Return the storage of files: a folder, sealed if data at rest is, or a bucket."""
     bucket = settings.bucket
     if bucket is None:
         folder = settings.home / "files"
@@ -50,14 +50,14 @@ def file_store(settings: Settings, at_rest: AtRest) -> FileBytes:
         return SealedFileStore(folder, at_rest.keys, seals=at_rest.seals)
     if at_rest.seals:
         log.warning("files_left_to_the_bucket", bucket=bucket.name)
-    # Where it is not used, nobody waits for it to be imported.
+    # Imported late: slow, and not needed by most deployments.
     from services.runner.gateways.object_store import ObjectStore
 
     return ObjectStore(bucket.name, endpoint=bucket.endpoint, region=bucket.region)
 
 
 def exchanges(settings: Settings) -> Path:
-    """Give the folder of what is handed to sandboxes, without what a killed runner left there."""
+    """Return the folder for file exchange with sandboxes, emptied of leftovers."""
     folder = settings.home / "exchange" / settings.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o711, parents=True)
@@ -65,7 +65,7 @@ def exchanges(settings: Settings) -> Path:
 
 
 def wheels_of(settings: Settings, pool: Pool, store: WheelStore) -> Wheels:
-    """Give the wheels that tenants bring, within their bounds."""
+    """Return the use cases of tenants' wheels, with their limits."""
     limits = WheelLimits(
         bytes_max=settings.packages.wheel_bytes_max,
         tenant_bytes_max=settings.packages.tenant_wheels_bytes_max,
@@ -74,6 +74,6 @@ def wheels_of(settings: Settings, pool: Pool, store: WheelStore) -> Wheels:
 
 
 def secrets_of(env: Mapping[str, str], api_pool: Pool, engine_pool: Pool) -> Secrets:
-    """Give the secrets of tenants, under this deployment's root keys."""
+    """Return the use cases of tenants' secrets, with this deployment's root keys."""
     keys = LocalKeys.from_env(env)
     return Secrets(api_pool, keys, GrantedSecrets(engine_pool, keys))

@@ -1,4 +1,4 @@
-"""The walls that user code runs behind: chosen, attacked by the canary, and told."""
+"""The isolation of user code: chosen, attacked by the canary, and reported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 
 def found_interpreters(home: Path) -> dict[str, Interpreter]:
-    """Give the Pythons of this machine that can run the agent, by version."""
+    """Return this machine's Pythons that can run the agent, by version."""
     found = prepare_interpreters(find_pythons().values(), home / "run" / "agent")
     if not found:
         raise EnvError("no Python from 3.9 to 3.14 can run the agent on this machine")
@@ -41,7 +41,7 @@ def found_interpreters(home: Path) -> dict[str, Interpreter]:
 async def prove(
     settings: Settings, interpreters: Mapping[str, Interpreter], cgroups: CgroupHost | None
 ) -> tuple[SandboxHost, Probe]:
-    """Choose the strongest host and let the canary attack it."""
+    """Return the strongest host that withstands the canary, with the canary's results."""
     began = time.monotonic()
     groups = ProcessGroups(settings.home / "run" / f"{settings.name}.sandboxes")
     left = await asyncio.to_thread(groups.reap)
@@ -63,7 +63,7 @@ async def prove(
     if bubblewrap is not None:
         hosts.append(BubblewrapHost(bubblewrap, cgroups=cgroups))
     boxes = settings.home / "sandboxes" / settings.name
-    await asyncio.to_thread(shutil.rmtree, boxes, ignore_errors=True)  # of those who are reaped
+    await asyncio.to_thread(shutil.rmtree, boxes, ignore_errors=True)  # of those that were reaped
     hosts.append(LandlockHost(boxes, cgroups=cgroups, groups=groups))
     for host in hosts:
         proven = await probe(host, newest)
@@ -86,10 +86,10 @@ async def prove(
 async def _docker(
     settings: Settings, interpreters: Mapping[str, Interpreter]
 ) -> tuple[DockerHost | None, list[ProbeCheck]]:
-    """Open the daemon where containers are asked for; what it lacks is told like an attack."""
+    """Connect to the daemon if containers are required; what it lacks counts as a failed check."""
     if not meets(settings.minimum_tier, Tier.T3):
         return None, []
-    # Where no containers are asked for, nobody waits for it to be imported.
+    # Imported late: slow, and only needed for containers.
     from services.runner.gateways.docker.host import DockerHost, DockerMissing, DockerSettings
 
     wanted = DockerSettings(
@@ -103,7 +103,7 @@ async def _docker(
 
 
 def containers_of(host: SandboxHost) -> DockerHost | None:
-    """Give the host that was chosen where its sandboxes are containers."""
+    """Return the host if its sandboxes are containers, else None."""
     if not meets(host.tier, Tier.T3):
         return None
     from services.runner.gateways.docker.host import DockerHost  # late, as above
@@ -112,7 +112,7 @@ def containers_of(host: SandboxHost) -> DockerHost | None:
 
 
 def refusal(settings: Settings, tier: Tier) -> str:
-    """Say why nothing is taken: walls weaker than asked for, and no switch that allows it."""
+    """Return why assignments are declined: too weak isolation, without the unsafe switch."""
     if settings.unsafe or (meets(tier, settings.minimum_tier) and tier is not Tier.T0):
         return ""
     log.error("tier_below_minimum", tier=tier.value, minimum=settings.minimum_tier.value)

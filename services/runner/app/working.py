@@ -1,4 +1,4 @@
-"""What this process does about nodes: it runs them, or has runners started that do."""
+"""How this process gets nodes run: by itself, or by starting runners that do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 def working(settings: Settings, streams: Streams, desk: Desk, pythons: Sequence[str]) -> list[Loop]:
-    """Give the loops that do it."""
+    """Return the loops for that."""
     if settings.ray is None:
         return [
             partial(streams.hold_all, settings.attach_addresses),
@@ -35,7 +35,7 @@ def working(settings: Settings, streams: Streams, desk: Desk, pythons: Sequence[
 async def _place(
     settings: Settings, ray: RaySettings, pythons: Sequence[str], stop: asyncio.Event
 ) -> None:
-    # Where it is not used, nobody waits for it to be imported.
+    # Imported late: only needed with Ray.
     from services.runner.gateways.ray.cluster import RayCluster
 
     changed = asyncio.Event()

@@ -1,4 +1,4 @@
-"""One attempt as an orchestrator asks for it."""
+"""One attempt, as an orchestrator requests it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.runner.domain.reuse import Reuse
 
 @dataclass(frozen=True, slots=True)
 class FileReference:
-    """A committed file that holds one JSON object; as an input a field of it, or an element."""
+    """A committed file with one JSON object; as an input, one of its fields or list elements."""
 
     file_id: UUID
     size_bytes: int
@@ -24,18 +24,18 @@ class FileReference:
     index: int | None = None  # of the list in that field
     counts: Mapping[str, int] = dataclasses.field(
         default_factory=dict
-    )  # elements, of fields that are lists
+    )  # lengths of the fields that are lists
 
 
 @dataclass(frozen=True, slots=True)
 class Spliced:
-    """A JSON text in pieces, some of which stand in files."""
+    """A JSON text in pieces, some of which are in files."""
 
     pieces: Sequence[bytes | FileReference]
 
 
 class Input(NamedTuple):
-    """One input: its exact JSON text or where that lies, and how the edge converts it."""
+    """One input: its exact JSON text or where that is stored, and the edge's conversion."""
 
     name: str
     value: bytes | FileReference | Spliced
@@ -43,7 +43,7 @@ class Input(NamedTuple):
 
 
 class AttemptRequest(NamedTuple):
-    """What to run, for whom, with what, and how long."""
+    """What to run, for whom, with what, and for how long."""
 
     attempt_ref: UUID
     token: int
@@ -57,8 +57,8 @@ class AttemptRequest(NamedTuple):
     timeout_s: float
     limits: Asked = NOTHING_ASKED
     reuse: Reuse = Reuse.WARM
-    heartbeat_timeout_s: float = 0.0  # 0: it may be silent
-    progress: str = ""  # how far an earlier attempt came, JSON text
+    heartbeat_timeout_s: float = 0.0  # 0: heartbeats are not required
+    progress: str = ""  # the last progress of an earlier attempt, as JSON text
     network: Network = NO_NETWORK
     traceparent: str = ""  # the run's place in a trace
     concurrency: int = 1  # how many calls may share an interpreter at the same time

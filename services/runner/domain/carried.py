@@ -1,4 +1,4 @@
-"""Values that travel as files: which types they are of, and where their references stand."""
+"""Values that travel as files: their types, and references to them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from services.runner.domain.limits import Tier, meets
 
-# By the format that a file is stored in, what its media type is.
+# The media type of each file format.
 FORMATS: Final[Mapping[str, str]] = {
     "": "application/octet-stream",
     "npy": "application/x-npy",
@@ -15,13 +15,13 @@ FORMATS: Final[Mapping[str, str]] = {
     "pickle": "application/x-python-pickle",
 }
 PICKLE: Final = "pickle"
-# So many descriptors go with one message, and the agent gives no more.
+# One message carries at most this many descriptors, and the agent sends no more.
 FILES_MAX: Final = 64
 _TYPES: Final = frozenset({"file", "ndarray", "arrow", "pandas", "polars", "pickle"})
 
 
 class Carries(NamedTuple):
-    """Whether what a node takes, and what it gives, holds files."""
+    """The inputs of a node that may hold files, and whether its outputs may."""
 
     inputs: frozenset[str]
     outputs: bool
@@ -33,7 +33,7 @@ NO_FILES: Final = Carries(frozenset(), outputs=False)
 def carries_of(
     inputs: Iterable[Mapping[str, Any]], outputs: Iterable[Mapping[str, Any]]
 ) -> Carries:
-    """Say it of the declared types of a node version."""
+    """Derive it from the declared types of a node version."""
     return Carries(
         frozenset(each["name"] for each in inputs if _holds(each["type"])),
         any(_holds(each["type"]) for each in outputs),
@@ -53,7 +53,7 @@ def _holds(kind: object) -> bool:
 
 
 def references(value: object) -> Iterator[str]:
-    """Give the ids of the files that a parsed value refers to."""
+    """Yield the ids of the files that a parsed value refers to."""
     match value:
         case {"$file": str(file_id), **rest} if not rest:
             yield file_id
@@ -66,10 +66,10 @@ def references(value: object) -> Iterator[str]:
 
 
 def pickle_refusal(*, of_this_run: bool, made_in: str, opened_in: Tier) -> str:
-    """Say why a pickle is not handed over; empty where it is.
+    """Return why a pickle may not be passed to a node; empty if it may.
 
-    Opening one runs what its author wants. So it stays within its run, and goes to no weaker walls
-    than those that it came from.
+    Opening a pickle runs code of its author. So it stays within its run, and is not opened in
+    weaker isolation than it was created in.
     """
     if not of_this_run:
         return "a pickle is given to nodes of its own run alone"

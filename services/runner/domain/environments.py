@@ -1,4 +1,4 @@
-"""Environments by content: equal needs of one tenant give one folder."""
+"""Environments by content: equal needs of one tenant share one folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ADDRESS: Final = re.compile(r"\b[a-z+]+://\S+|/(?:[\w.@+-]+/)+[\w.@+-]*")
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One pinned distribution, with the hashes of which its wheel must have one."""
+    """One pinned distribution; its wheel must have one of these hashes."""
 
     name: str
     version: str
@@ -33,18 +33,18 @@ class Package:
 
 
 def lock_digest(lock: str) -> str:
-    """Digest a lock: its lines are sorted by the resolver, so equal locks have equal texts."""
+    """Return the digest of a lock; its lines are sorted, so equal locks have equal texts."""
     return hashlib.sha256(lock.encode()).hexdigest()
 
 
 def environment_key(*, tenant_id: UUID, python_version: str, platform: str, digest: str) -> str:
-    """Name the environment for whose it is and for what may differ between two machines."""
+    """Return an environment's key, derived from its tenant and all that determines its content."""
     text = f"{tenant_id}\n{python_version}\n{platform}\n{digest}"
     return f"py{python_version}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 def packages_in(lock: str) -> Sequence[Package]:
-    """List what a lock pins."""
+    """Return the packages that a lock pins."""
     return [
         Package(name, version, tuple(_SHA256.findall(rest)))
         for name, version, rest in _PINNED.findall(lock)
@@ -56,10 +56,10 @@ class RequirementError(ValueError):
 
 
 def plain_requirement(text: str) -> str:
-    """Spell a requirement anew from its name, extras and versions; RequirementError for all else.
+    """Normalise a requirement to name, extras and versions; RequirementError for anything else.
 
-    What else an installer takes can fetch or run anything. So it reads nothing as it was sent: a
-    name is never a file's, and each version was parsed, which `===` would prevent.
+    Other forms that installers accept could fetch or run anything. The result is rebuilt, never the
+    text as sent: a name cannot be a path, and each version was parsed, which `===` would prevent.
     """
     if not _PRINTABLE.fullmatch(text) or len(text) > _REQUIREMENT_CHARS_MAX:
         raise RequirementError(
@@ -79,5 +79,5 @@ def plain_requirement(text: str) -> str:
 
 
 def without_addresses(text: str) -> str:
-    """Trim a tool's output for a user: no index addresses, no paths of this machine."""
+    """Redact a tool's output for users: no index URLs, no paths of this machine."""
     return _ADDRESS.sub("<hidden>", text).strip()[:_SHOWN_CHARS_MAX]

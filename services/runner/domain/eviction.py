@@ -1,4 +1,4 @@
-"""Which environments and caches go when they take up too much room: what nobody misses, first."""
+"""Which environments and caches to remove when they take up too much space: least missed first."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-# Down to this much of the budget: so that not every build after the first removes something.
+# Evict down to this share of the budget, so that not every later build evicts again.
 KEEP_SHARE: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """A folder that may go: an environment, or the cache of those who built some.
+    """A folder that may be removed: an environment, or a build cache.
 
-    `files` are its files by number with their sizes. One that is linked into two folders has one
-    number, and takes room until it has gone from both.
+    `files` are sizes by inode. A file hard-linked into two folders has one inode, and its space is
+    only freed when both are removed.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Kept:
 
 
 def total_bytes(kept: Sequence[Kept]) -> int:
-    """Sum what folders take up together, each file once."""
+    """Return the size of all folders together, counting each file once."""
     sizes: dict[int, int] = {}
     for each in kept:
         sizes.update(each.files)
@@ -35,10 +35,10 @@ def total_bytes(kept: Sequence[Kept]) -> int:
 
 
 def to_remove(kept: Sequence[Kept], excess_bytes: int) -> Iterator[Kept]:
-    """Give what to remove, in this order, until so many bytes are free or nothing more may go.
+    """Yield what to remove, in order, until enough bytes are free or nothing more may be removed.
 
-    What a cache alone holds goes first, since no run needs it; then environments, from the one
-    that was used the longest ago. Whoever finds that one cannot be removed after all goes on.
+    First come caches that alone hold files, since no run needs them; then environments, the least
+    recently used first. A caller that cannot remove one simply continues.
     """
     holders = Counter(number for each in kept for number in each.files)
     oldest = sorted((each for each in kept if not each.pinned), key=lambda each: each.used_at)
@@ -49,7 +49,7 @@ def to_remove(kept: Sequence[Kept], excess_bytes: int) -> Iterator[Kept]:
         if idle is not None:
             caches.remove(idle)
             chosen = idle
-        elif environments or caches:  # caches that hold the same files free them together
+        elif environments or caches:  # caches that share files only free them together
             chosen = (environments or caches).pop(0)
         else:
             return

@@ -1,4 +1,4 @@
-"""What runners and orchestrators tell each other, free of the wire's form."""
+"""The messages between runners and orchestrators, independent of their encoding."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from services.runner.domain.reuse import Reuse
 Value = bytes | FileReference | Spliced | None
 
 
-class ValuesNotGiven(Exception):  # noqa: N818 - it says nothing of the attempt
-    """Whoever was asked for an attempt's inputs cannot give them now; another one may, or later."""
+class ValuesNotGiven(Exception):  # noqa: N818 - not an error of the attempt
+    """The inputs of an attempt are not available there now; perhaps elsewhere, or later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +34,13 @@ class Definition:
     limits: Asked
     python_version: str
     reuse: Reuse = Reuse.WARM
-    heartbeat_timeout_s: float = 0.0  # 0: it may be silent
+    heartbeat_timeout_s: float = 0.0  # 0: heartbeats are not required
     network: Network = NO_NETWORK
     concurrency: int = 1  # how many calls may share an interpreter at the same time
 
 
 class Assignment(NamedTuple):
-    """One attempt to make."""
+    """One attempt to run."""
 
     attempt_ref: UUID
     token: int
@@ -50,12 +50,12 @@ class Assignment(NamedTuple):
     values: Sequence[Value]
     pull: bool
     timeout_s: float
-    progress: str = ""  # how far an earlier attempt came, JSON text
+    progress: str = ""  # the last progress of an earlier attempt, as JSON text
     traceparent: str = ""
 
 
 class Kill(NamedTuple):
-    """An attempt to end, with the time it has to end by itself."""
+    """An attempt to kill, with the time that it gets to end by itself."""
 
     attempt_ref: UUID
     token: int
@@ -63,7 +63,7 @@ class Kill(NamedTuple):
 
 
 class Owned(NamedTuple):
-    """Which orchestrator, by its member id, answers for an attempt."""
+    """Which orchestrator, by member id, owns an attempt."""
 
     attempt_ref: UUID
     token: int
@@ -81,11 +81,11 @@ class Incoming:
     kills: Sequence[Kill] = ()
     demand: int | None = None
     owners: Sequence[Owned] = ()
-    peers: Sequence[str] | None = None  # where the other orchestrators are
+    peers: Sequence[str] | None = None  # addresses of the other orchestrators
 
 
 class Finished(NamedTuple):
-    """An attempt that is over; kept until it is acknowledged."""
+    """A finished attempt; kept until it is acknowledged."""
 
     attempt_ref: UUID
     token: int
@@ -98,7 +98,7 @@ class Finished(NamedTuple):
 
 
 class Declined(NamedTuple):
-    """An assignment that is not taken."""
+    """An assignment that is declined."""
 
     attempt_ref: UUID
     token: int
@@ -118,7 +118,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Greeting:
-    """Who this runner is, and what it has in hand."""
+    """Who this runner is, and which attempts it has."""
 
     incarnation: UUID
     slots: int
@@ -131,7 +131,7 @@ class Greeting:
 
 @dataclass(slots=True)
 class Outgoing:
-    """What waits to be sent; everything that waits goes in one write."""
+    """Messages to be sent; all of them go in one write."""
 
     results: list[Finished] = field(default_factory=list)
     declines: list[Declined] = field(default_factory=list)

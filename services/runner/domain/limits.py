@@ -1,4 +1,4 @@
-"""What a sandbox may use, and how strong it is."""
+"""The limits of sandboxes, and their isolation tiers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MIB: Final = 1024 * 1024
 
 
 class Tier(enum.StrEnum):
-    """How user code is held: from T0, nothing, to T4, a machine of its own."""
+    """How strongly user code is isolated: from T0, not at all, to T4, with a kernel of its own."""
 
     T0 = "T0"
     T1 = "T1"
@@ -23,7 +23,7 @@ class Tier(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ProbeCheck:
-    """One attack of a sandbox on itself: whether it held, and how or what was open."""
+    """One attack of a sandbox on itself: whether it was stopped, and how, or what was open."""
 
     name: str
     held: bool
@@ -32,7 +32,7 @@ class ProbeCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The caps of one sandbox; part of what makes two sandboxes interchangeable."""
+    """The limits of one sandbox; only sandboxes with equal limits are interchangeable."""
 
     memory_bytes: int = 512 * MIB
     processes: int = 128
@@ -40,11 +40,11 @@ class Limits:
     temporary_bytes: int = 256 * MIB
     output_bytes: int = 64 * MIB
     cpu_millicores: int = 0  # 0: a fair share
-    file_bytes: int = 4096 * MIB  # of one file, where it is not in memory
+    file_bytes: int = 4096 * MIB  # of a single file on disk
     network: Network = NO_NETWORK
 
     def as_json(self, tier: Tier) -> dict[str, object]:
-        """Give the form that `containers.resource_limits` keeps."""
+        """Return the form stored in `containers.resource_limits`."""
         return {
             "isolation": tier.value,
             "memory_bytes": self.memory_bytes,
@@ -60,7 +60,7 @@ class Limits:
 
 
 class Asked(NamedTuple):
-    """What a node asks for, besides its time; 0 is the default of each."""
+    """The limits that a node asks for, besides its timeout; 0 means the default."""
 
     memory_bytes: int = 0
     processes: int = 0
@@ -84,9 +84,9 @@ _LEAST: Final = Limits(
 
 
 def limits_of(asked: Asked, caps: Asked, network: Network = NO_NETWORK) -> Limits:
-    """Give what is in force: what is asked for or the default, and no more than the caps allow.
+    """Return the limits in force: those asked for or the defaults, capped by the deployment.
 
-    A cap of 0 caps nothing.
+    A cap of 0 means no cap.
     """
     chosen: dict[str, int] = {}
     for name, wanted, cap in zip(Asked._fields, asked, caps, strict=True):
@@ -100,5 +100,5 @@ def limits_of(asked: Asked, caps: Asked, network: Network = NO_NETWORK) -> Limit
 
 
 def meets(tier: Tier, minimum: Tier) -> bool:
-    """Whether a sandbox of this tier may run what asks for at least that one."""
+    """Return whether a tier is at least the minimum."""
     return tier.value >= minimum.value

@@ -1,4 +1,4 @@
-"""Lists in JSON texts: how many elements they have, and each element exactly as it was written."""
+"""Lists in JSON texts: their lengths, and their elements exactly as written."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Final
 
 import msgspec
 
-# Counting holds a reference to each element for a moment, some 60 bytes: this bounds it.
+# Counting briefly holds some 60 bytes per element: this bounds the memory.
 COUNTED_MAX: Final = 4_000_000
 _LIST: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def count_elements(text: bytes) -> int | None:
-    """Count a list's elements, null as an empty one; None of what is no list or may be too long."""
+    """Return a list's length, 0 for null; None for other values, and if it may be too long."""
     if text.strip() == b"null":
         return 0
     if text.count(b",") >= COUNTED_MAX:
@@ -25,7 +25,7 @@ def count_elements(text: bytes) -> int | None:
 
 
 def split(text: bytes) -> Sequence[msgspec.Raw]:
-    """Split a list; the elements are views of the text. Raises ValueError when it is none."""
+    """Split a list into views of its text; raises ValueError if it is not a list."""
     try:
         return _LIST.decode(text)
     except msgspec.DecodeError as problem:

@@ -1,4 +1,4 @@
-"""Moments as nodes read them."""
+"""Times as nodes read them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 
 def moment_text(seconds: float) -> str:
-    """Give a time since 1970 in ISO 8601, to the microsecond.
+    """Return a Unix time in ISO 8601, to the microsecond.
 
-    What is the same within one second is kept: to make all of it took most of a call's context.
+    Texts of whole seconds are cached: formatting them took most of the time of building a call's
+    context.
     """
     micros = int(seconds * 1_000_000)
     whole, rest = divmod(micros, 1_000_000)

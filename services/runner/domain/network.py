@@ -1,4 +1,4 @@
-"""What user code reaches of the network, as a node asks for it and a deployment allows it."""
+"""Network access of user code, as nodes ask for it and a deployment allows it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Final, NamedTuple
 
 
 class Reach(enum.StrEnum):
-    """How far user code reaches; each is weaker than the one before."""
+    """How much of the network is reachable, in increasing order."""
 
     NONE = "none"
-    EGRESS = "egress"  # hosts that are allowed by name, through a proxy
-    HOST = "host"  # all that the runner's machine reaches
+    EGRESS = "egress"  # hosts allowed by name, through a proxy
+    HOST = "host"  # whatever the runner's machine reaches
 
-    __hash__ = str.__hash__  # in C: it stands in keys that every call looks up
+    __hash__ = str.__hash__  # implemented in C: it is part of keys that every call looks up
 
 
 class Network(NamedTuple):
-    """What one node reaches."""
+    """The network access of one node."""
 
     reach: Reach = Reach.NONE
-    hosts: tuple[str, ...] = ()  # of egress: none named is all that the deployment allows
+    hosts: tuple[str, ...] = ()  # for egress; empty: all hosts that the deployment allows
 
 
 NO_NETWORK: Final = Network()
@@ -35,17 +35,17 @@ _PATTERN: Final = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkRules:
-    """What a deployment allows; nothing unless it says so."""
+    """What a deployment allows; nothing by default."""
 
     egress_hosts: tuple[str, ...] = ()
     host: bool = False
 
     def offered(self, possible: Iterable[Reach]) -> tuple[Reach, ...]:
-        """Give what nodes may ask for, of what the sandboxes here can hold."""
+        """Return what nodes may ask for, among what the sandboxes here support."""
         allowed = {Reach.EGRESS: bool(self.egress_hosts), Reach.HOST: self.host}
         return tuple(sorted(reach for reach in possible if allowed.get(reach)))
 
 
 def is_host_pattern(text: str) -> bool:
-    """Whether a text says which hosts: `example.com`, `*.example.com`, `*`, with a port or not."""
+    """Return whether a text is `example.com`, `*.example.com` or `*`, each perhaps with a port."""
     return _PATTERN.fullmatch(text) is not None

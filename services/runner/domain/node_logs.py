@@ -1,4 +1,4 @@
-"""What nodes print and log: lines, their caps, and the one function that all their text passes."""
+"""Output of nodes: lines, their limits, and the functions that sanitise all their text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
-# Longer lines go on in the next entry.
+# Longer lines continue in the next entry.
 LINE_BYTES_MAX: Final = 8 * 1024
 LOGGER_CHARS_MAX: Final = 255
 # Levels are those of Python's logging: 10 debug, 20 info, 30 warning, 40 error, 50 critical.
@@ -26,7 +26,7 @@ class Stream(enum.StrEnum):
 
 
 class Line(NamedTuple):
-    """One line of one attempt, as it is stored; `line` without its line feed."""
+    """One line of an attempt as it is stored, without its line feed."""
 
     execution_id: UUID
     node_execution_id: UUID
@@ -37,13 +37,13 @@ class Line(NamedTuple):
     logged_at: datetime
     level: int | None = None
     logger: str = ""
-    continued: bool = False  # the line goes on in the next entry of its stream
-    left_out_bytes: int = 0  # here so much is missing; such an entry has no text
+    continued: bool = False  # the line continues in the next entry of its stream
+    left_out_bytes: int = 0  # if not 0, this entry has no text but stands for omitted output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogCaps:
-    """How much of what one attempt writes is kept; without any bytes nothing is."""
+    """How much output of one attempt is kept; with 0 bytes none is."""
 
     bytes_max: int = 1024 * 1024
     lines_max: int = 10_000
@@ -51,29 +51,29 @@ class LogCaps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCaps:
-    """How much is kept of all that one run writes."""
+    """How much output of one run is kept, over all attempts."""
 
     bytes_max: int = 64 * 1024 * 1024
     lines_max: int = 200_000
 
 
 def shown(text: str) -> str:
-    """Give text of user code as it may be stored and shown.
+    """Sanitise text of user code for storage and display.
 
-    All that user code writes passes here, lines, tails and errors alike: what must not be seen by
-    anybody is taken out here.
+    All output of user code passes through here, lines, tails and errors alike, so this is the place
+    to remove what must not be shown.
     """
     return text.replace("\0", "\ufffd")
 
 
 def shown_bytes(raw: bytes) -> str:
-    """Give bytes that user code wrote as text: what is no UTF-8 is marked."""
+    """Decode and sanitise output of user code; invalid UTF-8 is marked."""
     return shown(raw.decode("utf-8", "replace"))
 
 
 @dataclass(slots=True)
 class LineCutter:
-    """Cuts what comes in pieces into lines, and long ones into parts."""
+    """Splits a stream of pieces into lines, and long lines into parts."""
 
     _decoder: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
@@ -81,7 +81,7 @@ class LineCutter:
     _rest: str = ""
 
     def feed(self, piece: bytes) -> Iterator[tuple[str, bool]]:
-        """Give (text, whether the line goes on) of all that is whole, or long enough."""
+        """Yield (text, whether the line continues) for complete lines, and parts of long ones."""
         text = self._rest + self._decoder.decode(piece)
         *lines, self._rest = text.split("\n")
         for line in lines:
@@ -91,7 +91,7 @@ class LineCutter:
             yield head, True
 
     def end(self) -> Iterator[tuple[str, bool]]:
-        """Give what has no line feed after it."""
+        """Yield the rest, which has no line feed."""
         text = self._rest + self._decoder.decode(b"", final=True)
         self._rest = ""
         self._decoder.reset()
@@ -107,6 +107,6 @@ def _parts(line: str, *, ends: bool) -> Iterator[tuple[str, bool]]:
 
 
 def _head(text: str) -> tuple[str, str]:
-    """Split where the first part fits."""
+    """Split a text so that the first part fits into an entry."""
     head = text.encode()[:LINE_BYTES_MAX].decode("utf-8", "ignore")
     return head, text[len(head) :]

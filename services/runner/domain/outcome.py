@@ -1,4 +1,4 @@
-"""What became of one attempt: its outputs or its error, and what it used."""
+"""The outcome of one attempt: its outputs or its error, and its resource usage."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-# Outputs of one attempt that are larger in sum become a file.
+# Outputs of an attempt that exceed this in total are stored as a file.
 INLINE_BYTES_MAX: Final = 64 * 1024
 
 
 class ErrorType(enum.StrEnum):
-    """The closed list of ways in which an attempt fails."""
+    """The closed list of reasons why an attempt fails."""
 
     USER = "user_error"
     TYPE = "type_error"
@@ -29,7 +29,7 @@ class ErrorType(enum.StrEnum):
 
 
 class Cause(NamedTuple):
-    """An exception behind another: its cause, what was being handled, or a member of its group."""
+    """An exception behind another: its cause, its context, or a member of its group."""
 
     kind: str  # cause, context or member
     exception: str
@@ -38,7 +38,7 @@ class Cause(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptError:
-    """Why an attempt failed, bounded whatever the user's code raised."""
+    """Why an attempt failed, limited in size whatever user code raised."""
 
     type: ErrorType
     message: str
@@ -46,22 +46,22 @@ class AttemptError:
     traceback: str = ""
     causes: Sequence[Cause] = ()
     retryable: bool = True
-    input: str = ""  # the parameter whose value was not taken
+    input: str = ""  # the parameter whose value was refused
 
 
 class Usage(NamedTuple):
-    """What the attempt used, as the agent and the control group measured it."""
+    """What an attempt used, as measured by the agent and the control group."""
 
     cpu_us: int = 0
     memory_peak_bytes: int = 0
     wall_us: int = 0
     serialization_us: int = 0
-    io_read_bytes: int = 0  # from and to disks; what stays in memory is none
+    io_read_bytes: int = 0  # disk I/O only; what stays in the page cache does not count
     io_write_bytes: int = 0
 
     @property
     def worked_s(self) -> float:
-        """How long the attempt's own work took, in and around user code."""
+        """How long the attempt worked: in user code, and converting its values."""
         return (self.wall_us + self.serialization_us) / 1_000_000
 
 
@@ -69,7 +69,7 @@ NO_USAGE: Final = Usage()
 
 
 class Outcome(NamedTuple):
-    """The end of one attempt: `outputs` are exact JSON texts by name, in the declared order."""
+    """The end of an attempt: `outputs` are exact JSON texts by name, in the declared order."""
 
     outputs: Sequence[tuple[str, bytes]] = ()
     error: AttemptError | None = None
@@ -77,5 +77,5 @@ class Outcome(NamedTuple):
     stdout_tail: str = ""
     stderr_tail: str = ""
     recycle: str = ""
-    progress: str = ""  # how far a failed one said it had come, JSON text
-    again: bool = False  # it ended with its sandbox, for what another call did: nothing is known
+    progress: str = ""  # the last progress of a failed attempt, as JSON text
+    again: bool = False  # the sandbox died, perhaps because of another call: retry it alone

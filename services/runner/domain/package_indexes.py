@@ -1,4 +1,4 @@
-"""Private package indexes: what an installer is told of them, and what it must never show."""
+"""Private package indexes: the configuration of the installer, and credentials kept out of it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Final
 from urllib.parse import urlsplit
 
 INDEXES_MAX: Final = 10
-# An index that wants to know who asks is told at once, and one that does not is told nothing.
+# "always" sends credentials at once, "never" sends none to an index without them.
 _INDEX: Final = '[[index]]\nname = {name}\nurl = {url}\nauthenticate = "{asks}"\n'
 
 
 @dataclass(frozen=True, slots=True)
 class OpenIndex:
-    """An index with its credential in clear, for the length of one call of the installer."""
+    """An index with its password in clear, for the duration of one call of the installer."""
 
     name: str
     url: str
@@ -24,7 +24,7 @@ class OpenIndex:
 
 
 def as_config(indexes: Sequence[OpenIndex]) -> str:
-    """Write them in the installer's own words, without what they ask for."""
+    """Return the installer's configuration of these indexes, without credentials."""
     return "".join(
         _INDEX.format(
             name=json.dumps(each.name),
@@ -36,7 +36,7 @@ def as_config(indexes: Sequence[OpenIndex]) -> str:
 
 
 def credentials(indexes: Sequence[OpenIndex]) -> Mapping[str, str]:
-    """Give the variables by which the installer learns what indexes ask for."""
+    """Return the environment variables with the indexes' credentials."""
     told = {}
     for each in indexes:
         if each.password:
@@ -47,6 +47,6 @@ def credentials(indexes: Sequence[OpenIndex]) -> Mapping[str, str]:
 
 
 def host_of(url: str) -> str:
-    """Give `host:port` of an address that was checked."""
+    """Return `host:port` of a validated URL."""
     parts = urlsplit(url)
     return f"{parts.hostname}:{parts.port or (80 if parts.scheme == 'http' else 443)}"

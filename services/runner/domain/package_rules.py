@@ -1,4 +1,4 @@
-"""Which packages a tenant's nodes may have."""
+"""Which packages the nodes of a tenant may use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMED_MAX: Final = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageRules:
-    """Only what is allowed, where anything is, and nothing that is denied."""
+    """If `allowed` is not empty, only those packages are allowed; never those in `denied`."""
 
     allowed: Sequence[str] = ()
     denied: Sequence[str] = ()
@@ -30,23 +30,23 @@ NO_RULES: Final = PackageRules()
 
 @dataclass(frozen=True, slots=True)
 class RuleBook:
-    """Rules that all hold at once."""
+    """Several sets of rules that all apply."""
 
     rules: Sequence[PackageRules]
 
     def refused(self, packages: Sequence[Package]) -> list[Package]:
-        """Give the packages that some of the rules do not let in."""
+        """Return the packages that any of the rules refuses."""
         found = {each: None for rules in self.rules for each in refused(packages, rules)}
         return list(found)
 
     def released_before(self, now: datetime) -> datetime | None:
-        """Give the moment before which a release must have been; None where any will do."""
+        """Return the time before which a release must have been published; None if any will do."""
         days = max((each.release_age_days_min for each in self.rules), default=0)
         return (now - timedelta(days=days)).replace(microsecond=0) if days else None
 
 
 def plain_rule(text: str) -> str:
-    """Spell a rule plainly; RequirementError where it is more than a name with versions."""
+    """Normalise a rule; RequirementError if it is more than a name with versions."""
     plain = plain_requirement(text)
     if "[" in plain:
         raise RequirementError("a rule is about a package with all its extras")
@@ -54,7 +54,7 @@ def plain_rule(text: str) -> str:
 
 
 def refused(packages: Iterable[Package], rules: PackageRules) -> list[Package]:
-    """Give the packages that the rules do not let in."""
+    """Return the packages that the rules refuse."""
     allowed, denied = _by_name(rules.allowed), _by_name(rules.denied)
     return [
         each
@@ -64,7 +64,7 @@ def refused(packages: Iterable[Package], rules: PackageRules) -> list[Package]:
 
 
 def refusal(packages: Sequence[Package]) -> str:
-    """Say to people what was refused."""
+    """Describe what was refused."""
     names = ", ".join(f"{each.name} {each.version}" for each in packages[:_NAMED_MAX])
     more = f" and {len(packages) - _NAMED_MAX} more" if len(packages) > _NAMED_MAX else ""
     return f"the package rules do not allow {names}{more}"

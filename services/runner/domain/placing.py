@@ -1,4 +1,4 @@
-"""How many runners are started on an engine of machines, how large, and which are not wanted."""
+"""How many runners to start on a cluster, of which size, and which to withdraw."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Final, NamedTuple
 from services.runner.domain.limits import Asked, Tier, meets
 
 SLOTS_PER_CPU: Final = 4
-# The label by which a machine says that it isolates more strongly than namespaces do.
+# The label of machines that isolate more strongly than namespaces do.
 TIER_LABEL: Final = "qflow-tier"
 _TIER_EVERYWHERE: Final = Tier.T2
 
 
 class Size(NamedTuple):
-    """What a runner is started with: it has that and offers that, whatever its machine has."""
+    """What a runner is started with and offers, whatever else its machine has."""
 
     cpus: int
     memory_bytes: int
     gpus: int = 0
     labels: tuple[tuple[str, str], ...] = ()
-    tier: str = ""  # where nodes ask for one
+    tier: str = ""  # only if nodes ask for one
 
     @property
     def slots(self) -> int:
-        """How many attempts it takes at once; a GPU is not shared."""
+        """How many attempts it runs at once; a GPU is not shared."""
         return self.gpus or SLOTS_PER_CPU * self.cpus
 
 
 class Waiting(NamedTuple):
-    """What a node that waits needs of a runner."""
+    """What a waiting node needs of a runner."""
 
     tier: str = ""
     labels: tuple[tuple[str, str], ...] = ()
@@ -42,7 +42,7 @@ class Waiting(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A machine of the engine's."""
+    """A machine of the cluster."""
 
     cpus: int
     memory_bytes: int
@@ -51,32 +51,31 @@ class Machine:
 
     @property
     def tier(self) -> str:
-        """How strongly it says that it isolates."""
+        """The isolation tier that it claims."""
         return self.labels.get(TIER_LABEL, _TIER_EVERYWHERE.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """A runner that was asked for."""
+    """A requested runner."""
 
     name: str
     size: Size
-    begun: bool  # a machine was found for it
-    ready: bool  # it takes work
+    begun: bool  # it has got a machine
+    ready: bool  # it accepts work
 
 
 class Decision(NamedTuple):
     """What to do now."""
 
     start: Sequence[Size]
-    withdraw: Sequence[str]  # of those that have no machine yet
+    withdraw: Sequence[str]  # runners that have no machine yet
 
 
 def size_of(waiting: Waiting, plain: Size) -> Size:
-    """Give what a runner for such a node is started with.
+    """Return the size of a runner for such a node.
 
-    Where the node asks for processors or memory the runner has those, and never less than a plain
-    one has.
+    It has at least the processors and memory of a plain runner, and more if the node asks for more.
     """
     return Size(
         cpus=max(waiting.cpus, plain.cpus),
@@ -90,17 +89,17 @@ def size_of(waiting: Waiting, plain: Size) -> Size:
 
 
 def decide(demand: Mapping[Size, int], placed: Sequence[Placed], *, runners_max: int) -> Decision:
-    """Say which runners to start and which to withdraw.
+    """Decide which runners to start and which to withdraw.
 
-    Of each size they double, and never while one is on its way: the first ones show whether they
-    are enough. Runners that are idle leave by themselves.
+    The number of each size doubles at most, and never while one is starting: the first ones show
+    whether they suffice. Idle runners end by themselves.
     """
     there = Counter(each.size for each in placed)
     on_the_way = {each.size for each in placed if not each.ready}
     withdraw = [each.name for each in placed if not (each.begun or demand.get(each.size))]
     room = runners_max - len(placed) + len(withdraw)
     start: list[Size] = []
-    # The rarest first: what only some machines have must not be kept out by what all can run.
+    # The rarest first: what only few machines offer must not be crowded out by what all can run.
     for size, waiting in sorted(demand.items(), key=lambda each: each[1]):
         if waiting and size not in on_the_way:
             needed = -(-waiting // size.slots)
@@ -109,12 +108,12 @@ def decide(demand: Mapping[Size, int], placed: Sequence[Placed], *, runners_max:
 
 
 def steady(before: Mapping[Size, int], now: Mapping[Size, int]) -> dict[Size, int]:
-    """Give what waited both times: what is gone a moment later needs no runner."""
+    """Return what was waiting both times: brief demand needs no runner."""
     return {size: min(count, before[size]) for size, count in now.items() if size in before}
 
 
 def caps_of(size: Size, caps: Asked) -> Asked:
-    """Give what a call may have at most on a runner of this size, within what is allowed at all."""
+    """Return the limits of calls on a runner of this size, within those of the deployment."""
     return caps._replace(
         memory_bytes=_least(size.memory_bytes, caps.memory_bytes),
         cpu_millicores=_least(size.cpus * 1000, caps.cpu_millicores),
@@ -128,7 +127,7 @@ def _least(first: int, second: int) -> int:
 def environment_of(
     size: Size, *, caps: Asked, idle_s: float, addresses: Sequence[str]
 ) -> dict[str, str]:
-    """Give the settings of a runner of this size; the rest is its machine's, secrets above all."""
+    """Return the settings of a runner of this size; others, like secrets, are its machine's."""
     capped = caps_of(size, caps)
     return {
         "QFLOW_RUNNER_PLACEMENT": "local",

@@ -1,4 +1,4 @@
-"""When a warm interpreter is reused, waited for, started or given up."""
+"""When a warm interpreter is reused, waited for, started or retired."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from uuid import UUID
 from services.runner.domain.limits import Limits
 from services.runner.domain.reuse import Reuse
 
-# What a new sandbox costs on a busy machine: below this, waiting for a busy one is quicker, and it
-# leaves the processors to those who work.
+# What starting a sandbox costs on a busy machine: if a busy one becomes free sooner, waiting is
+# quicker, and leaves the processors to running calls.
 START_COST_S: Final = 0.05
 IDLE_MAX_S: Final = 60.0
 AGE_MAX_S: Final = 3600.0
 USES_MAX: Final = 100_000
 MEMORY_USED_MAX: Final = 0.9
 _NEWEST_WEIGHT: Final = 0.2
-# Calls shorter than this take turns. Below it as many at once as there are processors are more than
-# a runner can begin, whether the calls compute or wait.
+# Calls shorter than this take turns: a runner cannot start them fast enough to keep more
+# interpreters than processors busy, whether they compute or wait.
 _TURNS_BELOW_S: Final = 0.0002
 _USUAL_STEP: Final = 1.25
-# Of a version that nobody has timed yet: the first ones show whether more are worth their start.
+# For a version without timings: the first interpreters show whether more are worth starting.
 _STARTS_AT_ONCE: Final = 2
-# How many times its slots a runner is granted at most, and how much work may wait for each slot, or
-# so: what waits here could be done elsewhere.
+# Grants are limited to this multiple of the slots, and to about this much queued work per slot:
+# what is queued here could run elsewhere.
 AHEAD_MAX: Final = 32
 _AHEAD_US: Final = 16_000
 _SHORT_US: Final = 2_000
@@ -32,10 +32,10 @@ _SHORT_US: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class WarmKey:
-    """Who may share an interpreter: one tenant's calls of one node version, equally limited.
+    """Which calls may share an interpreter: those of one tenant and node version, of equal limits.
 
-    Where each call has a process of its own, the versions of one environment share it: then it
-    holds nobody's code, and `node_version_id` is None. Calls with other secrets never share one.
+    If each call has its own process, all versions of one environment share it: it holds no code
+    then, and `node_version_id` is None. Calls with different secrets never share one.
     """
 
     tenant_id: UUID
@@ -43,12 +43,12 @@ class WarmKey:
     environment_key: str
     limits: Limits
     reuse: Reuse = Reuse.WARM
-    concurrency: int = 1  # how many calls it serves at once
-    secrets: str = ""  # which ones calls get, in which versions
+    concurrency: int = 1  # how many concurrent calls it serves
+    secrets: str = ""  # granted secrets and their versions
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Looked up several times per call: hashing four fields each time would be most of it.
+        # Cached: keys are looked up several times per call, and hashing all fields would dominate.
         parts = (
             self.tenant_id,
             self.node_version_id,
@@ -66,18 +66,18 @@ class WarmKey:
 
 @dataclass(slots=True)
 class Load:
-    """How busy the interpreters of one key are: `busy` counts calls."""
+    """How busy the interpreters of one key are; `busy` counts calls."""
 
     busy: int = 0
     starting: int = 0
     waiting: int = 0
     served: int = 0
-    width: int = 1  # how many calls one interpreter serves at once
-    hold_s: float = 1.0  # how long a call's own work holds one, smoothed; unknown counts as long
-    usual_s: float = 1.0  # what half of them stay below: a few that are held up do not count
+    width: int = 1  # how many concurrent calls one interpreter serves
+    hold_s: float = 1.0  # how long a call works, smoothed; counts as long until known
+    usual_s: float = 1.0  # estimated median, which ignores a few delayed calls
 
     def note(self, hold_s: float) -> None:
-        """Learn from one finished call."""
+        """Update the estimates with one finished call."""
         self.served += 1
         if self.served == 1:
             self.usual_s = hold_s
@@ -92,60 +92,60 @@ class Load:
 
 
 def takes_turns(load: Load) -> bool:
-    """Whether the calls are so short that more of them at once than processors help none."""
+    """Return whether calls are so short that more at once than processors do not help."""
     return load.usual_s < _TURNS_BELOW_S and load.width == 1
 
 
 def worth_starting(load: Load) -> bool:
-    """Whether one more interpreter serves a new call sooner than those at work would."""
+    """Return whether a new interpreter would serve a call sooner than the busy ones."""
     if load.width > 1 and load.starting * load.width > load.waiting:
-        return False  # there will be room for it
+        return False  # there will be room in one that is starting
     if load.busy == 0:
         return load.starting < _STARTS_AT_ONCE
     return (load.waiting + 1) / load.busy * load.hold_s > START_COST_S
 
 
 def may_start(load: Load) -> bool:
-    """Whether one more start fits: they double with what is at work, and never come as a storm."""
+    """Return whether another may be started now: at most as many at once as are busy, or two."""
     return load.starting < max(_STARTS_AT_ONCE, load.busy)
 
 
 def stuck(load: Load, served: int) -> bool:
-    """Whether a call that waited its time, since `served` were served, needs one more after all.
+    """Return whether a call that waited for long needs another interpreter after all.
 
-    Where others were served meanwhile it is the processors that are short, not interpreters: one
-    more would only take from those at work.
+    `served` is the count when it began to wait. If others were served since, processors are scarce,
+    not interpreters: one more would only slow down the running calls.
     """
     return may_start(load) and (load.served == served or worth_starting(load))
 
 
 @dataclass(slots=True)
 class Pace:
-    """How long user code holds a slot; short calls are granted ahead of it, long ones are not.
+    """Tracks how long user code holds a slot, to grant short calls ahead of free slots.
 
-    A message on the stream costs more than a short call: with more calls under way than slots,
-    assignments and results travel in company.
+    A message on the stream costs more than a short call: with more calls granted than slots,
+    assignments and results are sent in batches.
     """
 
     user_us: float = 1_000_000.0
     ahead: int = 1
 
     def note(self, user_us: int) -> bool:
-        """Learn from one attempt; True when the window changes."""
+        """Update with one attempt; return whether the window changed."""
         self.user_us += _NEWEST_WEIGHT * (user_us - self.user_us)
         before = self.ahead
         fits = min(AHEAD_MAX, int(_AHEAD_US / max(self.user_us, 1.0)))
         if self.user_us > 4 * _SHORT_US:
             self.ahead = 1
         elif 2 * fits < before or (self.user_us < _SHORT_US and fits >= 2 * before):
-            self.ahead = 1 << (fits.bit_length() - 1)  # in few steps: each is told
+            self.ahead = 1 << (fits.bit_length() - 1)  # in few steps, since each is sent
         return self.ahead != before
 
 
 def worn_out(*, uses: int, age_s: float, memory_used: float = 0.0) -> bool:
-    """Whether an interpreter has served long enough: what it leaks has a bound.
+    """Return whether an interpreter should be replaced, which bounds what leaks in it.
 
-    `memory_used` is the part of its limit that it held at most: close to it the next call would
-    pay for what those before it left.
+    `memory_used` is its peak as a share of its limit: close to the limit, the next call would fail
+    for what earlier ones left.
     """
     return uses >= USES_MAX or age_s >= AGE_MAX_S or memory_used >= MEMORY_USED_MAX

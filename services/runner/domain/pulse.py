@@ -1,4 +1,4 @@
-"""The heartbeats of one call: whether it still goes on, and how far it has come."""
+"""The heartbeats of one call: whether it is alive, and its progress."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SHOWN_CHARS_MAX: Final = 200
 
 
 class Pulse:
-    """What is known of a call by its beats; times are in seconds, of whichever clock is given."""
+    """State derived from heartbeats; times are in seconds, by any one clock."""
 
     __slots__ = ("_beats", "_began_s", "_last_s", "_progress", "timeout_s")
 
@@ -22,17 +22,17 @@ class Pulse:
         self._progress = b""
 
     def beat(self, progress: bytes, *, now_s: float) -> None:
-        """Take a beat; one that says nothing leaves what was said before."""
+        """Record a heartbeat; one without progress keeps the last."""
         self._beats += 1
         self._last_s = now_s
         self._progress = progress or self._progress
 
     def due_s(self) -> float:
-        """Give when the next beat must have come."""
+        """Return when the next heartbeat is due."""
         return self._last_s + self.timeout_s
 
     def progress(self) -> str:
-        """Give how far the code said it had come: untrusted, so nothing where that is no JSON."""
+        """Return the last progress; empty if it is not JSON, since it is untrusted."""
         if not self._progress or len(self._progress) > PROGRESS_BYTES_MAX:
             return ""
         try:
@@ -42,7 +42,7 @@ class Pulse:
         return self._progress.decode()
 
     def silence(self) -> str:
-        """Say for whom it may concern how the call fell silent."""
+        """Return the error text of a call whose heartbeats stopped."""
         said = f"no heartbeat came for {self.timeout_s:g} s"
         if not self._beats:
             return f"{said}: not one since the call began"

@@ -1,4 +1,4 @@
-"""What an orchestrator asks for: what it told once, and what it tells for each attempt."""
+"""Builds attempt requests from definitions, which are sent once, and assignments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def request_of(
     attempt_s_max: float,
     values: Sequence[Value] | None = None,
 ) -> AttemptRequest:
-    """Make what is to be run of what was told; inputs that were pulled are in `values`."""
+    """Return the request; inputs that were pulled separately are in `values`."""
     asked_s = assignment.timeout_s or definition.timeout_s or _TIMEOUT_DEFAULT_S
     given = assignment.values if values is None else values
     inputs = [

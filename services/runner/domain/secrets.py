@@ -1,4 +1,4 @@
-"""Secrets: what may be one, and how what a node writes is kept from showing it."""
+"""Secrets: their limits, and how they are masked in the output of nodes."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ from urllib.parse import quote
 
 from services.runner.domain.outcome import AttemptError
 
-# The variable of the process by which a node reads a secret of this name.
+# Prefix of the environment variables with secrets.
 VARIABLE_PREFIX: Final = "QFLOW_SECRET_"
 SECRETS_MAX: Final = 1_000
 GRANTED_MAX: Final = 32
 VERSIONS_KEPT: Final = 10
-# What stands in place of a secret.
+# Replaces a secret.
 MASKED: Final = "***"
 _MARK: Final = MASKED.encode()
-# A line of a longer secret counts by itself from this length on: shorter ones are common words.
+# Lines of a multi-line secret are masked separately from this length on: shorter ones are common
+# words.
 _LINE_CHARS_MIN: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """A version of a secret as it is stored: encrypted under a key, which is wrapped itself."""
+    """A stored version of a secret: encrypted under a key, which is wrapped itself."""
 
-    key_id: str  # of the root key that wraps
+    key_id: str  # the root key that wraps it
     wrapped_key: bytes = field(repr=False)
     sealed: bytes = field(repr=False)
 
 
 class Mask:
-    """Takes secrets out of texts: as they are, and as JSON, base64 and addresses write them.
+    """Masks secrets in texts: as they are, and as encoded in JSON, base64, hexadecimal and URLs.
 
-    Not what code makes of them otherwise: whoever is granted a secret can always tell it in a way
-    that nobody looks for. This keeps accidents from being read.
+    Other encodings are not recognised: code that was granted a secret can always reveal it. This
+    only prevents accidents.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
         forms = {form.encode() for secret in secrets for form in _forms(secret)}
-        # The longest first, so that a secret within another does not leave the rest of it. Each is
-        # looked for by itself: that is linear whatever they are, where one pattern of all would
-        # let a secret of many equal letters hold up the runner.
+        # The longest first, so that a secret contained in another leaves nothing of that. Searched
+        # one by one, which is linear in any case: one pattern for all could take quadratic time on
+        # repetitive secrets.
         self._forms = sorted(forms, key=len, reverse=True)
         self.bytes_max: Final = max((len(each) for each in forms if b"\n" not in each), default=0)
 
@@ -51,19 +52,19 @@ class Mask:
         return bool(self._forms)
 
     def raw(self, text: bytes) -> bytes:
-        """Give bytes without secrets."""
+        """Return bytes with secrets masked."""
         for form in self._forms:
             text = text.replace(form, _MARK)
         return text
 
     def text(self, text: str) -> str:
-        """Give a text without secrets."""
+        """Return a text with secrets masked."""
         if not self._forms or not text:
             return text
         return self.raw(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
 
     def value(self, text: bytes) -> bytes:
-        """Give a JSON text without secrets; one that is none any more becomes the mark itself."""
+        """Return a JSON text with secrets masked; if that makes it invalid, the mask as a text."""
         masked = self.raw(text)
         if masked == text:
             return text
@@ -74,11 +75,11 @@ class Mask:
         return masked
 
     def outputs(self, outputs: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
-        """Give outputs by name without secrets; a matter of their size."""
+        """Return outputs by name with secrets masked; takes time in proportion to their size."""
         return [(name, self.value(text)) for name, text in outputs]
 
     def error(self, error: AttemptError) -> AttemptError:
-        """Give an error that says no secret, nor do those behind it."""
+        """Return an error with secrets masked, including those of its causes."""
         if not self:
             return error
         return replace(
@@ -97,10 +98,10 @@ NO_MASK: Final = Mask(())
 
 
 class StreamMask:
-    """Takes secrets out of a stream, also where they come in pieces.
+    """Masks secrets in a stream, even if they are split over pieces.
 
-    Lines are shown when they end: nothing looked for goes over more than one, since of a secret of
-    several lines each is looked for. Of a line that does not end, what may begin a secret is held.
+    Complete lines are passed on at once: no pattern spans lines, since each line of a secret is one
+    of its own. Of an unfinished line, what may be the start of a secret is held back.
     """
 
     def __init__(self, mask: Mask) -> None:
@@ -108,7 +109,7 @@ class StreamMask:
         self._held = b""
 
     def feed(self, piece: bytes) -> bytes:
-        """Give what can be shown already."""
+        """Return what can be passed on so far."""
         text = self._mask.raw(self._held + piece)
         ended = text.rfind(b"\n") + 1
         at = max(ended, len(text) - self._mask.bytes_max + 1, 0)
@@ -116,18 +117,18 @@ class StreamMask:
         return text[:at]
 
     def end(self) -> bytes:
-        """Give what was held back."""
+        """Return what was held back."""
         held, self._held = self._held, b""
         return held
 
 
 def variables_of(secrets: Mapping[str, str]) -> dict[str, str]:
-    """Name the variables by which a node reads its secrets."""
+    """Return the environment variables with a node's secrets."""
     return {f"{VARIABLE_PREFIX}{name}": value for name, value in secrets.items()}
 
 
 def _forms(secret: str) -> Iterable[str]:
-    """Give how a secret may stand in a text."""
+    """Yield the forms in which a secret may appear in a text."""
     raw = secret.encode()
     yield secret
     yield json.dumps(secret)[1:-1]

@@ -1,4 +1,4 @@
-"""What a wheel must be: what its file name promises, and nothing that reaches elsewhere."""
+"""Validation of wheels: metadata must match the file name, and refer to nothing outside."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _TEXT_CHARS_MAX: Final = 500
 
 
 class WheelError(ValueError):
-    """It is no wheel that is taken; the message says why."""
+    """The wheel is not accepted; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WheelFacts:
-    """What is known of a wheel."""
+    """The metadata of a wheel."""
 
     filename: str
     name: str
@@ -38,7 +38,7 @@ class WheelFacts:
 
 
 def wheel_facts(filename: str, *, folder: str, metadata: str, wheel: str) -> WheelFacts:
-    """Hold a wheel's own words against its file name; raises WheelError."""
+    """Check a wheel's metadata against its file name; raises WheelError."""
     try:
         name, version, _, tags = parse_wheel_filename(filename)
     except InvalidWheelFilename:

@@ -1,3 +1,3 @@
-"""What the runner reaches outside PostgreSQL: sandboxes, uv, files, the orchestrators."""
+"""Adapters to what is outside PostgreSQL: sandboxes, uv, files, the orchestrators."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an environment consists of, as a CycloneDX document: read from its files, never run."""
+"""Bills of materials of environments, in CycloneDX; packages are read, never run."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _SUMMARY_CHARS_MAX: Final = 500
 def bill_of_materials(
     folder: Path, packages: Iterable[Package], *, key: str, python_version: str
 ) -> str:
-    """Describe the packages of an environment: versions, hashes, licences, what needs what.
+    """Return the document: packages with versions, hashes, licences and dependencies.
 
-    The hashes are those that the lock allows: one wheel of a package was installed, and it has one
-    of them. Slow the first time, since the library is read then; call it in a thread.
+    The hashes are all those that the lock allows; that of the installed wheel is one of them. Slow
+    the first time, when the library is imported; call it in a thread.
     """
     from cyclonedx.model.bom import Bom
     from cyclonedx.model.component import Component, ComponentType
@@ -92,7 +92,7 @@ def _licenses(metadata: Message | None) -> list[Any]:
             return [factory.make_with_expression(expression)]
         except InvalidLicenseExpressionException:
             return [factory.make_with_name(expression)]
-    named = _text(metadata, "License", _LICENSE_CHARS_MAX)  # some put the whole text there
+    named = _text(metadata, "License", _LICENSE_CHARS_MAX)  # some packages have the whole text
     return [factory.make_from_string(named)] if named and "\n" not in named else []
 
 

@@ -1,4 +1,4 @@
-"""What waits at an orchestrator for a runner, for as long as its stream holds."""
+"""What waits for runners at an orchestrator, streamed while the connection lasts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def watch_demand(
     pythons: Sequence[str],
     machines_come: bool,
 ) -> AsyncIterator[Mapping[Waiting, int]]:
-    """Give all that waits, whenever it changes; raises StreamLost."""
+    """Yield the waiting work, whenever it changes; raises StreamLost at the end."""
     request = pb.WatchDemandRequest(
         pythons=pythons,
         machines=[_machine(each) for each in machines],

@@ -1,4 +1,4 @@
-"""What folders take up, and an end to work that fills them."""
+"""Sizes of folders, and a limit on what running work writes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class DiskFullError(Exception):
-    """Work wrote more than it may; it has been ended."""
+    """Work wrote more than it may, and was cancelled."""
 
 
 async def within(work: Coroutine[Any, Any, T], *, used: Callable[[], int], bytes_max: int) -> T:
-    """Give what work gives, and look meanwhile at what it has written; raises DiskFullError."""
+    """Await work, and check now and then what it has written; raises DiskFullError."""
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait({task}, timeout=_LOOK_S))[0]:
@@ -37,14 +37,14 @@ def _check(used: int, bytes_max: int) -> None:
 
 
 def folder_bytes(*folders: Path) -> int:
-    """Sum the sizes of the files below folders, each file once however many links it has."""
+    """Return the total size of the files below folders, counting hard links once."""
     total = 0
     seen: set[tuple[int, int]] = set()
     for folder in folders:
         for parent, _, names in os.walk(folder):
             for name in names:
                 try:
-                    known = os.lstat(os.path.join(parent, name))  # noqa: PTH118 - many
+                    known = os.lstat(os.path.join(parent, name))  # noqa: PTH118 - faster, for many files
                 except OSError:
                     continue
                 if known.st_nlink > 1:
@@ -56,5 +56,5 @@ def folder_bytes(*folders: Path) -> int:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder and what is in it; one that is gone already is fine."""
+    """Remove a folder with its content; does nothing if it is gone already."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""Starts the proxy that is a sandbox's way out, one for each: it knows one tenant's hosts alone.
+"""Starts egress proxies: one per sandbox, which only knows the hosts of one tenant.
 
-So does the one by which a tenant's own package indexes are asked.
+Private package indexes of a tenant are reached through such a proxy as well.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PROGRAM: Final = Path(__file__).with_name("egress_proxy.py")
 
 
 def egress_for(deployment: Sequence[str], network: Network) -> ServeEgress:
-    """Give what serves a node's way out: hosts that the deployment allows, and the node names."""
+    """Return what starts a node's proxy: hosts must be allowed by the deployment and the node."""
     rules = [list(deployment)]
     if network.hosts:
         rules.append(list(network.hosts))
@@ -30,9 +30,9 @@ def egress_for(deployment: Sequence[str], network: Network) -> ServeEgress:
 
 
 def proxy_to(hosts: Sequence[str], *, trusted: Sequence[str]) -> tuple[str, Callable[[], None]]:
-    """Start a proxy on this machine's loopback; gives its address and what ends it.
+    """Start a proxy on the loopback interface; return its URL, and a function that ends it.
 
-    It reaches `hosts`, by public addresses alone but for those that are `trusted`.
+    It reaches `hosts`, only at public addresses except for those that are `trusted`.
     """
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
@@ -42,9 +42,9 @@ def proxy_to(hosts: Sequence[str], *, trusted: Sequence[str]) -> tuple[str, Call
 def _serve(
     rules: Sequence[Sequence[str]], listener: int, *, trusted: Sequence[str] = ()
 ) -> Callable[[], None]:
-    """Start a proxy on a listening socket; raises OSError. It ends with this process at last."""
+    """Start a proxy on a listening socket; raises OSError. It ends with this process."""
     try:
-        # Its stdin tells it the end, also that of a runner which was killed.
+        # It ends at the end of its stdin, so also if this process is killed.
         proxy = subprocess.Popen(  # noqa: S603
             [sys.executable, "-I", "-S", str(_PROGRAM), str(listener)],
             stdin=subprocess.PIPE,
@@ -68,7 +68,7 @@ def _serve(
 
 
 def _end(proxy: subprocess.Popen[bytes]) -> None:
-    """End it at once: nobody is at the other side any more."""
+    """Kill the proxy; nobody uses it any more."""
     proxy.kill()
     assert proxy.stdin is not None
     proxy.stdin.close()

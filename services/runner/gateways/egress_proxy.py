@@ -1,19 +1,19 @@
-"""The way out of one sandbox, as a program of its own: `egress_proxy.py <listening socket>`.
+"""The egress proxy of one sandbox, a separate program: `egress_proxy.py <listening socket>`.
 
-An HTTP proxy: CONNECT, and plain requests by their whole address. Which hosts are allowed comes as
-JSON in the first line of stdin, and which of them may be private; the end of stdin is the end of
-the program. Standard library alone, and run without rights: what it reads was written by strangers,
-on either side.
+An HTTP proxy for CONNECT and for plain requests with absolute URLs. The first line of stdin is JSON
+with the allowed hosts, and with those that may have private addresses; the program ends when stdin
+does. It only uses the standard library and runs without privileges: both sides of its connections
+are untrusted.
 
-A name is resolved here and once. What it stands for is checked, and the address that was checked is
-the one that is connected to; a redirect comes back as a request of its own. What an allowed host
-serves under other names is not told apart: the proxy looks into no encrypted stream.
+A name is resolved only once, here: the address that is checked is the one that is connected to. A
+redirect comes back as a new request. Other names served by an allowed host cannot be told apart:
+the proxy does not look into encrypted streams.
 """
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures.thread  # noqa: F401 - looked up late else, with no right to read it
+import concurrent.futures.thread  # noqa: F401 - loaded before the right to read it is dropped
 import contextlib
 import ipaddress
 import json
@@ -40,7 +40,7 @@ _HOST = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*"
 )
 _METHOD = re.compile(r"[A-Z]{1,20}")
-# Of one connection with the proxy, not of the request.
+# Headers of the connection with the proxy, not of the request.
 _HOP_BY_HOP = frozenset(
     (
         *("connection", "keep-alive", "proxy-connection", "proxy-authorization", "te"),
@@ -48,7 +48,7 @@ _HOP_BY_HOP = frozenset(
     )
 )
 _GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
-# Of the global ones: what stands for addresses of the other family, or for none.
+# Parts of the global range that map to other addresses, or are not assigned to hosts.
 _NOT_PUBLIC_V6 = tuple(
     ipaddress.IPv6Network(each)
     for each in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "2620:4f:8000::/48")
@@ -59,8 +59,8 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 Connect = Callable[[str, int], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
 
-class Refused(Exception):  # noqa: N818 - it is an answer
-    """Why a request goes no further, with the status that says so."""
+class Refused(Exception):  # noqa: N818 - it becomes a response
+    """The reason why a request is refused, with the HTTP status for it."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -68,7 +68,7 @@ class Refused(Exception):  # noqa: N818 - it is an answer
 
 
 def is_public(text: str) -> bool:
-    """Whether an address is one of the internet's, and stands for no other."""
+    """Return whether an address is public, and does not map to another one."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -76,13 +76,13 @@ def is_public(text: str) -> bool:
     if isinstance(address, ipaddress.IPv4Address):
         public = address.is_global and not (address.is_multicast or address.is_reserved)
         return public and address not in _RELAYS_OF_6TO4
-    # Mapped, compatible and translated ones lie outside: they would reach the other family.
+    # Mapped, compatible and translated addresses are outside: they would reach IPv4 ones.
     public = address in _GLOBAL_V6 and address.scope_id is None
     return public and not any(address in each for each in _NOT_PUBLIC_V6)
 
 
 def allows(patterns: Sequence[str], host: str, port: int) -> bool:
-    """Whether one of the patterns is of this host and port."""
+    """Return whether one of the patterns matches this host and port."""
     for pattern in patterns:
         name, _, told = pattern.partition(":")
         if port not in ((int(told),) if told else PORTS):
@@ -93,19 +93,19 @@ def allows(patterns: Sequence[str], host: str, port: int) -> bool:
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """Ask the machine's resolver what a name stands for."""
+    """Resolve a name by the system's resolver."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(each[4][0]) for each in found))
 
 
 async def connect(address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to an address; names are not looked up here."""
+    """Connect to an address; names are never looked up here."""
     return await asyncio.open_connection(address, port, limit=_PIECE_BYTES)
 
 
 class Proxy:
-    """Answers the connections of one sandbox."""
+    """Handles the connections of one sandbox."""
 
     def __init__(
         self,
@@ -115,14 +115,14 @@ class Proxy:
         resolve: Resolve = resolve,
         connect: Connect = connect,
     ) -> None:
-        self._rules = rules  # a host must be in each of these lists
+        self._rules = rules  # a host must match each of these lists
         self._trusted = trusted  # hosts whose addresses may be private
         self._resolve = resolve
         self._connect = connect
         self._connections = 0
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection, to its end."""
+        """Handle one connection until it ends."""
         self._connections += 1
         try:
             if self._connections > CONNECTIONS_MAX:
@@ -135,7 +135,7 @@ class Proxy:
         except (asyncio.LimitOverrunError, ValueError):
             await _say(writer, 400, "this is no request that a proxy takes")
         except (OSError, EOFError, TimeoutError):
-            pass  # either side went away
+            pass  # a side closed the connection
         finally:
             self._connections -= 1
             writer.close()
@@ -164,7 +164,7 @@ class Proxy:
         kept = [f"{name}: {value}" for name, value in fields if name.lower() not in _HOP_BY_HOP]
         lines = [f"{method} {path} {version}", f"Host: {parts.netloc}", *kept, "Connection: close"]
         upstream[1].write("".join(f"{line}\r\n" for line in (*lines, "")).encode("latin-1"))
-        # The body that was announced and no more: another request could be for another host.
+        # Only the announced body: a further request on the connection could be for another host.
         sending = asyncio.create_task(_send_body(reader, upstream[1], length))
         try:
             await _copy(upstream[0], writer)
@@ -197,7 +197,7 @@ class Proxy:
 
 
 def parse_head(head: bytes) -> tuple[str, str, str, list[tuple[str, str]]]:
-    """Read a request's head; raises ValueError where it is none in the plain form."""
+    """Parse the head of a request; raises ValueError if it is not in the plain form."""
     if len(head) > HEAD_BYTES_MAX:
         raise ValueError("too long")
     first, *lines = head[:-4].decode("latin-1").split("\r\n")
@@ -207,7 +207,7 @@ def parse_head(head: bytes) -> tuple[str, str, str, list[tuple[str, str]]]:
     fields = []
     for line in lines:
         name, colon, value = line.partition(":")
-        # A line that goes on, or a name with a space: read in different ways, so not passed on.
+        # Continued lines and names with spaces are ambiguous, so they are not forwarded.
         if not colon or not name or name != name.strip() or not name.isprintable():
             raise ValueError("no field")
         if "\r" in value or "\n" in value or "\0" in value:
@@ -219,7 +219,7 @@ def parse_head(head: bytes) -> tuple[str, str, str, list[tuple[str, str]]]:
 
 
 def split_authority(text: str, *, default_port: int) -> tuple[str, int]:
-    """Read `host:port`; raises ValueError where the host is no name."""
+    """Parse `host:port`; raises ValueError if the host is not a name."""
     host, colon, told = text.partition(":")
     port = int(told) if colon and told.isdigit() and len(told) <= 5 else default_port  # noqa: PLR2004
     host = host.lower().removesuffix(".")
@@ -229,13 +229,13 @@ def split_authority(text: str, *, default_port: int) -> tuple[str, int]:
 
 
 def body_length(fields: Sequence[tuple[str, str]]) -> int:
-    """Give how long the body is; one of a length not told beforehand is refused."""
+    """Return the length of the body; a request without a known length is refused."""
     told = {value for name, value in fields if name.lower() == "content-length"}
     if any(name.lower() == "transfer-encoding" for name, _ in fields):
         raise Refused(411, "a body over plain http must say its length")
     if not told:
         return 0
-    [length] = told  # two lengths are no request
+    [length] = told  # two lengths make it ambiguous
     if not length.isdigit():
         raise ValueError("no length")
     return int(length)
@@ -257,7 +257,8 @@ async def _tunnel(
 ) -> None:
     ways = [asyncio.create_task(_copy(a, b)) for a, b in ((one[0], other[1]), (other[0], one[1]))]
     try:
-        # An error on either way ends both; the end of one is passed on, and the other goes on.
+        # An error in one direction ends both; an end of stream is passed on, and the other
+        # continues.
         await asyncio.gather(*ways)
     finally:
         for way in ways:
@@ -296,14 +297,14 @@ async def _say(writer: asyncio.StreamWriter, status: int, why: str) -> None:
 
 
 async def serve(listener: socket.socket, proxy: Proxy, ended: Awaitable[object]) -> None:
-    """Answer until the end."""
+    """Serve until `ended`."""
     server = await asyncio.start_server(proxy.answer, sock=listener, limit=HEAD_BYTES_MAX)
     await ended
     server.close()
 
 
 def give_up_rights() -> None:
-    """Be nobody, with little memory and few files."""
+    """Become the user nobody, with little memory and few files."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES_MAX, _MEMORY_BYTES_MAX))
     files = 4 * CONNECTIONS_MAX
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
@@ -316,7 +317,7 @@ def give_up_rights() -> None:
 
 
 async def main() -> None:
-    """Serve the socket that was given."""
+    """Serve the socket given on the command line."""
     listener = socket.socket(fileno=int(sys.argv[1]))
     told = json.loads(sys.stdin.buffer.readline())
     give_up_rights()

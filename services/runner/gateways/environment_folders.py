@@ -1,11 +1,11 @@
-"""Environments on disk: who uses one, what they take up, how one goes, what a crash left.
+"""Environments on disk: locks of their users, their sizes, eviction, and leftovers of crashes.
 
-A folder that is used is held by a lock on the folder itself, which every runner of the home sees
-and which ends with the process. It goes by being moved away first: whoever opens it by its name
-has it whole or not at all.
+A folder in use is protected by a lock on the folder itself, which all runners of the home see and
+which ends with the process. To remove a folder it is renamed first: whoever opens it by its name
+gets all of it or nothing.
 
-    <tenant>/<key>          an environment; its time of change is when it was used last
-    <tenant>/.build         where the tenant's builds take turns: `.lock`, `.cache`, what is staged
+    <tenant>/<key>          an environment; its modification time is its last use
+    <tenant>/.build         the tenant's builds: `.lock`, `.cache`, and what is staged
     <tenant>/.wheels        the tenant's own wheels, as links
     <tenant>/.resolve       the cache of resolutions that see the tenant's own wheels
     .resolve                the cache of all others
@@ -32,21 +32,21 @@ RESOLVE: Final = ".resolve"
 CACHE: Final = ".cache"
 LOCK: Final = ".lock"
 _GONE: Final = "gone-"
-# What a build leaves in its folder when it is killed.
+# What a killed build leaves in its folder.
 _LEFT: Final = ("staged", "lock", "bytecode-*", f"{_GONE}*", f"{CACHE}/.tmp*")
-# A walk lets others have the interpreter now and then.
+# A walk pauses after this many files, so that other threads can run.
 _FILES_AT_ONCE: Final = 2_000
 _LOCK_WAIT_S: Final = 0.05
 
 
 def pin(folder: Path) -> int | None:
-    """Hold an environment until the descriptor is closed; None where there is none."""
+    """Lock an environment until the descriptor is closed; None if it does not exist."""
     while True:
         try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for no more than somebody's rename
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # only waits for a rename by an eviction
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), folder.stat()):
                 return descriptor
@@ -54,13 +54,13 @@ def pin(folder: Path) -> int | None:
 
 
 def touch(folder: Path, moment_s: float) -> None:
-    """Note when an environment was used."""
+    """Set the time of an environment's last use."""
     with suppress(FileNotFoundError):
         os.utime(folder, (moment_s, moment_s))
 
 
 def evict(folder: Path) -> bool:
-    """Remove an environment; False where somebody uses it, or it is gone."""
+    """Remove an environment; False if it is in use, or gone."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -70,7 +70,7 @@ def evict(folder: Path) -> bool:
         gone = folder.parent / BUILD / f"{_GONE}{uuid.uuid4()}"
         gone.parent.mkdir(mode=0o755, exist_ok=True)
         folder.rename(gone)
-    except OSError:  # somebody holds it, or was quicker
+    except OSError:  # it is in use, or was removed meanwhile
         return False
     finally:
         os.close(descriptor)
@@ -79,7 +79,7 @@ def evict(folder: Path) -> bool:
 
 
 def drop_cache(shop: Path) -> bool:
-    """Empty the cache of a folder that builds; False while somebody builds there."""
+    """Delete the cache of a build folder; False while a build runs there."""
     with _locked(shop / LOCK) as held:
         if held:
             remove_folder(shop / CACHE)
@@ -87,7 +87,7 @@ def drop_cache(shop: Path) -> bool:
 
 
 def sweep(root: Path) -> int:
-    """Remove what builds that were killed left; give how many things that was."""
+    """Remove leftovers of killed builds; return how many."""
     found = 0
     for shop in root.glob(f"*/{BUILD}"):
         with _locked(shop / LOCK) as held:
@@ -102,13 +102,13 @@ def sweep(root: Path) -> int:
 
 
 def free_bytes(root: Path) -> int:
-    """Tell how much room the disk has for whoever is not its administrator."""
+    """Return the disk space that is free for unprivileged users."""
     state = os.statvfs(root)
     return state.f_bavail * state.f_frsize
 
 
 def measure(root: Path) -> list[Kept]:
-    """Walk all environments and caches. Long where there are many; call it in a thread."""
+    """Measure all environments and caches. Slow if there are many; call it in a thread."""
     kept: list[Kept] = []
     for tenant in _folders(root):
         if tenant.name == RESOLVE:
@@ -127,15 +127,15 @@ def measure(root: Path) -> list[Kept]:
 
 
 class Built(NamedTuple):
-    """An environment that lies on the disk."""
+    """An environment on disk."""
 
     key: str
     used_at: float
-    size_bytes: int  # 0 where nobody asked
+    size_bytes: int  # 0 if not measured
 
 
 def built_of(tenant: Path, *, sized: bool) -> list[Built]:
-    """Give the environments of a tenant's folder. To know their sizes takes long: in a thread."""
+    """Return a tenant's environments. With sizes it is slow: call it in a thread."""
     return [
         Built(each.name, _use(each)[0], folder_bytes(each) if sized else 0)
         for each in _folders(tenant)
@@ -159,7 +159,7 @@ def _measured(root: Path, folder: Path, whole: Path, *, is_cache: bool) -> Kept:
 
 
 def _use(path: Path) -> tuple[float, bool]:
-    """Tell when something was used last, and whether it is in use; nothing of what is gone."""
+    """Return the time of the last use, and whether it is in use; 0 and False if it is gone."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -179,7 +179,7 @@ def _files(folder: Path) -> Iterator[tuple[int, int]]:
     for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):
-                known = os.lstat(os.path.join(parent, name))  # noqa: PTH118 - many
+                known = os.lstat(os.path.join(parent, name))  # noqa: PTH118 - faster, for many files
                 yield known.st_ino, known.st_blocks * 512
             count += 1
             if count % _FILES_AT_ONCE == 0:
@@ -195,7 +195,7 @@ def _folders(parent: Path) -> list[Path]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Hold a lock file if nobody else does, and say whether."""
+    """Try to lock a file; yields whether that succeeded."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -211,7 +211,7 @@ def _locked(path: Path) -> Iterator[bool]:
 
 @asynccontextmanager
 async def in_turn(path: Path, *, shared: bool = False) -> AsyncIterator[None]:
-    """Hold a lock that other runners of this machine see; it ends with the process."""
+    """Hold a lock that all runners of this machine respect; it ends with the process."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -220,9 +220,9 @@ async def in_turn(path: Path, *, shared: bool = False) -> AsyncIterator[None]:
             try:
                 fcntl.flock(descriptor, how | fcntl.LOCK_NB)
                 break
-            except BlockingIOError:  # not in a thread: builds are long, and threads few
+            except BlockingIOError:  # polled: builds are too long to wait in a thread
                 await asyncio.sleep(_LOCK_WAIT_S)
-        os.utime(descriptor)  # when the folder's cache was used last
+        os.utime(descriptor)  # the time of the cache's last use
         yield
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The port that every place for the bytes of files fills: one object per file."""
+"""The port for storage of file contents: one object per file."""
 
 from __future__ import annotations
 
@@ -9,87 +9,87 @@ from uuid import UUID
 
 
 class FileCorruptError(Exception):
-    """The stored bytes are not what was written."""
+    """The stored bytes are not those that were written."""
 
 
 class FileTooLarge(Exception):  # noqa: N818 - it says what is wrong with the file
     """A file is larger than it may be."""
 
 
-class WrongOffset(Exception):  # noqa: N818 - it says where to go on
-    """An upload does not stand where the writer wants to go on."""
+class WrongOffset(Exception):  # noqa: N818 - it says where to continue
+    """An upload cannot continue at the given offset."""
 
     def __init__(self, received_bytes: int) -> None:
         super().__init__(f"the upload has {received_bytes} bytes")
         self.received_bytes = received_bytes
 
 
-class UploadBusy(Exception):  # noqa: N818 - it says what is going on
-    """Another call writes to the upload."""
+class UploadBusy(Exception):  # noqa: N818 - the upload is fine, only busy
+    """Another call is writing to the upload."""
 
 
 class UploadIncomplete(Exception):  # noqa: N818 - it says what is missing
-    """Bytes of an upload are missing."""
+    """An upload has not received all of its bytes."""
 
 
 class UploadWriter(Protocol):
-    """One call that writes to an upload. What it wrote stays, whatever ends it."""
+    """Appends to an upload during one call; what was written is kept, however the call ends."""
 
     @property
     def received_bytes(self) -> int:
-        """How many bytes are here; once it is closed, for good."""
+        """How many bytes there are; once closed, they are durable."""
 
     def write(self, piece: bytes) -> None:
-        """Add the next bytes."""
+        """Append the next bytes."""
 
     def close(self) -> None:
-        """Make what is here durable, and let others write."""
+        """Make the bytes durable, and let others write."""
 
 
 class FileBytes(Protocol):
-    """Where the bytes of files lie, under `<tenant>/<file id>`. Everything in it blocks."""
+    """Storage of file contents, under `<tenant>/<file id>`. All methods block."""
 
     def write(self, *, tenant_id: UUID, file_id: UUID, parts: Sequence[bytes]) -> tuple[int, str]:
-        """Store bytes for good; give their size and SHA-256."""
+        """Store bytes durably; return their size and SHA-256."""
 
     def read(self, key: str, *, size_bytes: int, sha256: str) -> bytes:
-        """Read a file whole and prove its bytes; raises FileCorruptError."""
+        """Read a whole file and verify it; raises FileCorruptError."""
 
     def check(self, key: str, *, size_bytes: int, sha256: str) -> None:
-        """Prove a file's bytes without holding them; raises FileCorruptError."""
+        """Verify a file without keeping it in memory; raises FileCorruptError."""
 
     def pieces(self, key: str, *, offset: int, limit: int, piece_bytes: int) -> Iterator[bytes]:
-        """Give a range in pieces."""
+        """Yield a range in pieces."""
 
     def lend(self, key: str, place: Path, *, size_bytes: int, sha256: str) -> None:
-        """Make a proven file appear at a place, to be read only; raises FileCorruptError.
+        """Make a verified file available at a path, read-only; raises FileCorruptError.
 
-        Whoever removes it there takes nothing away.
+        Deleting it there does not affect the stored file.
         """
 
     def adopt(
         self, *, tenant_id: UUID, file_id: UUID, descriptor: int, bytes_max: int
     ) -> tuple[int, str]:
-        """Copy an open file for good; give the size and SHA-256 of what was copied.
+        """Store a copy of an open file durably; return the size and SHA-256 of the copy.
 
-        Raises FileTooLarge, and FileCorruptError for what is no regular file.
+        Raises FileTooLarge, or FileCorruptError if it is not a regular file.
         """
 
     def remove(self, *, tenant_id: UUID, file_id: UUID) -> None:
-        """Remove the bytes, those of an upload too; that they are gone already is fine."""
+        """Remove the bytes of a file or an upload; does nothing if they are gone already."""
 
     def written_before(self, moment_s: float) -> Iterator[tuple[UUID, UUID]]:
-        """Give tenant and id of what was last written to before a moment, in no order."""
+        """Yield tenant and id of files last written before a time, in any order."""
 
     def received(self, key: str) -> int:
-        """Say how many bytes of an upload are here for good."""
+        """Return how many bytes of an upload are durable."""
 
     def append(self, key: str, *, offset: int, size_bytes: int) -> UploadWriter:
-        """Go on with an upload of so many bytes; raises WrongOffset and UploadBusy."""
+        """Continue an upload of `size_bytes` at an offset; raises WrongOffset and UploadBusy."""
 
     def finish(self, key: str, *, size_bytes: int, sha256: str) -> str:
-        """Make a complete upload the file, proven and for good; give its SHA-256.
+        """Turn a complete upload into the file, verified and durable; return its SHA-256.
 
-        Doing it again is fine. Raises UploadIncomplete, UploadBusy, and FileCorruptError where the
-        bytes are not what `sha256` says (empty: nobody knows): then they are gone.
+        Idempotent. Raises UploadIncomplete, UploadBusy, or FileCorruptError if the bytes do not
+        match `sha256` (empty: unknown), in which case they are deleted.
         """

@@ -1,4 +1,4 @@
-"""The bytes of files in a folder of this machine, or of a disk that all runners share."""
+"""File contents in a folder: of this machine, or of a disk shared by all runners."""
 
 from __future__ import annotations
 
@@ -31,30 +31,31 @@ if TYPE_CHECKING:
 _READ_BYTES: Final = 1024 * 1024
 _DIGESTS_KEPT_MAX: Final = 256
 _PROVEN_KEPT_MAX: Final = 10_000
-# What is stored is not written to again. Others may read it where it is lent: the folder says who.
+# Stored files are never written again. World-readable where they are lent: the folder's mode
+# decides.
 MODE: Final = 0o444
-# Device, inode, size, and when it was last written to.
+# Device, inode, size, and modification time.
 _Facts: TypeAlias = tuple[int, int, int, int]
 
 
 class Digests:
-    """How far uploads are hashed: one that this process received whole is not read again.
+    """Running hashes of uploads: one received entirely by this process is not read again.
 
-    It is only remembered. What is not here, or ends elsewhere, is read.
+    Only a cache: whatever is missing, or at another offset, is computed from the file.
     """
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, tuple[int, _Hash]] = OrderedDict()
 
     def take(self, key: str, *, at: int) -> _Hash | None:
-        """Take what is known of an upload's first `at` bytes."""
+        """Remove and return the hash of an upload's first `at` bytes, if it is known."""
         found = self._known.pop(key, None)
         if at == 0:
             return hashlib.sha256()
         return found[1] if found is not None and found[0] == at else None
 
     def keep(self, key: str, digest: _Hash | None, *, at: int) -> None:
-        """Remember it until it is taken."""
+        """Keep a hash until it is taken."""
         if digest is not None:
             self._known[key] = (at, digest)
             if len(self._known) > _DIGESTS_KEPT_MAX:
@@ -62,7 +63,7 @@ class Digests:
 
 
 class FileStore:
-    """A folder: a file becomes visible whole and synced, by a rename."""
+    """A folder; files appear complete and synced, by a rename."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -70,18 +71,18 @@ class FileStore:
         self._proven: OrderedDict[str, tuple[str, _Facts]] = OrderedDict()
 
     def write(self, *, tenant_id: UUID, file_id: UUID, parts: Sequence[bytes]) -> tuple[int, str]:
-        """Store bytes for good, file and folder synced; give their size and SHA-256."""
+        """Store bytes durably, file and folder synced; return their size and SHA-256."""
         return self._store(tenant_id, file_id, parts)
 
     def adopt(
         self, *, tenant_id: UUID, file_id: UUID, descriptor: int, bytes_max: int
     ) -> tuple[int, str]:
-        """Copy an open file for good; give the size and SHA-256 of what was copied."""
+        """Store a copy of an open file durably; return the size and SHA-256 of the copy."""
         size = regular_size(descriptor, bytes_max)
         return self._store(tenant_id, file_id, pieces_of(descriptor, size))
 
     def lend(self, key: str, place: Path, *, size_bytes: int, sha256: str) -> None:
-        """Make a proven file appear at a place: as a link, so that nothing is copied."""
+        """Make a verified file available at a path: as a link, so that nothing is copied."""
         path = self._path(key)
         self._prove(path, key, size_bytes, sha256)
         try:
@@ -95,7 +96,7 @@ class FileStore:
             place.chmod(MODE)
 
     def _prove(self, path: Path, key: str, size_bytes: int, sha256: str) -> None:
-        """Prove the bytes, unless this process has and nobody has written to them since."""
+        """Verify a file, unless this process has done so and it has not changed since."""
         try:
             with path.open("rb") as file:
                 facts = _facts(file.fileno())
@@ -141,7 +142,7 @@ class FileStore:
         return size, found
 
     def read(self, key: str, *, size_bytes: int, sha256: str) -> bytes:
-        """Read a file whole and prove its bytes; raises FileCorruptError."""
+        """Read a whole file and verify it; raises FileCorruptError."""
         try:
             data = self._path(key).read_bytes()
         except OSError:
@@ -151,7 +152,7 @@ class FileStore:
         return data
 
     def check(self, key: str, *, size_bytes: int, sha256: str) -> None:
-        """Prove a file's bytes without holding them; raises FileCorruptError."""
+        """Verify a file without keeping it in memory; raises FileCorruptError."""
         try:
             found = _digest_of(self._path(key))
         except OSError:
@@ -160,7 +161,7 @@ class FileStore:
             raise FileCorruptError("the bytes of the file are not what was written")
 
     def pieces(self, key: str, *, offset: int, limit: int, piece_bytes: int) -> Iterator[bytes]:
-        """Give a range in pieces."""
+        """Yield a range in pieces."""
         with self._path(key).open("rb") as file:
             file.seek(offset)
             left = limit
@@ -169,13 +170,13 @@ class FileStore:
                 yield piece
 
     def remove(self, *, tenant_id: UUID, file_id: UUID) -> None:
-        """Remove the bytes, those of an upload too; that they are gone already is fine."""
+        """Remove the bytes of a file or an upload; does nothing if they are gone already."""
         folder = self._root / str(tenant_id)
         for name in (f"{file_id}", f".{file_id}", f".{file_id}.part"):
             (folder / name).unlink(missing_ok=True)
 
     def written_before(self, moment_s: float) -> Iterator[tuple[UUID, UUID]]:
-        """Give tenant and id of what was last written to before a moment, half written ones too."""
+        """Yield tenant and id of files last written before a time, including incomplete ones."""
         if not self._root.is_dir():
             return
         for folder in os.scandir(self._root):
@@ -185,12 +186,12 @@ class FileStore:
                     if entry.stat().st_mtime < moment_s:
                         yield UUID(folder.name), UUID(name)
                 except (FileNotFoundError, ValueError):
-                    continue  # it is gone, or it is none of ours
+                    continue  # it is gone, or not one of ours
 
     # -- uploads
 
     def received(self, key: str) -> int:
-        """Say how many bytes of an upload are here for good."""
+        """Return how many bytes of an upload are durable."""
         for path in (_partial(self._path(key)), self._path(key)):
             try:
                 return path.stat().st_size
@@ -199,15 +200,15 @@ class FileStore:
         return 0
 
     def append(self, key: str, *, offset: int, size_bytes: int) -> UploadWriter:  # noqa: ARG002
-        """Go on with an upload; raises WrongOffset and UploadBusy."""
+        """Continue an upload; raises WrongOffset and UploadBusy."""
         path = self._path(key)
-        if path.exists():  # it is finished, but for its row
+        if path.exists():  # complete, but without a row
             raise WrongOffset(self.received(key))
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return _LocalWriter(_partial(path), key, self._digests, offset=offset)
 
     def finish(self, key: str, *, size_bytes: int, sha256: str) -> str:
-        """Make a complete upload the file, by its rename; raises what the port says."""
+        """Turn a complete upload into the file by a rename; raises as the port says."""
         path, partial = self._path(key), _partial(self._path(key))
         if path.exists():  # only the row was missing
             found = _digest_of(path)[1]
@@ -235,7 +236,8 @@ class FileStore:
         return found
 
     def _path(self, key: str) -> Path:
-        # The key comes from our own table, and still: only two UUIDs name a file.
+        # The key comes from our own table, but is checked anyway: a path consists of two UUIDs
+        # only.
         tenant, _, file = key.partition("/")
         return self._root / str(UUID(tenant)) / str(UUID(file))
 
@@ -252,7 +254,7 @@ class _LocalWriter:
         self._digest = digests.take(key, at=offset)
 
     def write(self, piece: bytes) -> None:
-        """Add the next bytes."""
+        """Append the next bytes."""
         left = memoryview(piece)
         while left:
             left = left[
@@ -263,7 +265,7 @@ class _LocalWriter:
         self.received_bytes += len(piece)
 
     def close(self) -> None:
-        """Make what is here durable, and let others write."""
+        """Make the bytes durable, and let others write."""
         try:
             os.fdatasync(self._descriptor)
             self._digests.keep(self._key, self._digest, at=self.received_bytes)
@@ -272,7 +274,7 @@ class _LocalWriter:
 
 
 def regular_size(descriptor: int, bytes_max: int) -> int:
-    """Give the size of an open file; raises FileCorruptError and FileTooLarge."""
+    """Return the size of an open file; raises FileCorruptError and FileTooLarge."""
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode):
         raise FileCorruptError("what was handed over is no regular file")
@@ -282,7 +284,7 @@ def regular_size(descriptor: int, bytes_max: int) -> int:
 
 
 def pieces_of(descriptor: int, size: int) -> Iterator[Buffer]:
-    """Read an open file from its start, in one buffer: no more than it had to begin with."""
+    """Read an open file from its start, reusing one buffer, up to its initial size."""
     buffer = memoryview(bytearray(min(size, _READ_BYTES)))
     at = 0
     while at < size:
@@ -303,7 +305,7 @@ def _partial(path: Path) -> Path:
 
 
 def _lock(path: Path) -> int:
-    """Open an upload for one writer at a time, of whatever process; raises UploadBusy."""
+    """Open an upload and lock it against other writers of any process; raises UploadBusy."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

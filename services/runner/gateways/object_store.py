@@ -1,4 +1,4 @@
-"""The bytes of files in a store that speaks S3."""
+"""File contents in an S3-compatible object store."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
-# A part is at least 5 MiB, but for the last one, and there are 10,000 at most: room for 80 GB.
+# Parts have at least 5 MiB, except the last, and there are at most 10,000: enough for 80 GB.
 _PART_BYTES: Final = 8 * 1024 * 1024
 _READ_BYTES: Final = 1024 * 1024
 _MISSING: Final = frozenset({"404", "NoSuchKey", "NoSuchUpload"})
@@ -37,17 +37,16 @@ _CONFIG: Final = Config(
     connect_timeout=5,
     read_timeout=30,
     retries={"mode": "standard", "max_attempts": 4},
-    # What other makers' stores do not know of is asked for only where it is required.
+    # Checksums that other vendors' stores do not support are used only where they are required.
     request_checksum_calculation="when_required",
     response_checksum_validation="when_required",
 )
 
 
 class ObjectStore:
-    """One bucket; an upload is a multipart upload of its object, so nothing of it is kept here.
+    """One bucket; an upload is a multipart upload of its object, so it has no local state.
 
-    The credentials are those that every program of AWS finds: in the environment, in a profile or
-    from the machine it runs on.
+    Credentials come from the usual places of AWS: environment, profile, or machine role.
     """
 
     def __init__(self, bucket: str, *, endpoint: str = "", region: str = "") -> None:
@@ -59,26 +58,26 @@ class ObjectStore:
         self._writing = _Writing()
 
     def write(self, *, tenant_id: UUID, file_id: UUID, parts: Sequence[bytes]) -> tuple[int, str]:
-        """Store bytes for good; give their size and SHA-256."""
+        """Store bytes durably; return their size and SHA-256."""
         data = b"".join(parts)
         with _told():
             self._client.put_object(Bucket=self._bucket, Key=f"{tenant_id}/{file_id}", Body=data)
         return len(data), hashlib.sha256(data).hexdigest()
 
     def read(self, key: str, *, size_bytes: int, sha256: str) -> bytes:
-        """Read a file whole and prove its bytes; raises FileCorruptError."""
+        """Read a whole file and verify it; raises FileCorruptError."""
         data = b"".join(self.pieces(key, offset=0, limit=size_bytes + 1, piece_bytes=_READ_BYTES))
         if len(data) != size_bytes or hashlib.sha256(data).hexdigest() != sha256:
             raise FileCorruptError("the bytes of the file are not what was written")
         return data
 
     def check(self, key: str, *, size_bytes: int, sha256: str) -> None:
-        """Prove a file's bytes without holding them; raises FileCorruptError."""
+        """Verify a file without keeping it in memory; raises FileCorruptError."""
         if self._digest_of(key) != (size_bytes, sha256):
             raise FileCorruptError("the bytes of the file are not what was written")
 
     def pieces(self, key: str, *, offset: int, limit: int, piece_bytes: int) -> Iterator[bytes]:
-        """Give a range in pieces."""
+        """Yield a range in pieces."""
         size = self._size(key)
         if size is None:
             raise FileCorruptError("the bytes of the file are missing")
@@ -93,7 +92,7 @@ class ObjectStore:
                 yield from body.iter_chunks(piece_bytes)
 
     def lend(self, key: str, place: Path, *, size_bytes: int, sha256: str) -> None:
-        """Make a proven file appear at a place: as a copy, which is proven as it comes."""
+        """Make a verified file available at a path: as a copy, verified while it is written."""
         digest = hashlib.sha256()
         size = 0
         partial = place.with_name(".partial")
@@ -113,7 +112,7 @@ class ObjectStore:
     def adopt(
         self, *, tenant_id: UUID, file_id: UUID, descriptor: int, bytes_max: int
     ) -> tuple[int, str]:
-        """Copy an open file for good; give the size and SHA-256 of what was copied."""
+        """Store a copy of an open file durably; return the size and SHA-256 of the copy."""
         size = regular_size(descriptor, bytes_max)
         key = f"{tenant_id}/{file_id}"
         digest = hashlib.sha256()
@@ -126,13 +125,13 @@ class ObjectStore:
                 sent += len(piece)
         finally:
             writer.close()
-        if sent != size:  # it was cut while it was read
+        if sent != size:  # it was truncated while it was read
             self.remove(tenant_id=tenant_id, file_id=file_id)
             raise FileCorruptError("what was handed over became shorter while it was read")
         return size, self.finish(key, size_bytes=size, sha256=digest.hexdigest())
 
     def remove(self, *, tenant_id: UUID, file_id: UUID) -> None:
-        """Remove the bytes, those of an upload too; that they are gone already is fine."""
+        """Remove the bytes of a file or an upload; does nothing if they are gone already."""
         key = f"{tenant_id}/{file_id}"
         with _told():
             self._client.delete_object(Bucket=self._bucket, Key=key)
@@ -141,7 +140,7 @@ class ObjectStore:
                 self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload)
 
     def written_before(self, moment_s: float) -> Iterator[tuple[UUID, UUID]]:
-        """Give tenant and id of what was last written to before a moment."""
+        """Yield tenant and id of files last written before a time."""
         with _told():
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket):
                 for each in page.get("Contents", ()):
@@ -150,19 +149,19 @@ class ObjectStore:
                         if each["LastModified"].timestamp() < moment_s:
                             yield UUID(tenant), UUID(file)
                     except ValueError:
-                        continue  # it is none of ours
+                        continue  # not one of ours
 
     # -- uploads
 
     def received(self, key: str) -> int:
-        """Say how many bytes of an upload are here for good."""
+        """Return how many bytes of an upload are durable."""
         size = self._size(key)
         return sum(part[2] for part in self._parts(key)) if size is None else size
 
     def append(self, key: str, *, offset: int, size_bytes: int) -> UploadWriter:
-        """Go on with an upload of so many bytes; raises WrongOffset and UploadBusy."""
+        """Continue an upload of `size_bytes` at an offset; raises WrongOffset and UploadBusy."""
         size = self._size(key)
-        if size is not None:  # it is finished, but for its row
+        if size is not None:  # complete, but without a row
             raise WrongOffset(size)
         parts = self._parts(key)
         received = sum(part[2] for part in parts)
@@ -171,7 +170,7 @@ class ObjectStore:
         return _ObjectWriter(self, key, offset=offset, size_bytes=size_bytes, parts=parts)
 
     def finish(self, key: str, *, size_bytes: int, sha256: str) -> str:
-        """Put the parts of a complete upload together; raises what the port says."""
+        """Complete the multipart upload; raises as the port says."""
         if self._writing.has(key):
             raise UploadBusy
         if self._size(key) is None:
@@ -204,7 +203,7 @@ class ObjectStore:
             )
 
     def upload_of(self, key: str, *, begin: bool = False) -> str:
-        """Find the multipart upload of an object, and begin one where that is wanted."""
+        """Return the id of an object's multipart upload, begun if wanted; "" if there is none."""
         with _told():
             found = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=_checked(key))
             for each in found.get("Uploads", ()):
@@ -215,14 +214,14 @@ class ObjectStore:
             return self._client.create_multipart_upload(Bucket=self._bucket, Key=key)["UploadId"]
 
     def put_part(self, key: str, upload: str, number: int, data: bytes) -> None:
-        """Store one part; again is fine."""
+        """Store one part; idempotent."""
         with _told():
             self._client.upload_part(
                 Bucket=self._bucket, Key=key, UploadId=upload, PartNumber=number, Body=data
             )
 
     def _parts(self, key: str) -> list[tuple[int, str, int]]:
-        """Give the parts that follow one another from the first: number, tag, size."""
+        """Return the stored parts in order: number, tag, size."""
         upload = self.upload_of(key)
         if not upload:
             return []
@@ -255,7 +254,7 @@ class ObjectStore:
 
 
 class _Writing:
-    """Which uploads this process writes to now."""
+    """The uploads that this process is writing to."""
 
     def __init__(self) -> None:
         self._keys: set[str] = set()
@@ -276,7 +275,7 @@ class _Writing:
 
 
 class _ObjectWriter:
-    """Gathers parts. What is not a part yet when the call is cut is sent again."""
+    """Buffers pieces into parts. Bytes short of a part when the call ends must be sent again."""
 
     def __init__(
         self,
@@ -291,7 +290,7 @@ class _ObjectWriter:
         self._key = key
         self._size_bytes = size_bytes
         self._number = len(parts or ())
-        self._kept = offset  # for good
+        self._kept = offset  # durable bytes
         self._pending = bytearray()
         self._upload = ""
         store._writing.begin(key)  # noqa: SLF001 - its own writer
@@ -299,17 +298,17 @@ class _ObjectWriter:
 
     @property
     def received_bytes(self) -> int:
-        """How many bytes are here; once it is closed, for good."""
+        """How many bytes there are; once closed, they are durable."""
         return self._kept + len(self._pending)
 
     def write(self, piece: bytes) -> None:
-        """Add the next bytes."""
+        """Append the next bytes."""
         self._pending += piece
         while len(self._pending) >= _PART_BYTES:
             self._put(_PART_BYTES)
 
     def close(self) -> None:
-        """Store the last part, where it is the last, and let others write."""
+        """Store the final part, if all bytes arrived, and let others write."""
         try:
             if self._pending and self.received_bytes == self._size_bytes:
                 self._put(len(self._pending))
@@ -330,12 +329,12 @@ class _ObjectWriter:
 
 
 class _NotThereError(FileCorruptError):
-    """The object is not there."""
+    """The object does not exist."""
 
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Turn the library's faults into those that a disk would have."""
+    """Convert errors of the library into those that a disk would raise."""
     try:
         yield
     except ClientError as problem:
@@ -348,6 +347,6 @@ def _told() -> Iterator[None]:
 
 
 def _checked(key: str) -> str:
-    # The key comes from our own table, and still: only two UUIDs name a file.
+    # The key comes from our own table, but is checked anyway: a path consists of two UUIDs only.
     tenant, _, file = key.partition("/")
     return f"{UUID(tenant)}/{UUID(file)}"

@@ -1,9 +1,9 @@
-"""The bytes of files sealed at rest: a folder of files in the form of `services.kit.sealed_form`.
+"""File contents sealed at rest: a folder of files in the format of `services.kit.sealed_form`.
 
-A piece is bound to its file, its place and to whether it is the last: none can be moved, left out
-or cut off. So a range is read without what stands before it. Sizes and digests are those of the
-clear bytes. Files that were stored in clear stay so, and are read as ever; an upload is sealed once
-it is complete; what is lent to a sandbox is a clear copy, for as long as the call lasts.
+A piece is bound to its file, its position and whether it is the last, so none can be moved, left
+out or cut off, and a range can be read without what precedes it. Sizes and digests are those of the
+clear bytes. Files that were stored in clear stay so. An upload is sealed once it is complete; what
+is lent to a sandbox is a clear copy, deleted after the call.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _READ_BYTES: Final = 1024 * 1024
 
 
 class SealedFileStore(FileStore):
-    """A folder whose files are sealed, but for those that were there before."""
+    """A folder whose files are sealed, except those that were stored before."""
 
     def __init__(self, root: Path, keys: DataKeys, *, seals: bool) -> None:
         super().__init__(root)
@@ -56,7 +56,7 @@ class SealedFileStore(FileStore):
         return counted.size_bytes, counted.digest.hexdigest()
 
     def read(self, key: str, *, size_bytes: int, sha256: str) -> bytes:
-        """Read a file whole and prove its bytes; raises FileCorruptError."""
+        """Read a whole file and verify it; raises FileCorruptError."""
         if not self._is_sealed(key, size_bytes):
             return super().read(key, size_bytes=size_bytes, sha256=sha256)
         data = b"".join(self._clear(key))
@@ -64,7 +64,7 @@ class SealedFileStore(FileStore):
         return data
 
     def check(self, key: str, *, size_bytes: int, sha256: str) -> None:
-        """Prove a file's bytes without holding them; raises FileCorruptError."""
+        """Verify a file without keeping it in memory; raises FileCorruptError."""
         if not self._is_sealed(key, size_bytes):
             return super().check(key, size_bytes=size_bytes, sha256=sha256)
         counted = _Counted(self._clear(key))
@@ -73,7 +73,7 @@ class SealedFileStore(FileStore):
         return _prove(counted.size_bytes, counted.digest.hexdigest(), size_bytes, sha256)
 
     def pieces(self, key: str, *, offset: int, limit: int, piece_bytes: int) -> Iterator[bytes]:
-        """Give a range in pieces."""
+        """Yield a range in pieces."""
         if not self._is_sealed(key):
             yield from super().pieces(key, offset=offset, limit=limit, piece_bytes=piece_bytes)
             return
@@ -86,7 +86,7 @@ class SealedFileStore(FileStore):
                 return
 
     def lend(self, key: str, place: Path, *, size_bytes: int, sha256: str) -> None:
-        """Make a proven file appear at a place: as a clear copy, whoever removes it."""
+        """Make a verified file available at a path: as a clear copy, which the caller deletes."""
         if not self._is_sealed(key, size_bytes):
             return super().lend(key, place, size_bytes=size_bytes, sha256=sha256)
         if place.exists():
@@ -104,12 +104,12 @@ class SealedFileStore(FileStore):
             staged.unlink(missing_ok=True)
 
     def received(self, key: str) -> int:
-        """Say how many bytes of an upload are here for good."""
+        """Return how many bytes of an upload are durable."""
         found = super().received(key)
         return clear_size(found) if self._is_sealed(key) else found
 
     def finish(self, key: str, *, size_bytes: int, sha256: str) -> str:
-        """Make a complete upload the file, sealed; raises what the port says."""
+        """Turn a complete upload into the file, sealed; raises as the port says."""
         if self._is_sealed(key):  # only the row was missing
             counted = _Counted(self._clear(key))
             for _ in counted:
@@ -128,7 +128,7 @@ class SealedFileStore(FileStore):
     # -- the form of a sealed file
 
     def _is_sealed(self, key: str, size_bytes: int = -1) -> bool:
-        """Say whether a file is sealed; one that has the size of its clear bytes is not."""
+        """Return whether a file is sealed; one with the size of its clear bytes is not."""
         try:
             with self._path(key).open("rb") as file:
                 marked = file.read(len(MARK)) == MARK
@@ -146,7 +146,7 @@ class SealedFileStore(FileStore):
     def _pieces_of(self, parts: Iterable[bytes], name: str) -> Iterator[bytes]:
         try:
             key_id, key = self._keys.current()
-        except Unavailable as problem:  # a moment after the very first start
+        except Unavailable as problem:  # just after the very first start
             raise OSError(errno.EAGAIN, str(problem)) from None
         salt = os.urandom(SALT_BYTES)
         yield MARK + key_id.bytes + salt
@@ -154,7 +154,7 @@ class SealedFileStore(FileStore):
         held, at = bytearray(), 0
         for part in parts:
             held += part
-            while len(held) > PIECE_BYTES:  # the last one is known only when there is no more
+            while len(held) > PIECE_BYTES:  # the last piece is marked, so hold one back
                 piece = bytes(held[:PIECE_BYTES])
                 del held[:PIECE_BYTES]
                 yield cipher.encrypt(_nonce(at, last=False), piece, name.encode())
@@ -162,7 +162,7 @@ class SealedFileStore(FileStore):
         yield cipher.encrypt(_nonce(at, last=True), bytes(held), name.encode())
 
     def _clear(self, key: str, offset: int = 0) -> Iterator[bytes]:
-        """Give the clear bytes from an offset on; raises FileCorruptError."""
+        """Yield the clear bytes from an offset on; raises FileCorruptError."""
         try:
             with self._path(key).open("rb") as file:
                 yield from self._opened(file, key, offset)
@@ -193,7 +193,7 @@ class SealedFileStore(FileStore):
 
 
 class _Counted:
-    """Passes bytes on, and knows their number and digest after."""
+    """Passes bytes on, and computes their number and digest."""
 
     def __init__(self, parts: Iterable[bytes | memoryview]) -> None:
         self._parts = parts

@@ -1,7 +1,6 @@
-"""Envelope encryption: each version of a secret under a key of its own, those under a root key.
+"""Envelope encryption: each version of a secret has its own key, wrapped under a root key.
 
-What is sealed is bound to its tenant, secret and version, so that no row can stand in another's
-place.
+Everything sealed is bound to its tenant, secret and version, so that rows cannot be swapped.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from services.runner.domain.secrets import Sealed
 
 
 def seal(keys: RootKeys, value: str, *, tenant_id: UUID, secret_id: UUID, version: int) -> Sealed:
-    """Encrypt a version under a key of its own."""
+    """Encrypt a version under a new key of its own."""
     context = _context(tenant_id, secret_id, version)
     key = new_key()
     return Sealed(keys.current, keys.wrap(key, context), encrypt(key, value.encode(), context))
@@ -22,7 +21,7 @@ def seal(keys: RootKeys, value: str, *, tenant_id: UUID, secret_id: UUID, versio
 def unseal(
     keys: RootKeys, stored: Sealed, *, tenant_id: UUID, secret_id: UUID, version: int
 ) -> str:
-    """Give the value again; raises CannotOpen."""
+    """Decrypt the value; raises CannotOpen."""
     context = _context(tenant_id, secret_id, version)
     key = keys.unwrap(stored.wrapped_key, stored.key_id, context)
     return decrypt(key, stored.sealed, context).decode()
@@ -31,7 +30,7 @@ def unseal(
 def rewrap(
     keys: RootKeys, stored: Sealed, *, tenant_id: UUID, secret_id: UUID, version: int
 ) -> Sealed:
-    """Wrap the key of a version under the current root key; what is sealed stays as it is."""
+    """Wrap the key of a version under the current root key; the encrypted value does not change."""
     context = _context(tenant_id, secret_id, version)
     key = keys.unwrap(stored.wrapped_key, stored.key_id, context)
     return Sealed(keys.current, keys.wrap(key, context), stored.sealed)

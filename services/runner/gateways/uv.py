@@ -1,10 +1,9 @@
-"""uv: pins requirements, fetches wheels, and nothing else: no source is built, no code is run.
+"""uv: pins requirements and fetches wheels, nothing else: no source is built, no code is run.
 
-Where namespaces can be had it sees the system's libraries, one Python, what its settings name, and
-one folder to write to, with its cache and what it fills: hard links end where a mount does. The
-network it has is the machine's, since it must reach the index. Where a tenant names indexes it is
-led through a proxy, which looks at the addresses that are called; what those indexes ask for it is
-told in its environment, and nowhere else.
+Where namespaces are available it only sees the system's libraries, one Python, the places that its
+settings name, and one writable folder for both its cache and its target, since hard links cannot
+cross mounts. It uses the machine's network to reach the index. For a tenant's own indexes it goes
+through a proxy that checks the addresses; their credentials are only in its environment.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _OUTPUT_BYTES_MAX: Final = 4 * 1024 * 1024
 _UNSATISFIABLE: Final = 1
 INDEX_REFUSES: Final = "INDEX_REFUSES"
 DISK_FULL: Final = "RUNNER_DISK_FULL"
-# What an operator has set for pip goes for uv too, which does not read it itself.
+# uv does not read pip's settings, so these are translated.
 _FROM_PIP: Final = {
     "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
     "PIP_FIND_LINKS": "UV_FIND_LINKS",
@@ -69,23 +68,23 @@ _PASSED_ON: Final = (
     "all_proxy",
     "no_proxy",
 )
-# How the index is found and trusted, beside what is below /usr.
+# Needed to resolve and trust the index, besides what is below /usr.
 _ETC: Final = (
     *("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/host.conf"),
     *("/etc/ssl", "/etc/pki", "/etc/ca-certificates"),
 )
-# No core dump, and no file larger than all may be together: blocks of 512 bytes.
+# No core dump, and no single file above the total limit; in blocks of 512 bytes.
 _LIMIT: Final = 'ulimit -c 0 && ulimit -f "$1" && shift && exec "$@"'
-# Wheels alone: a source distribution runs its author's code while it is built.
+# Wheels only: building a source distribution would run its author's code.
 _WHEELS_ONLY: Final = ("--only-binary", ":all:", "--quiet", "--color", "never")
-# A flat index that stands before all others: a name that it has is taken from nowhere else.
+# A flat index before all others: a package found there is taken from nowhere else.
 _OWN_INDEX: Final = '[[index]]\nname = "Own"\nurl = {url}\nformat = "flat"\n'
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
 _REFUSED_US: Final = re.compile(r"\b(401 Unauthorized|403 Forbidden)\b|Missing credentials")
 
 
 class UvError(Exception):
-    """What uv said, fit for a user's eyes; `retryable` when it is not about the packages."""
+    """An error of uv, fit for users to see; `retryable` if it is not about the packages."""
 
     def __init__(self, message: str, *, retryable: bool, reason: str = "INDEX_UNAVAILABLE") -> None:
         super().__init__(message)
@@ -94,7 +93,7 @@ class UvError(Exception):
 
 
 def disk_full() -> UvError:
-    """Make the error where nothing more can be written."""
+    """Return the error of a full disk."""
     return UvError("the disk of the runner is full", retryable=True, reason=DISK_FULL)
 
 
@@ -106,9 +105,9 @@ class _Done:
 
 
 class Uv:
-    """Runs uv on a folder of the caller's with its cache and what is made there.
+    """Runs uv in a folder given by the caller, which has its cache and its target.
 
-    Wheels are linked from the cache and not copied. One caller at a time may install in a folder.
+    Wheels are hard-linked from the cache. Only one caller at a time may install in a folder.
     """
 
     def __init__(
@@ -122,7 +121,7 @@ class Uv:
         trusted: Sequence[str] = (),
     ) -> None:
         self._program = find_uv()
-        self._trusted = trusted  # hosts of tenants' indexes that may be private
+        self._trusted = trusted  # hosts of tenants' indexes that may have private addresses
         self._env = uv_environment(env, wheelhouse=wheelhouse, offline=offline)
         self._bubblewrap = bubblewrap
         self._install_bytes_max = install_bytes_max
@@ -140,9 +139,9 @@ class Uv:
     ) -> str:
         """Pin requirements for this platform to exact versions with hashes; raises UvError.
 
-        `own` is a folder of wheels that stands before every index, and `indexes` stand before the
-        deployment's: a name that one of them has is taken from nowhere behind it. Of an index only
-        releases from before `released_before` count, and none that it does not tell the time of.
+        `own` is a folder of wheels with precedence over every index, and `indexes` have precedence
+        over the deployment's: a package is only taken from the first that has it. With
+        `released_before`, later releases on indexes are ignored, and those without a known date.
         """
         age = ("--exclude-newer", released_before.isoformat()) if released_before else ()
         done = await self._run(
@@ -174,7 +173,7 @@ class Uv:
         own: Path | None = None,
         indexes: Sequence[OpenIndex] = (),
     ) -> None:
-        """Fetch the locked wheels into a folder, each checked against its hash; raises UvError."""
+        """Fetch the locked wheels into a folder, each verified by its hash; raises UvError."""
         done = await self._run(
             [
                 *("pip", "install", "--python", str(interpreter.executable)),
@@ -209,9 +208,9 @@ class Uv:
         cache = folder / ".cache"
         cache.mkdir(parents=True, exist_ok=True)
         if target is not None:
-            for left in cache.glob(".tmp*"):  # of one that was killed
+            for left in cache.glob(".tmp*"):  # of a process that was killed
                 remove_folder(left)
-        since = time.time() - 1  # the file system's clock may be behind by a tick
+        since = time.time() - 1  # the file system's clock may be a tick behind
 
         def used() -> int:
             return folder_bytes(*_changed(cache, since), *((target,) if target else ()))
@@ -243,10 +242,10 @@ class Uv:
 
     @contextmanager
     def _way_to(self, indexes: Sequence[OpenIndex]) -> Iterator[Mapping[str, str]]:
-        """Give the variables that lead to indexes which tenants chose.
+        """Yield the environment variables for indexes that tenants chose.
 
-        Through a proxy that calls no private address; where the deployment has one of its own,
-        that is the only way out, and its rules hold.
+        They name a proxy that connects to no private address. If the deployment has a proxy of its
+        own, that is the only way out, and its rules apply instead.
         """
         if not indexes or any(name.lower() in _PROXIES for name in self._env):
             yield {}
@@ -256,7 +255,7 @@ class Uv:
         try:
             yield {
                 **{name: proxy for each in _PROXIES for name in (each, each.upper())},
-                # The deployment's own index may be anywhere, and is reached as ever.
+                # The deployment's own index may have any address, and is reached directly.
                 "NO_PROXY": ",".join(_hosts_in(self._env)),
             }
         finally:
@@ -265,7 +264,7 @@ class Uv:
     def walls(
         self, folder: Path, interpreter: Interpreter, own: Path | None = None
     ) -> tuple[list[str], list[int]]:
-        """Give the command line that goes before uv's, and the descriptors that it reads."""
+        """Return the command line to prefix to uv's, and the descriptors to pass to it."""
         if self._bubblewrap is None:
             return [], []
         filter_fd = memory_file("seccomp", build_filter(network=Reach.HOST))
@@ -282,7 +281,7 @@ class Uv:
 def _config(
     folder: Path, own: Path | None, indexes: Sequence[OpenIndex]
 ) -> Iterator[Sequence[str]]:
-    """Give the arguments that name the tenant's own indexes; their file is gone after."""
+    """Yield the arguments that configure the tenant's own indexes; their file is temporary."""
     if own is None and not indexes:
         yield ["--no-config"]
         return
@@ -294,7 +293,7 @@ def _config(
 
 
 def _changed(cache: Path, since: float) -> list[Path]:
-    """List what uv has put into its cache since a time: whole wheels, and those under way."""
+    """Return what uv wrote into its cache since a time: complete wheels, and temporary files."""
     found = []
     for bucket in cache.iterdir():
         for place in [bucket] if bucket.name.startswith(".tmp") else bucket.glob("*"):
@@ -307,20 +306,20 @@ def _changed(cache: Path, since: float) -> list[Path]:
 
 
 def _places(env: Mapping[str, str]) -> list[Path]:
-    """List the places of this machine that settings name: certificates, folders of wheels."""
+    """Return the paths on this machine in the settings: certificates, folders of wheels."""
     parts = {part for value in env.values() for part in (value, *re.split(r"[\s,:]+", value))}
     found = [Path(part) for part in sorted(parts) if part.startswith("/")]
     return [place for place in found if len(place.parts) > 1 and place.exists()]
 
 
 def _hosts_in(env: Mapping[str, str]) -> list[str]:
-    """List the hosts of the addresses that settings name."""
+    """Return the hosts of the URLs in the settings."""
     parts = {part for value in env.values() for part in re.split(r"[\s,]+", value)}
     return sorted({host for each in parts if "://" in each and (host := urlsplit(each).hostname)})
 
 
 def find_uv() -> Path:
-    """Give the program of the wheel that this suite was installed with."""
+    """Return the uv program installed with this suite."""
     from uv import find_uv_bin
 
     return Path(find_uv_bin())
@@ -329,7 +328,7 @@ def find_uv() -> Path:
 def uv_environment(
     env: Mapping[str, str], *, wheelhouse: Path | None = None, offline: bool = False
 ) -> dict[str, str]:
-    """Give what of a service's environment goes on to uv: how the index is found and trusted."""
+    """Return the part of a service's environment that uv needs to find and trust the index."""
     kept = {name: env[name] for name in _PASSED_ON if env.get(name)}
     for pip, uv in _FROM_PIP.items():
         if env.get(pip) and uv not in kept:
@@ -362,7 +361,7 @@ async def _spawn(
             stdin=stdin.encode(),
             env=env,
             timeout_s=timeout_s,
-            output_bytes_max=16 * _OUTPUT_BYTES_MAX,  # cut, not refused, up to here
+            output_bytes_max=16 * _OUTPUT_BYTES_MAX,  # above that an error, below it is cut
             keep_stderr=True,
             umask=0o022,
             pass_fds=pass_fds,
@@ -379,9 +378,9 @@ async def _spawn(
 
 
 def _error(done: _Done, indexes: Sequence[OpenIndex]) -> UvError:
-    if "os error 28" in done.stderr:  # ENOSPC: of bytes, or of files
+    if "os error 28" in done.stderr:  # ENOSPC: no space or no inodes
         return disk_full()
-    # No secret is known to stand there; that none ever does is seen to here.
+    # Passwords are not known to appear in uv's output; masked to be certain.
     mask = Mask(each.password for each in indexes if each.password)
     said = mask.text(done.stderr or done.stdout or f"uv ended with status {done.status}")
     text = without_addresses(said)

@@ -1,4 +1,4 @@
-"""Pythons that uv brings to a machine that lacks them, where the deployment says so."""
+"""Installs missing Pythons with uv, where the deployment asks for it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ log = structlog.get_logger()
 
 _INSTALL_S: Final = 300.0
 _OUTPUT_BYTES_MAX: Final = 1024 * 1024
-# From where uv gets them, beside what goes for packages too.
+# Where uv downloads them from, besides the settings shared with packages.
 _PASSED_ON: Final = ("UV_PYTHON_INSTALL_MIRROR", "UV_PYTHON_DOWNLOADS_JSON_URL")
 
 
 async def provide_pythons(versions: Sequence[str], *, folder: Path, env: Mapping[str, str]) -> None:
-    """Install those of some versions that this machine lacks, before it is asked what it has.
+    """Install those versions that this machine lacks, before interpreters are searched.
 
-    One that cannot be had is told in the log, and the runner goes on with the others: nodes that
-    need it are refused before they run.
+    A failure is only logged, and the runner starts with the others: nodes that need a missing
+    version are refused before they run.
     """
     if not versions:
         return
@@ -42,7 +42,7 @@ async def provide_pythons(versions: Sequence[str], *, folder: Path, env: Mapping
 
 
 async def _install(version: str, *, folder: Path, env: Mapping[str, str]) -> str:
-    """Install one; gives why that failed."""
+    """Install one version; return why it failed, or ""."""
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)  # noqa: ASYNC240 - once, at the start
     argv = [str(find_uv()), "python", "install", version, "--install-dir", str(folder)]
     argv += ["--no-bin", "--no-config", "--no-cache", "--quiet", "--color", "never"]

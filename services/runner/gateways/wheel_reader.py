@@ -1,7 +1,7 @@
-"""Reads a wheel that a stranger made, in a process of its own: `wheel_reader.py <path>`.
+"""Reads an untrusted wheel in a separate process: `wheel_reader.py <path>`.
 
-Standard library alone. Says on stdout, as JSON, what the wheel says of itself, or what is wrong
-with it. Nothing is unpacked or run; the limits below end what would take too much.
+Standard library only. Writes the wheel's metadata to stdout as JSON, or what is wrong with it.
+Nothing is unpacked or run, and resource limits stop what would take too much.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ENTRIES_MAX = 20_000
 UNPACKED_BYTES_MAX = 1024 * 1024 * 1024
 TEXT_BYTES_MAX = 1024 * 1024
 NAME_CHARS_MAX = 400
-# Beyond this nothing is packed that somebody means to use.
+# No legitimate file compresses better than this.
 RATIO_MAX = 200
 _RATIO_FROM_BYTES = 16 * 1024 * 1024
 _MEMORY_BYTES_MAX = 512 * 1024 * 1024
@@ -28,11 +28,11 @@ _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
 
 class WheelError(Exception):
-    """The file is no sound wheel; the message says why."""
+    """The file is not a valid wheel; the message says why."""
 
 
 def main(path: str) -> dict[str, str]:
-    """Give the texts of METADATA and WHEEL, and the name of the folder that they lie in."""
+    """Return the texts of METADATA and WHEEL, and the name of their folder."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -49,7 +49,7 @@ def main(path: str) -> dict[str, str]:
 
 
 def check_entries(entries: list[zipfile.ZipInfo], *, packed_bytes: int) -> None:
-    """Refuse what an installer could be led astray by."""
+    """Raise for entries that could mislead an installer."""
     if len(entries) > ENTRIES_MAX:
         raise WheelError(f"it has more than {ENTRIES_MAX} files")
     names: set[str] = set()
@@ -73,7 +73,7 @@ def check_entries(entries: list[zipfile.ZipInfo], *, packed_bytes: int) -> None:
 
 
 def info_folder(entries: list[zipfile.ZipInfo]) -> str:
-    """Give the name of the one `.dist-info` folder."""
+    """Return the name of the only `.dist-info` folder."""
     tops = {entry.filename.partition("/")[0] for entry in entries}
     found = sorted(top for top in tops if top.endswith(".dist-info"))
     if len(found) != 1:
@@ -102,7 +102,7 @@ def _check_kind(entry: zipfile.ZipInfo) -> None:
 
 
 def _check_apart(entries: list[zipfile.ZipInfo]) -> None:
-    """Refuse files that share their bytes: so a small file unpacks to any size."""
+    """Raise if entries overlap: that lets a small file unpack to any size."""
     end = 0
     for entry in sorted(entries, key=lambda each: each.header_offset):
         if entry.header_offset < end:
@@ -125,14 +125,14 @@ def _text(archive: zipfile.ZipFile, info: str, name: str) -> str:
         entry = archive.getinfo(f"{info}/{name}")
     except KeyError:
         raise WheelError(f"it has no {info}/{name}") from None
-    # A list of files may be as long as it takes; the rest is text that people wrote.
+    # RECORD may be of any length; the others are written by people.
     if name != "RECORD" and entry.file_size > TEXT_BYTES_MAX:
         raise WheelError(f"{name} is longer than {TEXT_BYTES_MAX} bytes")
     return "" if name == "RECORD" else archive.read(entry).decode("utf-8")
 
 
 def _read_whole(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
-    """See that what was promised is there, and no more."""
+    """Read an entry to its end, which verifies its size and checksum."""
     with archive.open(entry) as file:
         while file.read(_PIECE_BYTES):
             pass

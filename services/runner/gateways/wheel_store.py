@@ -1,7 +1,7 @@
-"""The bytes of tenants' wheels, below one folder: `<tenant>/<id>`, whole from the moment they are.
+"""Contents of tenants' wheels, below one folder: `<tenant>/<id>`, complete once they appear.
 
-Installers look for wheels in a folder of files with their names. That is made of links, from the
-rows: what was stored for a row that never came to be is in no such folder.
+Installers search a folder of files with wheel names. That folder has links made from the rows, so
+that bytes without a row never appear in it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from services.kit.ids import canonical_uuid
 
 _READER: Final = Path(__file__).with_name("wheel_reader.py")
 _READ_S: Final = 60.0
-# No upload lasts as long.
+# Longer than any upload.
 _LEFT_S: Final = 86_400.0
 _ANSWER_BYTES_MAX: Final = 8 * 1024 * 1024
 
 
 class WheelRefusedError(Exception):
-    """The file is no sound wheel; the message is fit for its author."""
+    """The file is not a valid wheel; the message is fit for its author."""
 
 
 @dataclass(frozen=True, slots=True)
 class WheelTexts:
-    """What a wheel says of itself."""
+    """The metadata of a wheel."""
 
     folder: str
     metadata: str
@@ -43,7 +43,7 @@ class WheelTexts:
 
 
 class Upload:
-    """A wheel that is coming in; nobody sees it before it is kept."""
+    """A wheel being received, invisible until it is kept."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ class Upload:
         self.size_bytes = 0
 
     def add(self, chunk: bytes) -> None:
-        """Take the next bytes."""
+        """Write the next bytes."""
         view = memoryview(chunk)
         while view:
             view = view[os.write(self._descriptor, view) :]
@@ -64,11 +64,11 @@ class Upload:
         self.size_bytes += len(chunk)
 
     def sha256(self) -> str:
-        """Give the digest of what came."""
+        """Return the digest of the bytes so far."""
         return self._digest.hexdigest()
 
     def keep(self, wheel_id: UUID) -> None:
-        """Make the bytes last, under their id."""
+        """Make the bytes durable, under their id."""
         os.fsync(self._descriptor)
         self.path.replace(self._folder / str(wheel_id))
         descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -78,32 +78,32 @@ class Upload:
             os.close(descriptor)
 
     def close(self) -> None:
-        """End the upload; what was not kept goes."""
+        """End the upload; what was not kept is deleted."""
         os.close(self._descriptor)
         self.path.unlink(missing_ok=True)
 
 
 class WheelStore:
-    """A folder of this machine, or one that machines share."""
+    """A folder of this machine, or one shared by several."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def upload(self, tenant_id: UUID) -> Upload:
-        """Begin to take a wheel in."""
+        """Begin to receive a wheel."""
         return Upload(self._root / str(tenant_id))
 
     def remove(self, tenant_id: UUID, wheel_id: UUID) -> None:
-        """Remove a wheel's bytes; that they are gone is fine."""
+        """Remove a wheel's bytes; does nothing if they are gone already."""
         (self._root / str(tenant_id) / str(wheel_id)).unlink(missing_ok=True)
 
     def tenants(self) -> list[UUID]:
-        """List the tenants that ever brought a wheel."""
+        """Return the tenants that have a folder."""
         found = [*self._root.iterdir()] if self._root.is_dir() else []
         return [each for path in found if (each := canonical_uuid(path.name)) is not None]
 
     def sweep(self, tenant_id: UUID, known: set[UUID]) -> int:
-        """Remove what is no known wheel's and has lain there for long; give how much that was."""
+        """Remove old files that belong to no known wheel; return how many."""
         found = 0
         for path in (self._root / str(tenant_id)).iterdir():
             wheel_id = canonical_uuid(path.name)
@@ -114,7 +114,7 @@ class WheelStore:
         return found
 
     def show(self, tenant_id: UUID, wheels: Mapping[str, UUID], folder: Path) -> None:
-        """Make a folder show these wheels, by file name, and no others.
+        """Fill a folder with links to exactly these wheels, by file name.
 
         A wheel whose bytes are not here, as on a machine that does not share the folder, is left
         out: what needs it cannot be resolved or built here.
@@ -134,7 +134,7 @@ class WheelStore:
                     place.hardlink_to(source)
 
     async def read(self, path: Path) -> WheelTexts:
-        """Check a wheel in a process of its own; raises WheelRefusedError."""
+        """Check a wheel in a separate process; raises WheelRefusedError."""
         try:
             done = await child.run(
                 [sys.executable, "-I", "-S", str(_READER), str(path)],

@@ -1,3 +1,3 @@
-"""What the runner does by itself."""
+"""The runner's background loops."""
 
 from __future__ import annotations

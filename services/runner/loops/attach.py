@@ -1,4 +1,4 @@
-"""The held streams: one per orchestrator, made again whenever one is lost."""
+"""The streams to orchestrators: one per orchestrator, reconnected whenever one is lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Greet = Callable[[], Greeting]
 
 
 class Streams:
-    """Keeps the streams, and ends them all when the runner becomes somebody else."""
+    """Keeps the streams, and closes them all when the runner becomes a new incarnation."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Streams:
         trust: Trust | None = None,
         on_refused: Callable[[], None],
     ) -> None:
-        """`on_refused` is told when an orchestrator says that this incarnation is fenced."""
+        """`on_refused` is called when an orchestrator reports that this incarnation is fenced."""
         self._desk = desk
         self._on_refused = on_refused
         self._joined = joined
@@ -51,13 +51,13 @@ class Streams:
         self._trust = trust
         self._open: dict[AttachStream, None] = {}
         self._over = asyncio.Event()
-        self._sessions: dict[str, Session] = {}  # by address, of those that are attached
+        self._sessions: dict[str, Session] = {}  # by address, while attached
         self._holding: set[str] = set()
-        self._other_names: set[str] = set()  # of orchestrators that are held by another address
-        self._told = asyncio.Event()  # of orchestrators that were not known
+        self._other_names: set[str] = set()  # addresses of already known ones
+        self._told = asyncio.Event()  # set when orchestrators report the others' addresses
 
     async def hold_all(self, addresses: Sequence[str], stop: asyncio.Event) -> None:
-        """Hold a stream to each orchestrator: those that are given, and all they tell of."""
+        """Hold a stream to each orchestrator: those given, and all that they report."""
         async with asyncio.TaskGroup() as holding:
             for address in addresses:
                 self._holding.add(address)
@@ -76,7 +76,8 @@ class Streams:
     async def hold(self, address: str, stop: asyncio.Event, *, found: bool = False) -> None:
         """Hold a stream to one orchestrator until the desk is drained.
 
-        One that was only told of is left when it does not answer and nobody tells of it any more.
+        An orchestrator that was `found` is given up when it does not answer and no other reports
+        it.
         """
         over = asyncio.create_task(self._over.wait())
         pause_s = _PAUSE_MIN_S
@@ -91,7 +92,7 @@ class Streams:
                 pause_s = _PAUSE_MIN_S if attached else min(pause_s * 2, _PAUSE_MAX_S)
                 if stop.is_set() and not attached:
                     return
-                # Jitter: after a restart all runners come back, and not in one instant.
+                # Jitter: after a restart all runners reconnect, but not all at once.
                 wait_s = pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - only spreads load
                 await wait_any((self._over,) if stop.is_set() else (self._over, stop), wait_s)
         finally:
@@ -99,18 +100,18 @@ class Streams:
             self._holding.discard(address)
 
     async def drain(self, stop: asyncio.Event) -> None:
-        """Once told to stop: finish what is under way, then let the streams end."""
+        """Once stopped: finish the running attempts, then let the streams end."""
         await stop.wait()
         await self._desk.drain(_DRAIN_S)
         self._over.set()
 
     async def reset(self) -> None:
-        """Drop every stream; each is made again with the greeting of the new incarnation."""
+        """Close every stream; each is reopened with the greeting of the new incarnation."""
         for stream in list(self._open):
             await stream.close()
 
     async def _hold_once(self, address: str, over: asyncio.Task[Any], *, found: bool) -> bool:
-        """Attach and serve until the stream is lost; whether it was made at all."""
+        """Attach and serve until the stream is lost; return whether it was attached at all."""
         stream = AttachStream(address, self._token, trust=self._trust)
         self._open[stream] = None
         session = self._desk.open_session(stream.get_values)
@@ -121,7 +122,7 @@ class Streams:
             member, epoch = await stream.open(greeting, session.take_outgoing())
             attached = True
             if found and any(each.member == member for each in self._sessions.values()):
-                self._other_names.add(address)  # the stream that was there first is made again
+                self._other_names.add(address)  # the earlier stream will reconnect
                 return True
             session.member = member
             self._sessions[address] = session
@@ -169,24 +170,24 @@ class Streams:
 
 
 class _Writer:
-    """Writes all that has come together since the last write, in one.
+    """Writes everything that is waiting in one batch.
 
-    Results wait for the answer to those before them: the orchestrator's journal has one flush in
-    flight, so they would wait there, and one frame with many costs both ends far less. Where the
-    answer comes before the next result, nobody waits.
+    Results wait until the previous ones are answered: the orchestrator's journal has one flush in
+    flight, so they would wait there anyway, and one frame with many results is much cheaper for
+    both ends. If the answer arrives before the next result, nothing waits.
     """
 
     def __init__(self, stream: AttachStream, session: Session) -> None:
         self._stream = stream
         self._session = session
         self._time = asyncio.get_running_loop().time
-        self._waits = False  # for something to write, and for nothing else
+        self._waits = False  # whether it waits only for something to write
         self._sent_s = 0.0
         session.answered.set()
         session.say = self._write_at_once
 
     async def write(self) -> None:
-        """Write until that fails."""
+        """Write until the stream fails."""
         session = self._session
         while True:
             self._waits = True
@@ -200,7 +201,7 @@ class _Writer:
             await self._stream.send(outgoing)
 
     def _write_at_once(self) -> bool:
-        """Write where nothing has to be waited for, and nothing is overtaken."""
+        """Write directly if nothing has to be waited for and no order is violated."""
         session = self._session
         if not self._waits or session.ready.is_set() or not session.answered.is_set():
             return False
@@ -229,7 +230,7 @@ def greeting_of(
     pythons: tuple[str, ...],
     machine: Machine = _ANY_MACHINE,
 ) -> Greet:
-    """Make the function that says who this runner is now."""
+    """Return a function that creates the greeting from the current state."""
 
     def greet() -> Greeting:
         running, finished = desk.inventory()

@@ -1,4 +1,4 @@
-"""Upkeep of environments: what killed builds left, who uses which, and the room they take."""
+"""Upkeep of environments: leftovers of killed builds, their users, and their disk space."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from services.runner.usecases.tenant_packages import TenantPackages
 
 log = structlog.get_logger()
 
-# After something was used: so that what follows at once is told with it.
+# Delay after something was used, to handle what follows shortly together with it.
 _GATHER_S: Final = 5.0
-# Without anything that stirs: sandboxes use what nobody has asked for anew.
+# Without events: running sandboxes keep using environments that nobody requests again.
 _CHECK_S: Final = 600.0
 
 
@@ -31,7 +31,7 @@ async def keep_environments(
     in_use: Callable[[], frozenset[str]],
     stop: asyncio.Event,
 ) -> None:
-    """Sweep once, then keep to the budget whenever something was built or used."""
+    """Sweep once, then enforce the size budget whenever something was built or used."""
     left = await asyncio.to_thread(sweep, root)
     if left:
         log.warning("builds_swept", left=left)

@@ -1,4 +1,4 @@
-"""Placing: hears what waits at each orchestrator and has runners started for it."""
+"""Placing: watches what waits at each orchestrator, and has runners started for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 _LOOK_S: Final = 0.25
 _AGAIN_S: Final = 1.0
-# A machine that comes or goes changes what runs are refused for, and nothing else.
+# Poll interval: machines only determine which runs are refused, so this is not urgent.
 _MACHINES_S: Final = 5.0
 
 Watch = Callable[[str, Sequence[Machine]], AsyncIterator[Mapping[Waiting, int]]]
@@ -30,7 +30,7 @@ async def place_runners(
     addresses: Sequence[str],
     stop: asyncio.Event,
 ) -> None:
-    """Keep as many runners as what waits needs, until told to stop; they go on after that."""
+    """Keep as many runners as the waiting work needs, until stopped; the runners continue then."""
     async with asyncio.TaskGroup() as tasks:
         for address in addresses:
             tasks.create_task(_hear(placement, engine, watch, address, stop))
@@ -45,7 +45,7 @@ async def place_runners(
 async def _hear(
     placement: Placement, engine: Machines, watch: Watch, address: str, stop: asyncio.Event
 ) -> None:
-    """Listen to one orchestrator; anew whenever the machines change or it goes away."""
+    """Watch one orchestrator; again whenever the machines change or the stream is lost."""
     while not stop.is_set():
         machines = await engine.machines()
         listening = asyncio.create_task(_listen(placement, watch, address, machines))
@@ -74,15 +74,15 @@ async def _listen(
 
 
 async def _changed(engine: Machines, machines: Sequence[Machine]) -> None:
-    """Return once the machines are others than those."""
-    while await engine.machines() == machines:  # noqa: ASYNC110 - the engine tells nobody of itself
+    """Return once the machines have changed."""
+    while await engine.machines() == machines:  # noqa: ASYNC110 - Ray has no event for it
         await asyncio.sleep(_MACHINES_S)
 
 
 async def leave_when_idle(
     busy: Callable[[], tuple[bool, int]], idle_s: float, stop: asyncio.Event
 ) -> None:
-    """Stop this runner when it has had nothing to do for so long; `busy` says if, and how much."""
+    """Stop this runner after being idle for `idle_s`; `busy` returns if, and how much was done."""
     if not idle_s:
         await stop.wait()
         return

@@ -1,4 +1,4 @@
-"""Root keys that are replaced: what is wrapped under the one before is wrapped anew."""
+"""Rotation of root keys: secrets wrapped under an old key are rewrapped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHECK_S: Final = 300.0
 
 
 async def rewrap_secrets(granted: GrantedSecrets, stop: asyncio.Event) -> None:
-    """Move every secret to the current root key, at start and now and then."""
+    """Rewrap every secret under the current root key, at the start and periodically."""
     while not stop.is_set():
         try:
             await granted.rewrap_all()

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 _IDLE_CHECK_S: Final = 30.0
 _FILES_CHECK_S: Final = 60.0
 _CONTAINERS_CHECK_S: Final = 60.0
-_ROWS_EVERY: Final = 5  # looks: sandboxes are counted here, their rows by the database
+_ROWS_EVERY: Final = 5  # compare rows every fifth time: that needs a query
 _UNKNOWN_CHECK_S: Final = 6 * 3600.0
 _UNKNOWN_AGE_S: Final = 24 * 3600.0
 
@@ -41,7 +41,7 @@ async def keep_lease(
     streams: Streams,
     stop: asyncio.Event,
 ) -> None:
-    """Renew the lease while attempts run; without it nothing of this incarnation goes on."""
+    """Renew the lease while attempts run; when it is lost, end everything of this incarnation."""
 
     async def on_lost() -> None:
         desk.abandon_all()
@@ -52,14 +52,14 @@ async def keep_lease(
 
 
 async def shrink_pool(pool: InterpreterPool, stop: asyncio.Event) -> None:
-    """End interpreters that nobody has used for a while."""
+    """End interpreters that have been idle for a while."""
     while not stop.is_set():
         left_s = await pool.shrink()
         await _wait(stop, _IDLE_CHECK_S if left_s is None else max(left_s, 0.5))
 
 
 async def sweep_files(database: Pool, store: FileBytes, stop: asyncio.Event) -> None:
-    """Give up uploads that nobody finished; remove what deleted files leave on disk."""
+    """Delete expired uploads, and remove the bytes of deleted files."""
     while not stop.is_set():
         try:
             if await anything_to_sweep(database):
@@ -75,7 +75,7 @@ async def sweep_files(database: Pool, store: FileBytes, stop: asyncio.Event) -> 
 
 
 async def reap_containers(reaper: Reaper, stop: asyncio.Event) -> None:
-    """End sandboxes without a row, and rows without a sandbox."""
+    """Remove sandboxes without a row, and close rows without a sandbox."""
     for look in count():
         if stop.is_set():
             return
@@ -89,7 +89,7 @@ async def reap_containers(reaper: Reaper, stop: asyncio.Event) -> None:
 
 
 async def sweep_unknown(database: Pool, store: FileBytes, stop: asyncio.Event) -> None:
-    """Remove bytes that a killed process left without a row, once a day old."""
+    """Remove files without a row, left by killed processes, when they are a day old."""
     while not stop.is_set():
         try:
             await remove_unknown(database, store, before_s=time.time() - _UNKNOWN_AGE_S)

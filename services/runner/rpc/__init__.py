@@ -1,3 +1,3 @@
-"""The runner's contract: decode, call one use case, encode."""
+"""The runner's servicers: decode, call one use case, encode."""
 
 from __future__ import annotations

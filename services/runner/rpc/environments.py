@@ -33,13 +33,13 @@ _STATES: Final = {
     "failed": pb.ENVIRONMENT_STATE_FAILED,
     "evicted": pb.ENVIRONMENT_STATE_EVICTED,
 }
-# What is left of a deadline for the answer itself.
+# Kept back from the deadline for sending the response.
 _MARGIN_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class ShownEnvironments:
-    """What the servicer needs; `pythons` has the full version of each Python of this runner."""
+    """Dependencies of the servicer; `pythons` has the full versions of this runner's Pythons."""
 
     pool: Pool
     environments: Environments
@@ -56,7 +56,7 @@ class EnvironmentServicer(EnvironmentServiceServicer):
     async def ResolveEnvironment(
         self, request: pb.ResolveEnvironmentRequest, context: Context
     ) -> pb.ResolveEnvironmentResponse:
-        """Resolve, with wheels alone."""
+        """Pin requirements to wheels."""
         lock = await self._shown.environments.resolve(
             list(request.requirements),
             request.python_version,
@@ -67,7 +67,7 @@ class EnvironmentServicer(EnvironmentServiceServicer):
     async def PrepareEnvironment(
         self, request: pb.PrepareEnvironmentRequest, context: Context
     ) -> pb.PrepareEnvironmentResponse:
-        """Build ahead, and wait for it."""
+        """Build environments ahead, and wait for them."""
         left_s = context.time_remaining()
         wait_s = codec.milliseconds_from(request.wait, field="wait") / 1000
         if left_s is not None:
@@ -86,7 +86,7 @@ class EnvironmentServicer(EnvironmentServiceServicer):
     async def GetEnvironment(
         self, request: pb.GetEnvironmentRequest, context: Context
     ) -> pb.GetEnvironmentResponse:
-        """Give an environment."""
+        """Return an environment."""
         environment_id = codec.uuid_from(request.environment_id, field="environment_id")
         found = await get_environment(self._shown.pool, current_caller(), environment_id)
         return pb.GetEnvironmentResponse(environment=_environment(found))
@@ -94,7 +94,7 @@ class EnvironmentServicer(EnvironmentServiceServicer):
     async def ListEnvironments(
         self, request: pb.ListEnvironmentsRequest, context: Context
     ) -> pb.ListEnvironmentsResponse:
-        """List environments."""
+        """Return a page of environments."""
         pages = Pages("runner.ListEnvironments", request)
         found = await list_environments(
             self._shown.pool, current_caller(), after=pages.after_moment(), limit=pages.limit
@@ -107,7 +107,7 @@ class EnvironmentServicer(EnvironmentServiceServicer):
     async def GetEnvironmentBom(
         self, request: pb.GetEnvironmentBomRequest, context: Context
     ) -> pb.GetEnvironmentBomResponse:
-        """Give what an environment consists of."""
+        """Return the bill of materials of an environment."""
         environment_id = codec.uuid_from(request.environment_id, field="environment_id")
         bom = await get_bom(self._shown.pool, current_caller(), environment_id)
         return pb.GetEnvironmentBomResponse(bom_json=bom)
@@ -115,7 +115,7 @@ class EnvironmentServicer(EnvironmentServiceServicer):
     async def ListPythons(
         self, request: pb.ListPythonsRequest, context: Context
     ) -> pb.ListPythonsResponse:
-        """List Pythons."""
+        """Return the Pythons on offer, with the number of their runners."""
         here = self._shown.pythons
         counts = await count_pythons(self._shown.pool, current_caller())
         return pb.ListPythonsResponse(

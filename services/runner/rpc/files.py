@@ -33,14 +33,14 @@ _KINDS: Final = {
 
 
 class FileServicer(FileServiceServicer):
-    """Shows files, gives their bytes, and removes them."""
+    """Shows, downloads and deletes files."""
 
     def __init__(self, pool: Pool, store: FileBytes) -> None:
         self._pool = pool
         self._store = store
 
     async def GetFile(self, request: pb.GetFileRequest, context: Context) -> pb.GetFileResponse:
-        """Say what is known of a file."""
+        """Return the metadata of a file."""
         file_id = codec.uuid_from(request.file_id, field="file_id")
         found = await get_file(self._pool, current_caller(), file_id)
         return pb.GetFileResponse(file=file_to_pb(found))
@@ -48,7 +48,7 @@ class FileServicer(FileServiceServicer):
     async def ListFiles(
         self, request: pb.ListFilesRequest, context: Context
     ) -> pb.ListFilesResponse:
-        """List the tenant's files."""
+        """Return a page of the tenant's files."""
         asked = (request.execution_id, request.filename_prefix, request.uploaded_only)
         pages = Pages("runner.ListFiles", request, *asked)
         async with as_caller(self._pool, current_caller()) as db:
@@ -68,7 +68,7 @@ class FileServicer(FileServiceServicer):
     async def DeleteFile(
         self, request: pb.DeleteFileRequest, context: Context
     ) -> pb.DeleteFileResponse:
-        """Remove a file."""
+        """Delete a file."""
         file_id = codec.uuid_from(request.file_id, field="file_id")
         key = request_key(request, "runner.DeleteFile", _deleted)
         await delete_file(self._pool, current_caller(), file_id, key=key)
@@ -77,7 +77,7 @@ class FileServicer(FileServiceServicer):
     async def ListFileAccesses(
         self, request: pb.ListFileAccessesRequest, context: Context
     ) -> pb.ListFileAccessesResponse:
-        """List who did what to files, and when."""
+        """Return a page of accesses to files."""
         pages = Pages("runner.ListFileAccesses", request, request.file_id)
         async with as_caller(self._pool, current_caller()) as db:
             found = await files.list_accesses(
@@ -94,7 +94,7 @@ class FileServicer(FileServiceServicer):
     async def GetFileUsage(
         self, request: pb.GetFileUsageRequest, context: Context
     ) -> pb.GetFileUsageResponse:
-        """Say how much of its quota the tenant uses."""
+        """Return the tenant's quota of files, and how much of it is used."""
         async with as_caller(self._pool, current_caller()) as db:
             used = await files.get_usage(db)
         return pb.GetFileUsageResponse(
@@ -107,7 +107,7 @@ class FileServicer(FileServiceServicer):
     async def DownloadFile(
         self, request: pb.DownloadFileRequest, context: Context
     ) -> AsyncIterator[pb.DownloadFileResponse]:
-        """Stream a file, proven whole before its first byte is sent."""
+        """Stream a file, verified as a whole before its first byte is sent."""
         file_id = codec.uuid_from(request.file_id, field="file_id")
         found = await open_file(
             self._pool, self._store, current_caller(), file_id, offset=request.offset_bytes
@@ -125,7 +125,7 @@ class FileServicer(FileServiceServicer):
 
 
 def file_to_pb(file: StoredFile) -> pb.File:
-    """Encode what is known of a file."""
+    """Encode the metadata of a file."""
     return pb.File(
         id=str(file.id),
         filename=file.filename,

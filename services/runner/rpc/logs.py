@@ -32,14 +32,14 @@ _MESSAGE_BYTES: Final = 1024 * 1024
 
 
 class LogServicer(LogServiceServicer):
-    """Shows what nodes write."""
+    """Shows the output of nodes."""
 
     def __init__(self, pool: Pool, logs: NodeLogs) -> None:
         self._pool = pool
         self._logs = logs
 
     async def ListLogs(self, request: pb.ListLogsRequest, context: Context) -> pb.ListLogsResponse:
-        """List lines of a run."""
+        """Return a page of the lines of a run."""
         execution_id = codec.uuid_from(request.execution_id, field="execution_id")
         pages = Pages(_KIND, request, execution_id, request.filter)
         lines, state = await list_logs(
@@ -58,7 +58,7 @@ class LogServicer(LogServiceServicer):
     async def WatchLogs(
         self, request: pb.WatchLogsRequest, context: Context
     ) -> AsyncIterator[pb.WatchLogsResponse]:
-        """Stream lines of a run as they come."""
+        """Stream the lines of a run as they come."""
         pieces = watch_logs(
             self._pool,
             self._logs,
@@ -89,7 +89,7 @@ def _choice(message: pb.LogFilter) -> Choice:
 
 
 def _messages(lines: Sequence[StoredLine]) -> list[list[StoredLine]]:
-    """Share lines among messages of a moderate size; one without any where there are none."""
+    """Split lines into messages of moderate size; at least one, which may be empty."""
     shared: list[list[StoredLine]] = [[]]
     size = 0
     for line in lines:

@@ -27,7 +27,7 @@ class PackageIndexServicer(PackageIndexServiceServicer):
     async def SetPackageIndex(
         self, request: pb.SetPackageIndexRequest, context: Context
     ) -> pb.SetPackageIndexResponse:
-        """Make an index, or change it."""
+        """Create or change an index."""
         written = await package_indexes.set_index(
             self._deps,
             current_caller(),
@@ -43,14 +43,14 @@ class PackageIndexServicer(PackageIndexServiceServicer):
     async def ListPackageIndexes(
         self, request: pb.ListPackageIndexesRequest, context: Context
     ) -> pb.ListPackageIndexesResponse:
-        """List indexes."""
+        """Return the tenant's indexes."""
         found = await package_indexes.list_indexes(self._deps, current_caller())
         return pb.ListPackageIndexesResponse(indexes=[_index(each) for each in found])
 
     async def DeletePackageIndex(
         self, request: pb.DeletePackageIndexRequest, context: Context
     ) -> pb.DeletePackageIndexResponse:
-        """Remove an index."""
+        """Delete an index."""
         await package_indexes.delete_index(
             self._deps,
             current_caller(),

@@ -1,4 +1,4 @@
-"""PackageRuleService: which packages the tenant's nodes may have."""
+"""PackageRuleService: which packages the tenant's nodes may use."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class PackageRuleServicer(PackageRuleServiceServicer):
     async def GetPackageRules(
         self, request: pb.GetPackageRulesRequest, context: Context
     ) -> pb.GetPackageRulesResponse:
-        """Give the rules."""
+        """Return the rules."""
         found = await get_rules(self._pool, current_caller())
         return pb.GetPackageRulesResponse(rules=_rules(found))
 
     async def SetPackageRules(
         self, request: pb.SetPackageRulesRequest, context: Context
     ) -> pb.SetPackageRulesResponse:
-        """Set the rules."""
+        """Replace the rules."""
         written = await set_rules(
             self._pool,
             current_caller(),

@@ -42,7 +42,7 @@ _KIND: Final = "runner.ListContainers"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerFacts:
-    """What this runner offers, as it was probed."""
+    """What this runner offers, and the results of the canary."""
 
     tier: Tier
     checks: Sequence[ProbeCheck]
@@ -63,7 +63,7 @@ class RunnerServicer(RunnerServiceServicer):
     async def GetRunner(
         self, request: pb.GetRunnerRequest, context: Context
     ) -> pb.GetRunnerResponse:
-        """Say what this runner offers."""
+        """Return what this runner offers."""
         facts = self._facts
         runner = pb.Runner(
             incarnation=str(self._incarnation()),
@@ -82,7 +82,7 @@ class RunnerServicer(RunnerServiceServicer):
     async def ListContainers(
         self, request: pb.ListContainersRequest, context: Context
     ) -> pb.ListContainersResponse:
-        """List the tenant's sandboxes."""
+        """Return a page of the tenant's sandboxes."""
         pages = Pages(_KIND, request)
         found = await list_containers(
             self._pool, current_caller(), after=pages.after_moment(), limit=pages.limit

@@ -1,4 +1,4 @@
-"""SecretService: secrets of tenants, and the nodes that get them."""
+"""SecretService: secrets of tenants, and their grants to nodes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SecretServicer(SecretServiceServicer):
     async def SetSecret(
         self, request: pb.SetSecretRequest, context: Context
     ) -> pb.SetSecretResponse:
-        """Make a secret, or a version of it."""
+        """Create a secret, or a new version of it."""
         told_apart = await asyncio.to_thread(_without_value, request)
         written = await secrets.set_secret(
             self._deps,
@@ -48,7 +48,7 @@ class SecretServicer(SecretServiceServicer):
     async def GetSecret(
         self, request: pb.GetSecretRequest, context: Context
     ) -> pb.GetSecretResponse:
-        """Tell of a secret."""
+        """Return a secret and its versions, without their values."""
         found, versions = await secrets.get_secret(self._deps, current_caller(), request.name)
         return pb.GetSecretResponse(
             secret=_secret(found), versions=[_version(each) for each in versions]
@@ -57,7 +57,7 @@ class SecretServicer(SecretServiceServicer):
     async def ListSecrets(
         self, request: pb.ListSecretsRequest, context: Context
     ) -> pb.ListSecretsResponse:
-        """List secrets."""
+        """Return a page of secrets."""
         pages = Pages(_LIST, request)
         found = await secrets.list_secrets(
             self._deps, current_caller(), after=pages.after_moment(), limit=pages.limit
@@ -70,7 +70,7 @@ class SecretServicer(SecretServiceServicer):
     async def UseSecretVersion(
         self, request: pb.UseSecretVersionRequest, context: Context
     ) -> pb.UseSecretVersionResponse:
-        """Have nodes get another version."""
+        """Make nodes get another version."""
         written = await secrets.use_version(
             self._deps,
             current_caller(),
@@ -84,7 +84,7 @@ class SecretServicer(SecretServiceServicer):
     async def DeleteSecret(
         self, request: pb.DeleteSecretRequest, context: Context
     ) -> pb.DeleteSecretResponse:
-        """Remove a secret."""
+        """Delete a secret."""
         await secrets.delete_secret(
             self._deps,
             current_caller(),
@@ -97,7 +97,7 @@ class SecretServicer(SecretServiceServicer):
     async def GrantSecret(
         self, request: pb.GrantSecretRequest, context: Context
     ) -> pb.GrantSecretResponse:
-        """Give a node a secret."""
+        """Grant a secret to a node."""
         await secrets.grant(
             self._deps,
             current_caller(),
@@ -110,7 +110,7 @@ class SecretServicer(SecretServiceServicer):
     async def RevokeSecret(
         self, request: pb.RevokeSecretRequest, context: Context
     ) -> pb.RevokeSecretResponse:
-        """Take a secret from a node."""
+        """Revoke a node's grant."""
         await secrets.revoke(
             self._deps,
             current_caller(),
@@ -123,7 +123,7 @@ class SecretServicer(SecretServiceServicer):
     async def ListSecretGrants(
         self, request: pb.ListSecretGrantsRequest, context: Context
     ) -> pb.ListSecretGrantsResponse:
-        """List who gets a secret."""
+        """Return a page of the nodes that are granted a secret."""
         pages = Pages(_GRANTS, request, request.name)
         found = await secrets.list_grants(
             self._deps,
@@ -139,10 +139,9 @@ class SecretServicer(SecretServiceServicer):
 
 
 def _without_value(request: pb.SetSecretRequest) -> pb.SetSecretRequest:
-    """Put in place of the value what tells two apart, for nobody who reads what is kept of it.
+    """Replace the value by a slow salted hash, since a digest of the request is stored.
 
-    A plain digest of a short secret could be found by trying. The salt is the request's own id,
-    stretched, so that every try costs.
+    A plain digest of a short secret could be found by trying. The salt is the id of the request.
     """
     if not request.request_id:
         return request

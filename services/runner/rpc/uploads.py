@@ -23,7 +23,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class UploadServicer(UploadServiceServicer):
-    """Takes files in."""
+    """Receives files."""
 
     def __init__(self, pool: Pool, store: FileBytes) -> None:
         self._pool = pool
@@ -32,7 +32,7 @@ class UploadServicer(UploadServiceServicer):
     async def CreateUpload(
         self, request: pb.CreateUploadRequest, context: Context
     ) -> pb.CreateUploadResponse:
-        """Begin an upload."""
+        """Create an upload."""
         expires_at = None
         if request.HasField("expire_time"):
             expires_at = codec.moment_from(request.expire_time, field="expire_time")
@@ -51,7 +51,7 @@ class UploadServicer(UploadServiceServicer):
     async def GetUpload(
         self, request: pb.GetUploadRequest, context: Context
     ) -> pb.GetUploadResponse:
-        """Say how far an upload is."""
+        """Return an upload, and how much of it was received."""
         upload_id = codec.uuid_from(request.upload_id, field="upload_id")
         found = await uploads.get(self._pool, self._store, current_caller(), upload_id)
         return pb.GetUploadResponse(upload=_upload(found))
@@ -59,7 +59,7 @@ class UploadServicer(UploadServiceServicer):
     async def WriteUpload(
         self, request_iterator: AsyncIterator[pb.WriteUploadRequest], context: Context
     ) -> pb.WriteUploadResponse:
-        """Add bytes from where the upload stands."""
+        """Append bytes at the current offset."""
         first = await anext(request_iterator, pb.WriteUploadRequest())
         received = await uploads.write(
             self._pool,
@@ -74,7 +74,7 @@ class UploadServicer(UploadServiceServicer):
     async def FinishUpload(
         self, request: pb.FinishUploadRequest, context: Context
     ) -> pb.FinishUploadResponse:
-        """Make the file."""
+        """Turn a complete upload into a file."""
         made = await uploads.finish(
             self._pool,
             self._store,
@@ -88,7 +88,7 @@ class UploadServicer(UploadServiceServicer):
     async def CancelUpload(
         self, request: pb.CancelUploadRequest, context: Context
     ) -> pb.CancelUploadResponse:
-        """Give an upload up."""
+        """Cancel an upload."""
         await uploads.cancel(
             self._pool,
             current_caller(),

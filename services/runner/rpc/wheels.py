@@ -1,4 +1,4 @@
-"""WheelService: the wheels that a tenant brings."""
+"""WheelService: a tenant's own wheels."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class WheelServicer(WheelServiceServicer):
         return pb.UploadWheelResponse(wheel=_wheel(stored))
 
     async def GetWheel(self, request: pb.GetWheelRequest, context: Context) -> pb.GetWheelResponse:
-        """Give a wheel."""
+        """Return a wheel."""
         wheel_id = codec.uuid_from(request.wheel_id, field="wheel_id")
         found = await self._wheels.get(current_caller(), wheel_id)
         return pb.GetWheelResponse(wheel=_wheel(found))
@@ -51,7 +51,7 @@ class WheelServicer(WheelServiceServicer):
     async def ListWheels(
         self, request: pb.ListWheelsRequest, context: Context
     ) -> pb.ListWheelsResponse:
-        """List wheels."""
+        """Return a page of wheels."""
         pages = Pages("runner.ListWheels", request)
         found = await self._wheels.list(
             current_caller(), after=pages.after_moment(), limit=pages.limit
@@ -64,7 +64,7 @@ class WheelServicer(WheelServiceServicer):
     async def DeleteWheel(
         self, request: pb.DeleteWheelRequest, context: Context
     ) -> pb.DeleteWheelResponse:
-        """Remove a wheel."""
+        """Delete a wheel."""
         done = await self._wheels.delete(
             current_caller(),
             codec.uuid_from(request.wheel_id, field="wheel_id"),

@@ -1,4 +1,4 @@
-"""Rows of the files that values travel in, as the engine reads and writes them."""
+"""Rows of files that carry values, as attempts read and write them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class CarriedFile:
     execution_id: UUID | None
 
 
-# One that a caller has taken away, or that has expired, is not there. What a run uses for the first
-# time may expire while it is used: it is on its way then.
+# Deleted and expired files are excluded. A file may expire during its first use by a run, which is
+# fine: it has been lent already.
 _OF_TENANT: Final[LiteralString] = """
     SELECT id, filename, file_path, file_size_bytes, coalesce(hash_sha256, '') AS hash_sha256,
            coalesce(format, '') AS format, coalesce(isolation, '') AS isolation,
@@ -36,7 +36,7 @@ _OF_TENANT: Final[LiteralString] = """
 
 
 async def of_tenant(pool: Pool, file_ids: Sequence[UUID], tenant_id: UUID) -> list[CarriedFile]:
-    """Read those of some files that are a tenant's and have not expired."""
+    """Return those of the files that belong to the tenant and have not expired."""
     rows = await pool.fetch(_OF_TENANT, file_ids, tenant_id)
     return [
         CarriedFile(
@@ -53,7 +53,7 @@ async def of_tenant(pool: Pool, file_ids: Sequence[UUID], tenant_id: UUID) -> li
     ]
 
 
-# All of an attempt or none; again when the answer was lost. Their author is the execution's.
+# All files of an attempt or none; idempotent, for retries. Their author is that of the execution.
 _INSERT: Final[LiteralString] = """
     INSERT INTO files (id, filename, original_filename, file_path, file_size_bytes, mime_type,
            hash_sha256, format, isolation, workflow_execution_id, node_execution_id, tenant_id,
@@ -77,7 +77,7 @@ async def insert(
     node_execution_id: UUID,
     isolation: str,
 ) -> None:
-    """Commit the rows of files, each with its media type, whose bytes are durable already."""
+    """Insert the rows of files, each with its media type; their bytes must be durable already."""
     await pool.execute(
         _INSERT,
         [each.id for each, _ in made],

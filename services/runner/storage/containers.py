@@ -1,4 +1,4 @@
-"""Rows of sandboxes and of what is installed in them; written in batches, off the hot path."""
+"""Rows of sandboxes and of their packages; written in batches, off the hot path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.kit.pg import Db, Pool, Row
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
-    """One sandbox as the table shows it."""
+    """One sandbox, as stored."""
 
     id: UUID
     container_id: str
@@ -28,7 +28,7 @@ class Container:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerChange:
-    """What a sandbox's row is to say; later changes of one row win."""
+    """The new state of a sandbox's row; the last change of a row wins."""
 
     id: UUID
     tenant_id: UUID
@@ -45,7 +45,7 @@ class ContainerChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DependencyChange:
-    """What the row of one package in one sandbox is to say."""
+    """The new state of the row of a package in a sandbox."""
 
     container_id: UUID
     package_name: str
@@ -78,7 +78,7 @@ _SAVE: Final[LiteralString] = """
 
 
 async def save(db: Db, incarnation: UUID, changes: Sequence[ContainerChange]) -> None:
-    """Write the newest state of some sandboxes, at most one change of each."""
+    """Upsert the states of some sandboxes, at most one change of each."""
     await db.execute(
         _SAVE,
         incarnation,
@@ -110,7 +110,7 @@ _SAVE_DEPENDENCIES: Final[LiteralString] = """
 
 
 async def save_dependencies(db: Db, changes: Sequence[DependencyChange]) -> None:
-    """Write the newest state of some packages, at most one change of each."""
+    """Upsert the states of some packages, at most one change of each."""
     await db.execute(
         _SAVE_DEPENDENCIES,
         [change.container_id for change in changes],
@@ -122,7 +122,7 @@ async def save_dependencies(db: Db, changes: Sequence[DependencyChange]) -> None
     )
 
 
-# What an earlier process of this home left open: its sandboxes died with it.
+# Rows left open by an earlier process of this home: its sandboxes died with it.
 _CLOSE_LEFT: Final[LiteralString] = """
     UPDATE containers c
        SET status = 'stopped', stopped_at = greatest(clock_timestamp(), c.started_at)
@@ -144,7 +144,7 @@ _OPEN_ROWS: Final[LiteralString] = """
 
 
 async def open_rows(pool: Pool, incarnation: UUID) -> set[UUID]:
-    """List the rows of an incarnation's sandboxes that are said to be there."""
+    """Return the ids of an incarnation's rows that are not closed."""
     return {row["id"] for row in await pool.fetch(_OPEN_ROWS, incarnation)}
 
 
@@ -157,7 +157,7 @@ _CLOSE_LOST: Final[LiteralString] = """
 
 
 async def close_lost(pool: Pool, incarnation: UUID, rows: Iterable[UUID]) -> None:
-    """Close rows whose sandboxes are gone untold."""
+    """Close rows whose sandboxes have disappeared."""
     await pool.execute(_CLOSE_LOST, incarnation, list(rows))
 
 
@@ -176,7 +176,7 @@ _LIST: Final[LiteralString] = """
 async def list_page(
     db: Db, tenant_id: UUID, *, after: tuple[datetime, UUID] | None, limit: int
 ) -> list[Container]:
-    """Give a tenant's sandboxes, newest first, after a key."""
+    """Return a page of a tenant's sandboxes, newest first."""
     created_at, container_id = after or (None, None)
     rows = await db.fetch(_LIST, tenant_id, created_at, container_id, limit)
     return [_to_container(row) for row in rows]

@@ -1,4 +1,4 @@
-"""Environments as callers see them, and which they may want built, under row-level security."""
+"""Environments as callers see them, and versions they may prepare, under row-level security."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.kit.pg import Db
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredEnvironment:
-    """An environment as callers see it."""
+    """An environment, as callers see it."""
 
     id: UUID
     key: str
@@ -46,7 +46,7 @@ _LIST: Final[LiteralString] = """
 async def list_page(
     db: Db, tenant_id: UUID, *, after: tuple[datetime, UUID] | None, limit: int
 ) -> list[StoredEnvironment]:
-    """Give a tenant's environments, newest first, after a key."""
+    """Return a page of a tenant's environments, newest first."""
     created_at, last_id = after or (None, None)
     rows = await db.fetch(_LIST, tenant_id, created_at, last_id, limit)
     return [StoredEnvironment(**row) for row in rows]
@@ -62,7 +62,7 @@ _GET: Final[LiteralString] = """
 
 
 async def get(db: Db, tenant_id: UUID, environment_id: UUID) -> StoredEnvironment | None:
-    """Find one environment of a tenant."""
+    """Return an environment of a tenant; None if it does not exist."""
     row = await db.fetchrow(_GET, tenant_id, environment_id)
     return None if row is None else StoredEnvironment(**row)
 
@@ -77,7 +77,7 @@ _BY_KEYS: Final[LiteralString] = """
 
 
 async def by_keys(db: Db, tenant_id: UUID, keys: Sequence[str]) -> dict[str, StoredEnvironment]:
-    """Find environments of a tenant by their keys."""
+    """Return environments of a tenant by their keys."""
     rows = await db.fetch(_BY_KEYS, tenant_id, list(keys))
     return {row["key"]: StoredEnvironment(**row) for row in rows}
 
@@ -88,13 +88,13 @@ _BOM: Final[LiteralString] = """
 
 
 async def get_bom(db: Db, tenant_id: UUID, environment_id: UUID) -> str | None:
-    """Give an environment's bill of materials; None without it, or without the environment."""
+    """Return an environment's bill of materials; None without it, or without the environment."""
     found: str | None = await db.fetchval(_BOM, tenant_id, environment_id)
     return found
 
 
-# What may be built ahead: the versions of nodes that the caller may read, a version of 0 being the
-# current one. `position` is the one in what was asked.
+# Versions of nodes that the caller may read; version 0 means the current one. `position` is that in
+# the request.
 _WANTED: Final[LiteralString] = """
     SELECT asked.position, version.id
       FROM unnest($1::uuid[], $2::integer[]) WITH ORDINALITY AS asked(node_id, version, position)
@@ -107,12 +107,12 @@ _WANTED: Final[LiteralString] = """
 
 
 async def wanted_versions(db: Db, asked: Sequence[tuple[UUID, int]]) -> list[UUID]:
-    """Give the ids of node versions, as far as the caller may read them."""
+    """Return the ids of node versions that the caller may read, in the order asked."""
     nodes, versions = [node for node, _ in asked], [version for _, version in asked]
     return [row["id"] for row in await db.fetch(_WANTED, nodes, versions)]
 
 
-# A place without a node is a builtin one, or another workflow.
+# Places without a node are built-in ones or other workflows.
 _NODES_OF: Final[LiteralString] = """
     SELECT DISTINCT place.node_id, coalesce(place.version, 0) AS version
       FROM workflows AS workflow
@@ -126,7 +126,7 @@ _NODES_OF: Final[LiteralString] = """
 
 
 async def nodes_of(db: Db, workflow_id: UUID, version: int) -> list[tuple[UUID, int]]:
-    """Give the nodes of a workflow's version with theirs; 0 is the current one."""
+    """Return the nodes of a workflow version with their versions; 0 means the current one."""
     rows = await db.fetch(_NODES_OF, workflow_id, version)
     return [(row["node_id"], row["version"]) for row in rows]
 
@@ -142,6 +142,6 @@ _HAS_WORKFLOW: Final[LiteralString] = """
 
 
 async def has_workflow(db: Db, workflow_id: UUID, version: int) -> bool:
-    """Whether the caller may read a workflow's version."""
+    """Return whether the caller may read a workflow's version."""
     found: bool = await db.fetchval(_HAS_WORKFLOW, workflow_id, version)
     return found

@@ -1,4 +1,4 @@
-"""What a tenant may have of environments, as the orchestrator keeps it."""
+"""Tenants' quotas of environments, which the orchestrator writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from services.kit.pg import Pool
 
 
 class EnvironmentQuota(NamedTuple):
-    """How many environments a tenant may have on a disk, and how large in sum; None: any."""
+    """How many environments a tenant may have on one disk, and their total size; None: no limit."""
 
     environments: int | None = None
     size_bytes: int | None = None
@@ -23,6 +23,6 @@ _OF_TENANT: Final[LiteralString] = """
 
 
 async def of_tenant(pool: Pool, tenant_id: UUID) -> EnvironmentQuota:
-    """Give a tenant's quota as it is now."""
+    """Return a tenant's current quota."""
     row = await pool.fetchrow(_OF_TENANT, tenant_id)
     return NO_QUOTA if row is None else EnvironmentQuota(*row)

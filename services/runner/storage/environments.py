@@ -1,4 +1,4 @@
-"""Rows of environments: what is built, what is being built, what could not be, what has gone."""
+"""Rows of environments: building, ready, failed or evicted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.kit.pg import Pool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRow:
-    """What names an environment, and the process that sees to it."""
+    """The identity of an environment, and the process that builds it."""
 
     key: str
     tenant_id: UUID
@@ -33,7 +33,7 @@ _BEGIN: Final[LiteralString] = """
 
 
 async def begin(pool: Pool, row: BuildRow) -> None:
-    """Say that an environment is being built; only the holder of its folder's lock does."""
+    """Record that a build has begun; only the holder of the folder's lock calls this."""
     await pool.execute(_BEGIN, *_values(row))
 
 
@@ -50,7 +50,7 @@ _READY: Final[LiteralString] = """
 
 
 async def ready(pool: Pool, row: BuildRow, build_ms: int | None = None) -> None:
-    """Say that an environment is in its place and used; of one that was found there, no more."""
+    """Record that an environment is in place and in use; `build_ms` only if it was just built."""
     await pool.execute(_READY, *_values(row), build_ms)
 
 
@@ -60,7 +60,7 @@ _DESCRIBED: Final[LiteralString] = """
 
 
 async def described(pool: Pool, key: str, size_bytes: int, bom: str | None) -> None:
-    """Say what is in an environment, and how much room that takes."""
+    """Record an environment's size and bill of materials."""
     await pool.execute(_DESCRIBED, key, size_bytes, bom)
 
 
@@ -70,7 +70,7 @@ _FAILED: Final[LiteralString] = """
 
 
 async def failed(pool: Pool, key: str, error: str) -> None:
-    """Say why an environment could not be built."""
+    """Record why a build failed."""
     await pool.execute(_FAILED, key, error)
 
 
@@ -80,7 +80,7 @@ _USED: Final[LiteralString] = """
 
 
 async def used(pool: Pool, keys: Sequence[str]) -> None:
-    """Say that environments were used since this was last said."""
+    """Record that environments were used recently."""
     await pool.execute(_USED, list(keys))
 
 
@@ -90,11 +90,11 @@ _EVICTED: Final[LiteralString] = """
 
 
 async def evicted(pool: Pool, key: str) -> None:
-    """Say that an environment was removed to make room."""
+    """Record that an environment was removed to free space."""
     await pool.execute(_EVICTED, key)
 
 
-# Builds of this home's earlier incarnations ended with them.
+# Builds of this home's earlier incarnations died with them.
 _CLOSE_LEFT: Final[LiteralString] = """
     UPDATE environments e
        SET state = 'failed', error = 'the runner ended while it was built'

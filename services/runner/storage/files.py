@@ -1,4 +1,4 @@
-"""Rows of files; their bytes lie in the file store."""
+"""Rows of files; their contents are in the file store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.kit.pg import Db, Pool, Row
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFile:
-    """One file as the table knows it."""
+    """One file, as stored."""
 
     id: UUID
     filename: str
@@ -27,9 +27,8 @@ class StoredFile:
     created_by: UUID | None = None
 
 
-# The bytes are on disk before this row is, and this row is committed before anyone hears of it.
-# Its author is the execution's. It is written again when the answer was lost: the same id is the
-# same file.
+# The bytes are durable before this row is inserted, and nobody learns of the file before the
+# commit. The author is that of the execution. A retry inserts the same id again, which is ignored.
 _INSERT_OUTPUT: Final[LiteralString] = """
     INSERT INTO files (id, filename, original_filename, file_path, file_size_bytes, mime_type,
            hash_sha256, workflow_execution_id, node_execution_id, tenant_id, created_by,
@@ -52,7 +51,7 @@ async def insert_output(  # noqa: PLR0917 - the row's columns
     tenant_id: UUID,
     element_counts: str,
 ) -> None:
-    """Commit the row of a node's large output; that it is there already is fine."""
+    """Insert the row of a node's large output; idempotent."""
     await pool.execute(
         _INSERT_OUTPUT,
         file_id,
@@ -80,7 +79,7 @@ _GET: Final[LiteralString] = (
 
 
 async def get(db: Db | Pool, file_id: UUID) -> StoredFile | None:
-    """Read one file that has not expired, as far as row-level security lets the caller see it."""
+    """Return a file that has not expired and that row-level security lets the caller see."""
     row = await db.fetchrow(_GET, file_id)
     return None if row is None else to_file(row)
 
@@ -89,12 +88,12 @@ _OF_TENANT: Final[LiteralString] = _COLUMNS + " WHERE id = ANY($1::uuid[]) AND t
 
 
 async def of_tenant(pool: Pool, file_ids: Sequence[UUID], tenant_id: UUID) -> list[StoredFile]:
-    """Read those of some files that are a tenant's: an attempt never gets another tenant's."""
+    """Return those of the files that belong to the tenant: attempts never get another tenant's."""
     rows = await pool.fetch(_OF_TENANT, file_ids, tenant_id)
     return [to_file(row) for row in rows]
 
 
-# The nulls are what a page is not asked about; the order is that of an index of the tenant's.
+# A null parameter is no condition; the order is that of an index on the tenant.
 _LIST: Final[LiteralString] = (
     _COLUMNS
     + """
@@ -118,7 +117,7 @@ async def list_files(
     uploaded_only: bool,
     limit: int,
 ) -> list[StoredFile]:
-    """List the caller's tenant's files that have not expired, newest first."""
+    """Return a page of the caller's tenant's files that have not expired, newest first."""
     moment, file_id = after or (None, None)
     rows = await db.fetch(
         _LIST, moment, file_id, execution_id, filename_prefix, uploaded_only, limit
@@ -132,7 +131,7 @@ _DELETE: Final[LiteralString] = """
 
 
 async def delete(db: Db, file_id: UUID) -> bool:
-    """Remove a caller's file; its bytes follow through the outbox. False where there is none."""
+    """Delete an uploaded file's row; its bytes follow through the outbox. False if none exists."""
     return await db.fetchval(_DELETE, file_id) is not None
 
 
@@ -144,13 +143,13 @@ _LOG_ACCESS: Final[LiteralString] = """
 
 
 async def log_access(db: Db, file_id: UUID, kind: AccessKind, user_id: UUID) -> None:
-    """Write down who did what to a file."""
+    """Record who accessed a file, and how."""
     await db.execute(_LOG_ACCESS, file_id, kind, user_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """Somebody's access to a file."""
+    """An access to a file."""
 
     id: UUID
     file_id: UUID | None
@@ -175,7 +174,7 @@ _LIST_ACCESSES: Final[LiteralString] = """
 async def list_accesses(
     db: Db, *, after: tuple[datetime, UUID] | None, file_id: UUID | None, limit: int
 ) -> list[Access]:
-    """List accesses to files of the caller's tenant, newest first."""
+    """Return a page of accesses to files of the caller's tenant, newest first."""
     moment, access_id = after or (None, None)
     rows = await db.fetch(_LIST_ACCESSES, moment, access_id, file_id, limit)
     return [
@@ -193,7 +192,7 @@ async def list_accesses(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What the files of a tenant take, and may take."""
+    """How much the files of a tenant use, and their quota."""
 
     bytes: int
     bytes_max: int
@@ -201,8 +200,8 @@ class Usage:
     files_max: int
 
 
-# Who has no file yet has no row: then the quota is what a new one would say. What the tenant's own
-# quota says stands above what the deployment gives everybody.
+# A tenant without files has no row of usage: then the defaults below apply. The tenant's own quota
+# has precedence over that of the deployment.
 _GET_USAGE: Final[LiteralString] = """
     SELECT coalesce(max(used.bytes), 0) AS bytes, coalesce(max(used.files), 0) AS files,
            coalesce(max(quota.stored_bytes), max(used.bytes_max)) AS bytes_max,
@@ -216,7 +215,7 @@ _FILES_MAX: Final = 1_000_000
 
 
 async def get_usage(db: Db) -> Usage:
-    """Say what the caller's tenant uses of its quota."""
+    """Return what the caller's tenant uses of its quota."""
     row = await db.fetchrow(_GET_USAGE)
     assert row is not None
     return Usage(
@@ -229,7 +228,7 @@ async def get_usage(db: Db) -> Usage:
 
 @dataclass(frozen=True, slots=True)
 class DeletedFile:
-    """A file whose row is gone, and the event that says so."""
+    """A file whose row was deleted, with the outbox event for it."""
 
     event_id: UUID
     tenant_id: UUID
@@ -246,7 +245,7 @@ _DELETED: Final[LiteralString] = """
 
 
 async def deleted(pool: Pool, limit: int) -> list[DeletedFile]:
-    """List files whose rows are gone and whose bytes are still to be removed."""
+    """Return files whose rows are deleted, but whose bytes are not."""
     rows = await pool.fetch(_DELETED, limit)
     return [DeletedFile(row["id"], row["tenant_id"], row["file_id"]) for row in rows]
 
@@ -257,7 +256,7 @@ _REMOVED: Final[LiteralString] = """
 
 
 async def removed(pool: Pool, events: Sequence[UUID]) -> None:
-    """Say that the bytes are removed."""
+    """Mark the bytes of these events as removed."""
     await pool.execute(_REMOVED, list(events))
 
 
@@ -269,12 +268,12 @@ _UNKNOWN: Final[LiteralString] = """
 
 
 async def unknown(pool: Pool, file_ids: Sequence[UUID]) -> set[UUID]:
-    """Give those ids that are no file's and no upload's."""
+    """Return those ids that belong to no file and no upload."""
     return {row["id"] for row in await pool.fetch(_UNKNOWN, file_ids)}
 
 
 def to_file(row: Row) -> StoredFile:
-    """Read a row that has the columns of `RETURNED`."""
+    """Convert a row with the columns of `RETURNED`."""
     return StoredFile(
         id=row["id"],
         filename=row["filename"],

@@ -1,4 +1,4 @@
-"""The runner's own row: lease and fence of all its attempts."""
+"""The runner's own row: the lease and fence of all its attempts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _JOIN: Final[LiteralString] = """
 async def join(
     pool: Pool, incarnation: UUID, host: str, tier: str, slots: int, pythons: Sequence[str]
 ) -> None:
-    """Write the row of a new incarnation, idle."""
+    """Insert the row of a new incarnation, idle."""
     await pool.execute(_JOIN, incarnation, host, tier, slots, list(pythons))
 
 
-# Only a row that nobody has fenced can be renewed; the database's clock alone says until when.
+# A fenced row cannot be renewed. The expiry is computed by the database's clock only.
 _RENEW: Final[LiteralString] = """
     UPDATE runner_members
        SET state = 'live', expires_at = clock_timestamp() + $2 * interval '1 second',
@@ -32,7 +32,7 @@ _RENEW: Final[LiteralString] = """
 
 
 async def renew(pool: Pool, incarnation: UUID, ttl_s: float) -> bool:
-    """Hold the lease for another span; False when the incarnation is fenced."""
+    """Extend the lease by `ttl_s`; False if the incarnation is fenced."""
     return bool(await pool.fetchval(_RENEW, incarnation, ttl_s))
 
 
@@ -45,7 +45,7 @@ _REST: Final[LiteralString] = """
 
 
 async def rest(pool: Pool, incarnation: UUID) -> bool:
-    """Hold no lease any more, for there is no attempt; False when fenced."""
+    """Release the lease while there are no attempts; False if fenced."""
     return bool(await pool.fetchval(_REST, incarnation))
 
 
@@ -58,15 +58,15 @@ _LEAVE: Final[LiteralString] = """
 
 
 async def leave(pool: Pool, incarnation: UUID, *, in_order: bool) -> None:
-    """Say that this incarnation is over and its processes are dead.
+    """Record that this incarnation has ended, with all its processes.
 
-    In order: what it was given and has not answered never began.
+    `in_order` means that unanswered assignments never began.
     """
     await pool.execute(_LEAVE, incarnation, in_order)
 
 
-# On one machine a runner that holds its home's lock and has killed what an earlier one left is
-# proof of that one's death: nobody needs to wait for its lease.
+# A runner that holds its home's lock and has killed all leftovers proves that the earlier
+# incarnation is dead: nobody needs to wait for its lease to expire.
 _BURY: Final[LiteralString] = """
     UPDATE runner_members
        SET state = 'fenced', updated_at = clock_timestamp()

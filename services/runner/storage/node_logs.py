@@ -1,4 +1,4 @@
-"""Lines that nodes wrote: added in batches, off the hot path; read by callers in their order."""
+"""Output lines of nodes: inserted in batches, off the hot path; read by callers in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.runner.domain.node_logs import Line, RunCaps, Stream
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredLine:
-    """One line as it is read."""
+    """One line, as it is read."""
 
     sequence: int
     node_execution_id: UUID
@@ -31,7 +31,7 @@ class StoredLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogState:
-    """How far a run is, and how much it wrote."""
+    """Whether a run has ended, and how much it wrote."""
 
     over_at: datetime | None
     line_count: int
@@ -40,7 +40,7 @@ class LogState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Which lines are asked for; what is None or empty chooses all."""
+    """A selection of lines; None or empty selects all."""
 
     node_ids: Sequence[str] = ()
     attempt: int = 0
@@ -48,8 +48,9 @@ class Choice:
     level_min: int | None = None
 
 
-# The row of the run is locked to the end, so its lines are numbered and seen in one order. Once
-# something did not fit, nothing after it is kept: what is left out is the end.
+# The run's row stays locked until the end, so that lines are numbered and become visible in the
+# same order. Once a batch does not fit, nothing later is kept: the end is omitted, never the
+# middle.
 _ADD: Final[LiteralString] = """
     WITH given AS (
         SELECT g.*
@@ -97,7 +98,7 @@ _ADD: Final[LiteralString] = """
 
 
 async def add(db: Db, lines: Sequence[Line], caps: RunCaps) -> None:
-    """Add lines, of any runs, in their order; those of runs that are gone are dropped."""
+    """Insert lines of any runs in order; lines of purged runs are dropped."""
     await db.execute(
         _ADD,
         [each.execution_id for each in lines],
@@ -126,7 +127,7 @@ _STATE: Final[LiteralString] = """
 
 
 async def state(db: Db, execution_id: UUID) -> LogState | None:
-    """Give how far a run is; None where the caller sees no such run."""
+    """Return the log state of a run; None if the caller cannot see the run."""
     row = await db.fetchrow(_STATE, execution_id)
     if row is None:
         return None
@@ -137,7 +138,7 @@ async def state(db: Db, execution_id: UUID) -> LogState | None:
     )
 
 
-# What is printed has no level: only records are chosen by it.
+# Printed lines have no level, so the minimum only filters records of `logging`.
 _READ: Final[LiteralString] = """
     SELECT sequence, node_execution_id, node_id, attempt, stream, level, logger, line, continued,
            left_out_bytes, logged_at
@@ -155,7 +156,7 @@ _READ: Final[LiteralString] = """
 async def read(
     db: Db, execution_id: UUID, choice: Choice, *, after: int, limit: int
 ) -> list[StoredLine]:
-    """Give lines after one, in their order."""
+    """Return lines after `after`, in order."""
     rows = await db.fetch(
         _READ,
         execution_id,

@@ -1,4 +1,4 @@
-"""What the runner reads of nodes: code, types and locks of immutable versions."""
+"""Node versions: immutable code and types, and their locks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from services.kit.pg import Pool, Row
 
 @dataclass(frozen=True, slots=True)
 class NodeVersion:
-    """One node version as it runs."""
+    """One node version, as it runs."""
 
     id: UUID
-    tenant_id: UUID  # its author's
+    tenant_id: UUID  # of its author
     code: str
     main_function: str
     python_version: str
@@ -41,7 +41,7 @@ _GET: Final[LiteralString] = """
 
 
 async def get_version(pool: Pool, node_version_id: UUID) -> NodeVersion | None:
-    """Read one version with its lock as it stands now."""
+    """Return one version with its current lock; None if it does not exist."""
     row = await pool.fetchrow(_GET, node_version_id)
     return None if row is None else _to_version(row)
 

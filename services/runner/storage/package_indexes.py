@@ -1,4 +1,4 @@
-"""Private package indexes of tenants, and the sealed secrets that they ask for."""
+"""Private package indexes of tenants, and the sealed secrets that they need."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PackageIndex:
 
     @property
     def etag(self) -> str:
-        """What changes with every change, and is not the same for one that is made again."""
+        """Differs for every change, and for an index that was deleted and recreated."""
         return etag_of(self.revision, self.updated_at)
 
 
@@ -46,12 +46,12 @@ _LIST: Final[LiteralString] = """
 
 
 async def list_indexes(db: Db, tenant_id: UUID) -> Sequence[PackageIndex]:
-    """List the indexes of a tenant by name."""
+    """Return the indexes of a tenant by name."""
     return [PackageIndex(**dict(row)) for row in await db.fetch(_LIST, tenant_id, None)]
 
 
 async def get(db: Db, tenant_id: UUID, name: str) -> PackageIndex | None:
-    """Find an index of a tenant."""
+    """Return an index of a tenant; None if it does not exist."""
     row = await db.fetchrow(_LIST, tenant_id, name)
     return None if row is None else PackageIndex(**dict(row))
 
@@ -76,31 +76,31 @@ _ASKS_FOR: Final[LiteralString] = """
 async def insert(
     db: Db, index_id: UUID, *, name: str, url: str, username: str, secret_id: UUID | None
 ) -> None:
-    """Add an index."""
+    """Insert an index."""
     await db.execute(_INSERT, index_id, name, url, username, secret_id)
 
 
 async def update(
     db: Db, index_id: UUID, *, url: str, username: str, secret_id: UUID | None
 ) -> None:
-    """Change an index."""
+    """Update an index."""
     await db.execute(_UPDATE, index_id, url, username, secret_id)
 
 
 async def delete(db: Db, index_id: UUID) -> None:
-    """Remove an index."""
+    """Delete an index."""
     await db.execute(_DELETE, index_id)
 
 
 async def that_asks_for(db: Db, secret_id: UUID) -> str | None:
-    """Name an index that asks for a secret."""
+    """Return the name of an index that uses a secret; None if there is none."""
     found: str | None = await db.fetchval(_ASKS_FOR, secret_id)
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class SealedIndex:
-    """An index as builds use it: with the secret's current version, where it asks for one."""
+    """An index for builds: with the current version of its secret, if it has one."""
 
     name: str
     url: str
@@ -121,7 +121,7 @@ _OF_TENANT: Final[LiteralString] = """
 
 
 async def of_tenant(pool: Pool, tenant_id: UUID) -> Sequence[SealedIndex]:
-    """Read what a tenant's builds ask, in that order."""
+    """Return the indexes of a tenant's builds, in order of precedence."""
     found = []
     for row in await pool.fetch(_OF_TENANT, tenant_id):
         secret = None

@@ -1,4 +1,4 @@
-"""The rules on a tenant's packages."""
+"""Package rules of tenants."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class StoredRules:
     updated_at: datetime
 
 
-# As the engine reads them: by the tenant that a run is of.
+# For attempts, by the tenant of the run.
 _OF_TENANT: Final[LiteralString] = """
     SELECT allowed, denied, release_age_days_min FROM package_rules WHERE tenant_id = $1
 """
 
 
 async def of_tenant(pool: Pool, tenant_id: UUID) -> PackageRules:
-    """Give the rules of a tenant; without any, everything is allowed."""
+    """Return the rules of a tenant; without any, everything is allowed."""
     row = await pool.fetchrow(_OF_TENANT, tenant_id)
     return NO_RULES if row is None else PackageRules(**row)
 
@@ -43,7 +43,7 @@ _GET: Final[LiteralString] = """
 
 
 async def get(db: Db) -> StoredRules | None:
-    """Give the rules of the caller's tenant."""
+    """Return the rules of the caller's tenant; None without any."""
     row = await db.fetchrow(_GET)
     return None if row is None else StoredRules(**row)
 
@@ -57,7 +57,7 @@ _INSERT: Final[LiteralString] = """
 
 
 async def insert(db: Db, rules: PackageRules) -> StoredRules | None:
-    """Set the first rules of the caller's tenant; None where it has some."""
+    """Insert the first rules of the caller's tenant; None if it has some already."""
     row = await db.fetchrow(
         _INSERT, list(rules.allowed), list(rules.denied), rules.release_age_days_min
     )
@@ -74,7 +74,7 @@ _UPDATE: Final[LiteralString] = """
 
 
 async def update(db: Db, rules: PackageRules, revision: int) -> StoredRules | None:
-    """Change the rules of the caller's tenant; None where they are not those of the revision."""
+    """Replace the rules of the caller's tenant; None if they are not at this revision."""
     row = await db.fetchrow(
         _UPDATE, list(rules.allowed), list(rules.denied), rules.release_age_days_min, revision
     )

@@ -1,4 +1,4 @@
-"""Which Pythons the runners of the suite have."""
+"""The Pythons of the suite's runners."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ _COUNT: Final[LiteralString] = """
 
 
 async def count_by_version(db: Db) -> dict[str, int]:
-    """Give how many runners have each version now."""
+    """Return the number of runners that currently have each version."""
     return {row["python"]: row["runners"] for row in await db.fetch(_COUNT)}

@@ -1,4 +1,4 @@
-"""Secrets of tenants: what is known of them, what is sealed, and which nodes get them."""
+"""Secrets of tenants: metadata, sealed versions, and grants to nodes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Secret:
 
     @property
     def etag(self) -> str:
-        """What changes with every change, and is not the same for one that is made again."""
+        """Differs for every change, and for a secret that was deleted and recreated."""
         return etag_of(self.revision, self.updated_at)
 
 
@@ -46,7 +46,7 @@ class SecretVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """A node that gets a secret."""
+    """A node that is granted a secret."""
 
     id: UUID  # the node's
     name: str
@@ -54,17 +54,17 @@ class Grant:
     created_at: datetime
 
 
-# What runners listen to.
+# The channel that runners listen to.
 CHANGED: Final = "qflow_secrets"
 _TELL: Final[LiteralString] = "SELECT pg_notify('qflow_secrets', '')"
 
 
 async def tell(db: Db) -> None:
-    """Tell every runner, with the commit, that secrets or grants changed."""
+    """Notify every runner, at the commit, that secrets or grants changed."""
     await db.execute(_TELL)
 
 
-# One change of a tenant's secrets at a time: so they are counted as they are.
+# Serialises changes of a tenant's secrets, so that limits on their number hold.
 _LOCK: Final[LiteralString] = """
     SELECT pg_advisory_xact_lock(hashtextextended('secrets ' || $1::text, 0))
 """
@@ -80,18 +80,18 @@ _GET: Final[LiteralString] = """
 
 
 async def lock(db: Db, tenant_id: UUID) -> None:
-    """Hold the secrets of a tenant until the transaction ends."""
+    """Lock the secrets of a tenant until the transaction ends."""
     await db.execute(_LOCK, str(tenant_id))
 
 
 async def count(db: Db, tenant_id: UUID) -> int:
-    """Count the secrets of a tenant."""
+    """Return the number of secrets of a tenant."""
     found: int = await db.fetchval(_COUNT, tenant_id)
     return found
 
 
 async def get(db: Db, tenant_id: UUID, name: str) -> Secret | None:
-    """Find a secret of a tenant."""
+    """Return a secret of a tenant; None if it does not exist."""
     row = await db.fetchrow(_GET, tenant_id, name)
     return None if row is None else Secret(**dict(row))
 
@@ -119,31 +119,31 @@ _DELETE_VERSIONS: Final[LiteralString] = """
 
 
 async def insert(db: Db, secret_id: UUID, name: str, description: str) -> None:
-    """Add a secret, whose first version comes next."""
+    """Insert a secret; the caller then inserts its first version."""
     await db.execute(_INSERT, secret_id, name, description)
 
 
 async def update(
     db: Db, secret_id: UUID, *, description: str, current_version: int, last_version: int
 ) -> None:
-    """Change what is known of a secret."""
+    """Update the metadata of a secret."""
     await db.execute(_UPDATE, secret_id, description, current_version, last_version)
 
 
 async def delete(db: Db, secret_id: UUID) -> None:
-    """Remove a secret with its versions and grants."""
+    """Delete a secret with its versions and grants."""
     await db.execute(_DELETE, secret_id)
 
 
 async def insert_version(db: Db, secret_id: UUID, version: int, sealed: Sealed) -> None:
-    """Add a version."""
+    """Insert a version."""
     await db.execute(
         _INSERT_VERSION, secret_id, version, sealed.key_id, sealed.wrapped_key, sealed.sealed
     )
 
 
 async def delete_versions(db: Db, secret_id: UUID, *, up_to: int, but: int) -> None:
-    """Remove old versions, but the one that is used."""
+    """Delete versions up to a number, except the one in use."""
     await db.execute(_DELETE_VERSIONS, secret_id, up_to, but)
 
 
@@ -167,13 +167,13 @@ _VERSIONS: Final[LiteralString] = """
 async def list_secrets(
     db: Db, tenant_id: UUID, *, after: tuple[datetime, UUID] | None, limit: int
 ) -> Sequence[Secret]:
-    """List the secrets of a tenant, newest first."""
+    """Return a page of the secrets of a tenant, newest first."""
     rows = await db.fetch(_LIST, tenant_id, *(after or (None, None)), limit)
     return [Secret(**dict(row)) for row in rows]
 
 
 async def list_versions(db: Db, secret_id: UUID) -> Sequence[SecretVersion]:
-    """List the versions that are kept, newest first."""
+    """Return the stored versions, newest first."""
     return [SecretVersion(**dict(row)) for row in await db.fetch(_VERSIONS, secret_id)]
 
 
@@ -201,38 +201,38 @@ _LIST_GRANTS: Final[LiteralString] = """
 
 
 async def has_node(db: Db, node_id: UUID, tenant_id: UUID) -> bool:
-    """Tell whether a node is a tenant's own."""
+    """Return whether a node belongs to a tenant."""
     found: bool = await db.fetchval(_HAS_NODE, node_id, tenant_id)
     return found
 
 
 async def count_grants(db: Db, node_id: UUID, tenant_id: UUID) -> int:
-    """Count the secrets that a node gets."""
+    """Return how many secrets a node is granted."""
     found: int = await db.fetchval(_COUNT_GRANTS, node_id, tenant_id)
     return found
 
 
 async def insert_grant(db: Db, secret_id: UUID, node_id: UUID) -> None:
-    """Grant a secret to a node; twice is as once."""
+    """Grant a secret to a node; idempotent."""
     await db.execute(_INSERT_GRANT, secret_id, node_id)
 
 
 async def delete_grant(db: Db, secret_id: UUID, node_id: UUID) -> bool:
-    """Take a grant back; False where there was none."""
+    """Revoke a grant; False if there was none."""
     return await db.fetchval(_DELETE_GRANT, secret_id, node_id) is not None
 
 
 async def list_grants(
     db: Db, secret_id: UUID, *, after: tuple[datetime, UUID] | None, limit: int
 ) -> Sequence[Grant]:
-    """List the nodes that get a secret, newest first."""
+    """Return a page of the nodes that are granted a secret, newest first."""
     rows = await db.fetch(_LIST_GRANTS, secret_id, *(after or (None, None)), limit)
     return [Grant(**dict(row)) for row in rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredVersion:
-    """A version as it is stored, with all that it is bound to."""
+    """A version as stored, with everything that it is bound to."""
 
     tenant_id: UUID
     secret_id: UUID
@@ -241,7 +241,7 @@ class StoredVersion:
     sealed: Sealed
 
 
-# Those of the tenant that runs the node, and only where the node is its own.
+# Only secrets of the tenant that runs the node, and only if the node is its own.
 _GRANTED: Final[LiteralString] = """
     SELECT s.tenant_id, s.id AS secret_id, s.name, v.version, v.key_id, v.wrapped_key, v.sealed
       FROM python_node_versions nv
@@ -262,7 +262,7 @@ _UNDER_OTHERS: Final[LiteralString] = """
      ORDER BY v.secret_id, v.version
      LIMIT $4
 """
-# Unless it went, or another runner was quicker.
+# Only if it still exists, and no other runner has rewrapped it.
 _REWRAP: Final[LiteralString] = """
     UPDATE secret_versions SET key_id = $3, wrapped_key = $4
      WHERE secret_id = $1 AND version = $2 AND key_id = $5
@@ -270,20 +270,20 @@ _REWRAP: Final[LiteralString] = """
 
 
 async def granted(pool: Pool, tenant_id: UUID, node_version_id: UUID) -> list[StoredVersion]:
-    """Read what a tenant grants to a node version of its own."""
+    """Return what a tenant grants to a version of its own node."""
     return [_to_stored(row) for row in await pool.fetch(_GRANTED, tenant_id, node_version_id)]
 
 
 async def under_other_keys(
     pool: Pool, key_id: str, *, after: tuple[UUID, int] | None, limit: int
 ) -> list[StoredVersion]:
-    """Read versions whose key is wrapped under another root key than this."""
+    """Return versions that are wrapped under another root key than this."""
     rows = await pool.fetch(_UNDER_OTHERS, key_id, *(after or (None, None)), limit)
     return [_to_stored(row) for row in rows]
 
 
 async def save_rewrapped(pool: Pool, stored: StoredVersion, after: Sealed) -> None:
-    """Put the key of a version under another root key."""
+    """Store a version's key as rewrapped."""
     await pool.execute(
         _REWRAP,
         stored.secret_id,

@@ -1,4 +1,4 @@
-"""Rows of uploads: files that are not whole yet."""
+"""Rows of uploads: files that are not complete yet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.runner.storage.files import RETURNED, StoredFile, to_file
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """One upload as the table knows it; how far it is, its bytes say."""
+    """One upload, as stored; its progress is the size of its bytes."""
 
     id: UUID
     filename: str
@@ -27,7 +27,7 @@ class Upload:
 
     @property
     def key(self) -> str:
-        """Where its bytes lie."""
+        """The key of its bytes in the file store."""
         return f"{self.tenant_id}/{self.id}"
 
 
@@ -39,7 +39,7 @@ _INSERT: Final[LiteralString] = """
 
 
 async def insert(db: Db, upload: Upload) -> None:
-    """Begin an upload; the database refuses what is over the tenant's quota."""
+    """Insert an upload; the database refuses what exceeds the tenant's quota."""
     await db.execute(
         _INSERT,
         upload.id,
@@ -63,12 +63,12 @@ _GET: Final[LiteralString] = """
 
 
 async def get(db: Db, upload_id: UUID) -> Upload | None:
-    """Read an upload that has not expired, as far as row-level security shows it."""
+    """Return an upload that has not expired and that row-level security shows."""
     row = await db.fetchrow(_GET, upload_id)
     return None if row is None else _to_upload(row)
 
 
-# One statement: whoever sees no upload any more sees the file.
+# One statement, so that at any moment either the upload or the file is visible.
 _FINISH_BODY: Final[LiteralString] = """
     WITH whole AS (
         DELETE FROM file_uploads WHERE id = $1 RETURNING *
@@ -83,7 +83,7 @@ _FINISH: Final[LiteralString] = f"{_FINISH_BODY} {RETURNED}"
 
 
 async def finish(db: Db, upload_id: UUID, sha256: str) -> StoredFile | None:
-    """Make an upload the file that it is; None where another call did."""
+    """Turn an upload into a file; None if another call did."""
     row = await db.fetchrow(_FINISH, upload_id, sha256)
     return None if row is None else to_file(row)
 
@@ -92,11 +92,11 @@ _DELETE: Final[LiteralString] = "DELETE FROM file_uploads WHERE id = $1 RETURNIN
 
 
 async def delete(db: Db, upload_id: UUID) -> bool:
-    """Give an upload up; its bytes follow through the outbox. False where there is none."""
+    """Delete an upload; its bytes follow through the outbox. False if none exists."""
     return await db.fetchval(_DELETE, upload_id) is not None
 
 
-# Later than nobody can write to it any more: a call that began in time may go on for a while.
+# With a margin after the expiry: a call that began in time may still be writing.
 _TO_SWEEP: Final[LiteralString] = """
     SELECT EXISTS (SELECT FROM file_uploads WHERE expires_at < now() - interval '2 hours')
         OR EXISTS (SELECT FROM outbox_events WHERE kind = 'file_deleted' AND sent_at IS NULL)
@@ -104,7 +104,7 @@ _TO_SWEEP: Final[LiteralString] = """
 
 
 async def anything_to_sweep(pool: Pool) -> bool:
-    """Say whether there are uploads to give up or bytes of deleted files."""
+    """Return whether there are expired uploads, or bytes of deleted files."""
     return bool(await pool.fetchval(_TO_SWEEP))
 
 
@@ -117,7 +117,7 @@ _DELETE_EXPIRED: Final[LiteralString] = """
 
 
 async def delete_expired(pool: Pool, limit: int) -> int:
-    """Give up uploads that nobody finished; says how many."""
+    """Delete expired uploads; return how many."""
     return len(await pool.fetch(_DELETE_EXPIRED, limit))
 
 

@@ -1,4 +1,4 @@
-"""Rows of the wheels that tenants bring."""
+"""Rows of tenants' own wheels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.runner.domain.wheels import WheelFacts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredWheel:
-    """A wheel as the table knows it."""
+    """A wheel, as stored."""
 
     id: UUID
     filename: str
@@ -28,14 +28,14 @@ class StoredWheel:
     created_at: datetime
 
 
-# One upload of a tenant is counted at a time.
+# Serialises a tenant's uploads, so that limits hold.
 _LOCK_TENANT: Final[LiteralString] = """
     SELECT pg_advisory_xact_lock(hashtextextended('wheels ' || $1::text, 0))
 """
 
 
 async def lock_tenant(db: Db, tenant_id: UUID) -> None:
-    """Hold the wheels of a tenant until the transaction ends."""
+    """Lock the wheels of a tenant until the transaction ends."""
     await db.execute(_LOCK_TENANT, str(tenant_id))
 
 
@@ -46,7 +46,7 @@ _SUM: Final[LiteralString] = """
 
 
 async def sum_up(db: Db) -> tuple[int, int]:
-    """Give how many wheels the caller's tenant has, and their bytes."""
+    """Return the number of wheels of the caller's tenant, and their total bytes."""
     row = await db.fetchrow(_SUM)
     assert row is not None
     return row["number"], row["bytes"]
@@ -64,7 +64,7 @@ _INSERT: Final[LiteralString] = """
 async def insert(
     db: Db, wheel_id: UUID, facts: WheelFacts, *, size_bytes: int, sha256: str
 ) -> StoredWheel:
-    """Add a wheel of the caller's tenant; its bytes are there already."""
+    """Insert a wheel of the caller's tenant; its bytes must be durable already."""
     row = await db.fetchrow(
         _INSERT,
         wheel_id,
@@ -89,7 +89,7 @@ _BY_NAME: Final[LiteralString] = """
 
 
 async def by_filename(db: Db, filename: str) -> StoredWheel | None:
-    """Find a wheel of the caller's tenant by its file name."""
+    """Return a wheel of the caller's tenant by its file name; None if there is none."""
     row = await db.fetchrow(_BY_NAME, filename)
     return None if row is None else StoredWheel(**row)
 
@@ -102,7 +102,7 @@ _GET: Final[LiteralString] = """
 
 
 async def get(db: Db, wheel_id: UUID) -> StoredWheel | None:
-    """Find a wheel of the caller's tenant."""
+    """Return a wheel of the caller's tenant; None if it does not exist."""
     row = await db.fetchrow(_GET, wheel_id)
     return None if row is None else StoredWheel(**row)
 
@@ -121,7 +121,7 @@ _LIST: Final[LiteralString] = """
 async def list_page(
     db: Db, *, after: tuple[datetime, UUID] | None, limit: int
 ) -> list[StoredWheel]:
-    """List the wheels of the caller's tenant, newest first, after the last of the page before."""
+    """Return a page of the wheels of the caller's tenant, newest first."""
     moment, last_id = after or (None, None)
     return [StoredWheel(**row) for row in await db.fetch(_LIST, moment, last_id, limit)]
 
@@ -133,14 +133,14 @@ _DELETE: Final[LiteralString] = """
 
 
 async def delete(db: Db, wheel_id: UUID) -> bool:
-    """Remove a wheel's row; False where there is none."""
+    """Delete a wheel's row; False if there is none."""
     return await db.fetchval(_DELETE, wheel_id) is not None
 
 
-# As the engine reads them: by the tenant that a run is of.
+# For attempts, by the tenant of the run.
 _FILES: Final[LiteralString] = "SELECT id, filename FROM tenant_wheels WHERE tenant_id = $1"
 
 
 async def files_of(pool: Pool, tenant_id: UUID) -> dict[str, UUID]:
-    """Give the ids of a tenant's wheels by file name."""
+    """Return the ids of a tenant's wheels by file name."""
     return {row["filename"]: row["id"] for row in await pool.fetch(_FILES, tenant_id)}

@@ -1,4 +1,4 @@
-"""Reading an agent's answers, which are untrusted."""
+"""Reading the replies of agents, which are untrusted."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from services.runner.gateways.sandbox.port import Reply, Talk
 from services.runner.usecases.attempt import Attempt, told_error
 from services.runner.usecases.warm import Warm, error_from
 
-# Above this texts are checked beside the loop, so that one call does not hold up the others.
+# Larger texts are checked in a thread, so that one call does not hold up the others.
 CHECK_INLINE_BYTES: Final = 16 * 1024
-# Values that are strict JSON at a glance: most results of small functions.
+# Texts that are strict JSON at a glance: most results of small functions.
 _PLAIN: Final = re.compile(rb'-?(?:0|[1-9][0-9]{0,17})|true|false|null|"[ !#-\[\]-~]{0,256}"')
 _skip: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 def answer_of(attempt: Attempt, warm: Warm, talk: Talk, reply: Reply) -> Outcome:
-    """Give what an answer says became of its call; that its outputs are JSON is not proven yet."""
+    """Return the outcome that a reply reports; its outputs are not yet proven to be JSON."""
     header = reply.header
     stdout, stderr = talk.output_tails()
     recycle = str(header.get("recycle") or "")[:100]
@@ -43,7 +43,7 @@ def answer_of(attempt: Attempt, warm: Warm, talk: Talk, reply: Reply) -> Outcome
         recycle = "out of turn"
     elif "error" in header:
         error = attempt.granted.mask.error(error_from(header["error"]))
-        # Where the call had a process of its own, that has ended with it.
+        # A call with a process of its own took only that down, so the sandbox can be kept.
         if error.type in {ErrorType.EXITED, ErrorType.OOM} and not warm.key.reuse.apart:
             recycle = recycle or error.type.value
     else:
@@ -63,7 +63,7 @@ def answer_of(attempt: Attempt, warm: Warm, talk: Talk, reply: Reply) -> Outcome
 
 
 def proven_at_once(attempt: Attempt, outcome: Outcome) -> Outcome:
-    """Prove small outputs without secrets; see `proven`."""
+    """Verify small outputs of a call without secrets; see `proven`."""
     try:
         _read_strictly(outcome.outputs)
     except ValueTextError as problem:
@@ -72,7 +72,7 @@ def proven_at_once(attempt: Attempt, outcome: Outcome) -> Outcome:
 
 
 async def proven(attempt: Attempt, outcome: Outcome) -> Outcome:
-    """Take secrets out of outputs, and prove that they are JSON: user code may have forged them."""
+    """Mask secrets in outputs, and verify that they are JSON: user code may have forged them."""
     outputs = outcome.outputs
     if not outputs:
         return outcome
@@ -86,7 +86,7 @@ async def proven(attempt: Attempt, outcome: Outcome) -> Outcome:
 
 
 def progress_of(attempt: Attempt) -> str:
-    """Give how far a failed attempt said it had come."""
+    """Return the last progress that a failed attempt reported."""
     return "" if attempt.pulse is None else attempt.pulse.progress()
 
 
@@ -99,10 +99,10 @@ def _not_json(problem: ValueTextError) -> AttemptError:
 
 
 def cut_outputs(entries: object, body: bytes, wanted: Sequence[str]) -> list[tuple[str, bytes]]:
-    """Cut the body into the outputs that are wanted, in their order."""
+    """Split the body into the wanted outputs, in their order; raises ValueTextError."""
     match entries:
         case [[str(name), int(length)]] if [name] == wanted and length == len(body):
-            return [(name, body)]  # what most nodes give
+            return [(name, body)]  # true for most nodes
     found: dict[str, bytes] = {}
     offset = 0
     if not isinstance(entries, list):
@@ -121,11 +121,10 @@ def cut_outputs(entries: object, body: bytes, wanted: Sequence[str]) -> list[tup
 
 
 async def check_outputs(outputs: Sequence[tuple[str, bytes]]) -> None:
-    """Prove that what left the sandbox is JSON: user code may have forged it.
+    """Verify that what left the sandbox is JSON: user code may have forged it.
 
-    What goes into rows is read strictly. What becomes a file, tens of megabytes perhaps, is only
-    skimmed, for no more than its own size: whoever takes it as an input reads it strictly, inside
-    a sandbox.
+    What is stored in rows is parsed strictly. What is stored as a file, perhaps tens of megabytes,
+    is only skimmed, without building its values: a consumer parses it strictly inside its sandbox.
     """
     size = sum(len(text) for _, text in outputs)
     if size <= CHECK_INLINE_BYTES:
@@ -153,7 +152,7 @@ def _skim(outputs: Sequence[tuple[str, bytes]]) -> None:
 
 
 def usage_from(found: object) -> Usage:
-    """Read what an agent says that a call used."""
+    """Parse the usage that an agent reports; invalid numbers count as 0."""
     if not isinstance(found, dict):
         return NO_USAGE
     read, write = 0, 0
@@ -171,12 +170,12 @@ def usage_from(found: object) -> Usage:
 
 
 def usage_of_dead(warm: Warm, wall_s: float) -> Usage:
-    """Give what an attempt used whose agent cannot tell any more, by its control group.
+    """Return the usage of an attempt whose agent died, from its control group.
 
-    The highest mark of memory is of the sandbox's whole life: who died of it was the highest.
+    The memory peak is that of the sandbox's whole life: if it ran out of memory, this was the peak.
     """
     used = warm.sandbox.usage()
-    # Of several calls each had its part.
+    # Concurrent calls share it evenly.
     cpu_us = max(0, used.cpu_us - warm.cpu_base_us - warm.cpu_us) // max(1, warm.calls)
     warm.cpu_us += cpu_us
     warm.memory_peak_bytes = max(warm.memory_peak_bytes, used.memory_peak_bytes)

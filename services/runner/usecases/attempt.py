@@ -1,4 +1,4 @@
-"""An attempt under way: how it was told to end, and the errors that this makes of it."""
+"""A running attempt: why it was told to end, and the errors that follow from that."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from services.runner.usecases.warm import Warm
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One attempt under way, and how it was told to end."""
+    """One running attempt."""
 
     request: AttemptRequest
     warm: Warm | None = None
-    talk: SharedTalk | None = None  # of a call that is not the only one in its interpreter
-    alone: bool = False  # it ended with others once, and is made again with none beside it
+    talk: SharedTalk | None = None  # for a call that shares its interpreter
+    alone: bool = False  # it died together with other calls, and is retried without any beside it
     container_id: UUID | None = None
-    told: str = ""  # "", "killed", "timeout" or "silent"
-    pulse: Pulse | None = None  # of the call, once it has begun
+    told: str = ""  # why it was told to end: "", "killed", "timeout" or "silent"
+    pulse: Pulse | None = None  # once the call has begun
     written: AttemptLog | None = None
-    asked_s: float = 0.0  # when the call was begun, by the monotonic clock
-    watch: asyncio.Task[None] | None = None  # while silence would end it
-    leave: Callable[[], None] | None = None  # where it stands in line for an interpreter, no task
-    looking: asyncio.Task[None] | None = None  # at a large answer, where there is no other task
+    asked_s: float = 0.0  # when the call was sent, by the monotonic clock
+    watch: asyncio.Task[None] | None = None  # ends it when heartbeats are missing
+    leave: Callable[[], None] | None = None  # leaves the queue for an interpreter; no task then
+    looking: asyncio.Task[None] | None = None  # checks a large result of a call without a task
     grace_s: float = 0.0
     transfer_us: int = 0
-    moved_bytes: int = 0  # of the values and files that it was given and gave
+    moved_bytes: int = 0  # of its inputs, outputs and files
     granted: Granted = NOTHING_GRANTED
     task: asyncio.Task[Any] | None = None
-    begun: bool = False  # whether the task has taken its first step, or none is needed
+    begun: bool = False  # whether the task has run its first step, or is not needed
     has_slot: bool = False
     over: bool = False  # whether nothing of it runs any more
-    before: Attempt | None = None  # of the same row and under way still, when this one came
-    followers: list[Callable[[], None]] = field(default_factory=list)  # that wait until it is over
+    before: Attempt | None = None  # an earlier one of the same row that still runs
+    followers: list[Callable[[], None]] = field(default_factory=list)  # called when it is over
 
 
 class Refused(Exception):  # noqa: N818 - it carries an error that is an outcome
-    """An attempt that cannot be begun, and the error that this is."""
+    """An attempt that cannot begin, with the error of its outcome."""
 
     def __init__(self, error: AttemptError) -> None:
         super().__init__(error.message)
@@ -55,12 +55,12 @@ class Refused(Exception):  # noqa: N818 - it carries an error that is an outcome
 
 
 def environment_error(message: str, *, retryable: bool = True) -> AttemptError:
-    """Make the error of what is about the machine, not the code."""
+    """Return an error caused by the machine, not by user code."""
     return AttemptError(type=ErrorType.ENVIRONMENT, message=message, retryable=retryable)
 
 
 def told_error(attempt: Attempt) -> AttemptError:
-    """Make the error of an attempt that was told to end."""
+    """Return the error of an attempt that was told to end."""
     if attempt.told == "timeout":
         return AttemptError(
             type=ErrorType.TIMEOUT,
@@ -72,7 +72,7 @@ def told_error(attempt: Attempt) -> AttemptError:
 
 
 def died_error(attempt: Attempt, died: SandboxDied) -> AttemptError:
-    """Make the error of an attempt whose sandbox ended under it."""
+    """Return the error of an attempt whose sandbox died."""
     if attempt.told:
         return told_error(attempt)
     if died.oom:

@@ -1,4 +1,4 @@
-"""One attempt from its request to its outcome."""
+"""Runs one attempt from its request to its outcome."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ from services.runner.usecases.node_logs import NodeLogs
 from services.runner.usecases.plain_calls import Over, PlainCall, is_inline
 from services.runner.usecases.warm import LoadFailed, Need, Warm
 
-# Calls that meet hide what each leaves: after so many the interpreter is let go, to be looked at.
+# Concurrent calls hide leftovers of each other; after this many calls without proof that nothing
+# was left, the interpreter is recycled.
 _UNPROVEN_MAX: Final = 1_000
 
 
@@ -74,11 +75,11 @@ class Attempts:
         self._killing: set[asyncio.Task[None]] = set()
 
     def begin(self, attempt: Attempt, over: Over, left: Callable[[], None]) -> bool:
-        """Begin a call that waits for nothing but an interpreter; False where it is no such call.
+        """Begin a call that only needs an interpreter, without a task; False if it needs more.
 
-        `over` is told what became of it, in the loop's own callback and never before this returns;
-        after it `left`, once the interpreter is another's to have. So most calls need no task: it
-        would take three more turns of the loop for each.
+        `over` is called with the outcome, from a callback of the loop and never before this
+        returns; then `left`, once the interpreter is released. Most calls need no task, which would
+        take three more iterations of the loop.
         """
         request = attempt.request
         granted = self._known(request)
@@ -98,7 +99,7 @@ class Attempts:
         return True
 
     async def run(self, attempt: Attempt) -> Outcome:
-        """Give what became of it; whatever user code does is an outcome, never an exception."""
+        """Run the attempt and return its outcome; failures of user code are outcomes too."""
         crash.reach("attempt_taken")
         need: Need | None = None
         try:
@@ -138,7 +139,7 @@ class Attempts:
             give_back(self._pool, attempt, outcome)
 
     def tell_to_end(self, attempt: Attempt, why: str, *, grace_s: float) -> None:
-        """Stop an attempt: the first word counts, its sandbox goes with it."""
+        """Stop an attempt and its sandbox; only the first reason counts."""
         if not attempt.told:
             attempt.told = why
             attempt.grace_s = grace_s
@@ -152,11 +153,11 @@ class Attempts:
             attempt.task.cancel()
 
     async def key_of(self, request: AttemptRequest) -> WarmKey | None:
-        """Give what a request's interpreter is known by; None where the version is not there."""
+        """Return the key of a request's interpreter; None if the node version does not exist."""
         return await self._needs.key_of(request)
 
     async def _end(self, attempt: Attempt, warm: Warm, *, grace_s: float) -> None:
-        """End the call: by its task where others are in the interpreter, which then retires."""
+        """End the call; in a shared interpreter cancel only its task first, and retire that."""
         talk = attempt.talk
         if talk is not None:
             self._pool.retire(warm)
@@ -209,7 +210,7 @@ class Attempts:
         frame: tuple[dict[str, Any], bytes],
         began: float,
     ) -> Outcome:
-        """Lend the call its files, and take them back whatever became of it."""
+        """Lend the call its files, and remove them afterwards, whatever its outcome."""
         header, body = frame
         try:
             lent = await self._carried.lend(
@@ -294,7 +295,7 @@ class Attempts:
 
 
 def _texts(entries: Sequence[Sequence[Any]], body: bytes) -> list[tuple[str, bytes]]:
-    """Cut a call's body into its inputs again."""
+    """Split the body of a call into its inputs again."""
     texts = []
     offset = 0
     for name, length, _ in entries:

@@ -1,4 +1,4 @@
-"""What all calls of an agent have in common: frame, log, heartbeat, deadline, and end."""
+"""What all calls of agents share: frame, log, heartbeat, deadline and end."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from services.runner.usecases.node_logs import NodeLogs
 from services.runner.usecases.trace import place_of
 from services.runner.usecases.warm import LoadFailed, Warm
 
-REPLY_BYTES_MORE: Final = 4096  # than the outputs have: what JSON takes around them
+REPLY_BYTES_MORE: Final = 4096  # than the outputs: the JSON around them
 
 TellToEnd = Callable[[Attempt, str], None]
 
 
 class Calls:
-    """Begins and ends calls, however they came to their interpreter."""
+    """Begins and ends calls, with and without tasks."""
 
     def __init__(self, logs: NodeLogs, tell_to_end: TellToEnd) -> None:
-        """`tell_to_end` is asked for calls that take too long, and for those that fall silent."""
+        """`tell_to_end` is called for calls that exceed their timeout or miss heartbeats."""
         self._logs = logs
         self._tell_to_end = tell_to_end
         self._deadlines = Deadlines[Attempt](lambda attempt: tell_to_end(attempt, "timeout"))
 
     def header(self, attempt: Attempt, warm: Warm, inputs: Sequence[Any]) -> dict[str, Any]:
-        """Say what is to be called, with what."""
+        """Return the header of the frame that begins a call."""
         request = attempt.request
         header = {
             "op": "call",
@@ -58,7 +58,7 @@ class Calls:
         return header
 
     def open(self, attempt: Attempt, talk: Talk, began_s: float) -> None:
-        """Begin to listen to a call, which is asked next."""
+        """Start the log, the heartbeats and the timeout of a call; it is sent next."""
         request = attempt.request
         attempt.written = written = self._logs.open(request)
         attempt.asked_s = now_s = time.monotonic()
@@ -74,14 +74,14 @@ class Calls:
             attempt.watch = asyncio.create_task(self._watch(attempt, pulse))
 
     def close(self, attempt: Attempt) -> None:
-        """Time it no longer: it is answered, or nobody waits for that."""
+        """Stop the timers of a call that was answered or given up."""
         self._deadlines.end(attempt)
         if attempt.watch is not None:
             attempt.watch.cancel()
             attempt.watch = None
 
     def ended(self, attempt: Attempt, found: Reply | SandboxDied) -> Outcome:
-        """Give what became of a call of an interpreter of its own, whose outputs are small."""
+        """Return the outcome of a call alone in its interpreter, whose outputs are small."""
         warm = attempt.warm
         assert warm is not None, "it has one until it is given back"
         self.close(attempt)
@@ -92,14 +92,14 @@ class Calls:
         return self._counted(attempt, warm, outcome)
 
     async def answered(self, attempt: Attempt, warm: Warm, talk: Talk, reply: Reply) -> Outcome:
-        """Give what became of a call that was answered with whatever it was."""
+        """Return the outcome of any call that was answered."""
         self.close(attempt)
         crash.reach("attempt_answered")
         outcome = await proven(attempt, answer_of(attempt, warm, talk, reply))
         return self._counted(attempt, warm, outcome)
 
     def died(self, attempt: Attempt, warm: Warm, talk: Talk, died: SandboxDied) -> Outcome:
-        """Give what became of a call whose sandbox has ended."""
+        """Return the outcome of a call whose sandbox died."""
         self.close(attempt)
         stdout, stderr = talk.output_tails()
         if attempt.written is not None:
@@ -122,14 +122,14 @@ class Calls:
         return outcome
 
     async def _watch(self, attempt: Attempt, pulse: Pulse) -> None:
-        """End an attempt whose code falls silent."""
-        while (left_s := pulse.due_s() - time.monotonic()) > 0:  # noqa: ASYNC110  # beats move the time
+        """End an attempt whose heartbeats stop."""
+        while (left_s := pulse.due_s() - time.monotonic()) > 0:  # noqa: ASYNC110  # beats move it
             await asyncio.sleep(left_s)
         self._tell_to_end(attempt, "silent")
 
 
 def give_back(pool: InterpreterPool, attempt: Attempt, outcome: Outcome | None) -> None:
-    """Give a call's interpreter back, or up; without an outcome nothing is known of it."""
+    """Release a call's interpreter; it is recycled if the outcome says so, or is unknown."""
     warm = attempt.warm
     assert warm is not None, "it is given back once"
     attempt.warm = attempt.talk = None
@@ -140,7 +140,7 @@ def give_back(pool: InterpreterPool, attempt: Attempt, outcome: Outcome | None) 
 
 
 def outcome_without_one(attempt: Attempt, problem: Exception) -> Outcome:
-    """Give what becomes of an attempt that gets no interpreter."""
+    """Return the outcome of an attempt that got no interpreter."""
     if isinstance(problem, LoadFailed):
         attempt.container_id = problem.container_id
         stdout, stderr = problem.printed
@@ -156,7 +156,7 @@ def _context(request: AttemptRequest, granted: Granted) -> dict[str, str]:
         "QFLOW_IDEMPOTENCY_KEY": str(request.attempt_ref),  # the same for every attempt of the node
         "QFLOW_DEADLINE": moment_text(time.time() + request.timeout_s),
     }
-    if request.traceparent:  # the W3C's name for it: tracing libraries look there
+    if request.traceparent:  # the variable that tracing libraries read
         told["TRACEPARENT"] = place_of(request)
     if request.progress:
         told["QFLOW_PROGRESS"] = request.progress

@@ -42,7 +42,7 @@ _NOT_PLAIN: Final = re.compile(r"[\x00-\x1f\x7f/\\]")
 
 
 class NotCarried(Exception):  # noqa: N818 - it carries an error that is an outcome
-    """A file cannot be given to a node, or taken from it."""
+    """A file that cannot be given to a node, or taken from it, with the error of the outcome."""
 
     def __init__(self, kind: ErrorType, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
@@ -51,22 +51,22 @@ class NotCarried(Exception):  # noqa: N818 - it carries an error that is an outc
 
 @dataclass(slots=True)
 class Lent:
-    """What one call was lent, and the names that its own files will have."""
+    """The files lent to one call, and the ids for files that it creates."""
 
     header: dict[str, Any]
     folders: list[Path] = field(default_factory=list)
     ids: Sequence[str] = ()
     output: Path | None = None
-    size_bytes: int = 0  # of the files that it was lent
+    size_bytes: int = 0  # of the files lent
 
     @property
     def descriptors_max(self) -> int:
-        """How many files the call may give."""
+        """How many files the call may create."""
         return len(self.ids)
 
 
 class CarriedFiles:
-    """Hands files to sandboxes and takes theirs."""
+    """Gives files to sandboxes, and stores those that they create."""
 
     def __init__(self, store: FileBytes, database: Pool) -> None:
         self._store = store
@@ -79,7 +79,7 @@ class CarriedFiles:
         carries: Carries,
         inputs: Sequence[tuple[str, bytes]],
     ) -> Lent:
-        """Put what the inputs refer to where the sandbox reads it; raises NotCarried."""
+        """Put the files that inputs refer to where the sandbox can read them; raises NotCarried."""
         exchange = sandbox.spec.exchange
         if exchange is None:
             raise NotCarried(ErrorType.ENVIRONMENT, "this runner hands no files over")
@@ -140,9 +140,9 @@ class CarriedFiles:
     async def take(
         self, request: AttemptRequest, sandbox: Sandbox, lent: Lent, reply: Reply
     ) -> int:
-        """Store what the call gives: bytes first, then rows, all of them or none; say how much.
+        """Store the call's files, all or none: first bytes, then rows; return their total size.
 
-        What the sandbox still holds open it may go on changing: what is copied is what is hashed.
+        The sandbox may still change files that it holds open: what is hashed is the copy.
         """
         stated = reply.header.get("files") or []
         descriptors = reply.descriptors
@@ -222,20 +222,20 @@ class CarriedFiles:
             raise over from None
 
     async def give_back(self, lent: Lent) -> None:
-        """Remove what was lent. What is mapped or open still stays readable for who has it."""
+        """Remove the lent files. A sandbox can still read what it has open or mapped."""
         if lent.folders or lent.output is not None:
             await asyncio.to_thread(_clear, lent)
 
 
 def refused_by_disk(problem: OSError) -> NotCarried:
-    """Give what an attempt is told whose result the runner's own disk does not take now."""
+    """Return the error of a result that the runner's own disk did not accept."""
     log.error("result_not_stored", fault=problem.strerror)
     text = f"the disk of the runner does not take the result: {problem.strerror}"
     return NotCarried(ErrorType.ENVIRONMENT, text, retryable=True)
 
 
 def over_quota(problem: Exception) -> NotCarried | None:
-    """Give what an attempt is told whose file did not fit its tenant's quota; None for the rest."""
+    """Return the error of a file over its tenant's quota; None for any other problem."""
     told = translate(problem)
     if told is None or told.reason != FILE_QUOTA_REACHED:
         return None
@@ -279,7 +279,7 @@ def _refuse_pickle(row: CarriedFile, request: AttemptRequest, tier: Tier) -> Non
 
 
 def _stated(stated: object, ids: Sequence[str]) -> list[tuple[UUID, str, str]]:
-    """Read what the agent says of its files: it is user code's process, and believed in nothing."""
+    """Parse the agent's list of its files, which is untrusted."""
     entries = []
     left = set(ids)
     for entry in stated if isinstance(stated, list) else ():
@@ -293,7 +293,7 @@ def _stated(stated: object, ids: Sequence[str]) -> list[tuple[UUID, str, str]]:
 
 
 def _plain_name(name: str) -> str:
-    """Make a name one that names nothing but a file in its folder."""
+    """Sanitise a name so that it is just a file name."""
     kept = _NOT_PLAIN.sub("_", name)
     kept = kept.encode("utf-8", "replace")[:_NAME_BYTES_MAX].decode("utf-8", "ignore")
     return "_" if kept in {"", ".", ".."} else kept

@@ -1,4 +1,4 @@
-"""Tells the database about sandboxes: newest states only, in batches, never awaited by a call."""
+"""Writes the states of sandboxes to the database: newest only, in batches, never awaited."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ log = structlog.get_logger()
 
 _RETRY_S: Final = 1.0
 _KEPT_MAX: Final = 10_000
-_USAGE_EVERY_S: Final = 2.0  # how old what the row of a live sandbox says of its use may be
+_USAGE_EVERY_S: Final = 2.0  # maximum age of the usage in a live sandbox's row
 
 
 class ContainerRows:
-    """Collects changes of rows; one write is under way at a time, what comes meanwhile waits."""
+    """Collects changes of rows; only one write runs at a time, later changes wait for the next."""
 
     def __init__(
         self,
@@ -46,29 +46,29 @@ class ContainerRows:
 
     @property
     def open(self) -> AbstractSet[UUID]:
-        """The rows whose sandboxes are on their way or there."""
+        """The rows whose sandboxes are starting or running."""
         return self._open
 
     def begin(self, row: ContainerRow) -> None:
-        """Keep a row until its sandbox is over."""
+        """Track a row until its sandbox has ended."""
         self._open.add(row.id)
 
     def end(self, row: ContainerRow) -> None:
-        """Keep a row no longer."""
+        """Stop tracking a row."""
         self._open.discard(row.id)
 
     def put(self, change: ContainerChange) -> None:
-        """Note the newest state of a sandbox."""
+        """Queue the newest state of a sandbox."""
         self._containers[change.id] = change
         self._changed.set()
 
     def put_dependency(self, change: DependencyChange) -> None:
-        """Note the newest state of a package in a sandbox."""
+        """Queue the newest state of a package in a sandbox."""
         self._dependencies[change.container_id, change.package_name] = change
         self._changed.set()
 
     def put_usage(self, row: ContainerRow) -> None:
-        """Note that a sandbox has used more: all that have are written together, seconds later."""
+        """Queue the usage of a sandbox: all that changed are written together, seconds later."""
         if not self._used:
             asyncio.get_running_loop().call_later(self._usage_every_s, self._tell_usage)
         self._used.add(row)
@@ -79,7 +79,7 @@ class ContainerRows:
             row.tell_usage()
 
     async def write_until(self, stop: asyncio.Event) -> None:
-        """Write changes as they come, until told to stop."""
+        """Write changes as they come, until `stop` is set."""
         stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
@@ -92,7 +92,7 @@ class ContainerRows:
             stopping.cancel()
 
     async def flush(self) -> bool:
-        """Write what there is; False when the database did not take it, and it is kept."""
+        """Write all queued changes; False if the database was unavailable, and they are kept."""
         self._changed.clear()
         states, self._containers = self._containers, {}
         packages, self._dependencies = self._dependencies, {}
@@ -107,7 +107,7 @@ class ContainerRows:
         except Exception as problem:
             if not passing(
                 problem
-            ):  # such rows will never be taken: they only tell, so let them go
+            ):  # they would never be accepted, and are only informative: drop them
                 log.exception("container_rows_refused", rows=len(states))
                 return True
             log.warning("container_rows_delayed", fault=type(problem).__name__, rows=len(states))
@@ -120,7 +120,7 @@ class ContainerRows:
 
 
 class ContainerRow:
-    """One sandbox's row from its intent to its end."""
+    """The row of one sandbox, from intent to end."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class ContainerRow:
         limits: Mapping[str, Any],
     ) -> None:
         self.id = uuid7()
-        self.taken = False  # whether a sandbox was started, or tried, under this row
+        self.taken = False  # whether a sandbox was started under this row, or tried to
         self._rows = rows
         self._tenant_id = tenant_id
         self._node_version_id = node_version_id
@@ -147,23 +147,23 @@ class ContainerRow:
         self._put("creating")
 
     def running(self, name: str) -> None:
-        """Say that the sandbox runs, and what this machine calls it."""
+        """Record that the sandbox runs, under this name on the machine."""
         self._started_at = datetime.now(UTC)
         self._name = name
         self._put("running")
 
     def used(self, usage: Callable[[], Mapping[str, Any]]) -> None:
-        """Say that the sandbox has used more; what, is asked for when its row is written."""
+        """Record that the usage changed; `usage` is called when the row is written."""
         self._usage = usage
         self._rows.put_usage(self)
 
     def tell_usage(self) -> None:
-        """Put what it has used into its row, unless that has said the last word already."""
+        """Queue the current usage, unless the final state is already queued."""
         if not self._over and self._usage is not None:
             self._put("running", usage=self._usage())
 
     def ended(self, status: str, usage: Mapping[str, Any] | None = None) -> None:
-        """Say that it is over: `stopped`, `error`, or `removed` when it never came to be."""
+        """Record the end: `stopped`, `error`, or `removed` if it never existed."""
         self._over = True
         self._rows.end(self)
         self._put(status, stopped_at=datetime.now(UTC), usage=usage)
@@ -171,7 +171,7 @@ class ContainerRow:
     def packages(
         self, packages: Sequence[Package], status: str, *, lock_digest: str, time_ms: int | None
     ) -> None:
-        """Say how the installation of the sandbox's packages stands."""
+        """Record the installation status of the sandbox's packages."""
         for package in packages:
             self._rows.put_dependency(
                 DependencyChange(

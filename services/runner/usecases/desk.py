@@ -1,4 +1,4 @@
-"""The desk: takes assignments, has them made, and answers for each until that is acknowledged."""
+"""The desk: accepts assignments, runs them, and keeps each result until it is acknowledged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 class Desk(Work):
-    """Where orchestrators' streams come in: what each says is done, and what is left at the end."""
+    """Handles the streams of orchestrators: executes their frames, and drains at the end."""
 
     def __init__(
         self,
@@ -59,20 +59,20 @@ class Desk(Work):
         )
         self._pythons = frozenset(pythons)
         self._networks = frozenset((Reach.NONE, *networks))
-        self.drained = False  # whether all that it ever began is answered, and nothing new is taken
+        self.drained = False  # whether everything is answered and nothing new is accepted
 
-    # -- what is in hand
+    # -- state
 
     def busy(self) -> bool:
-        """Whether attempts are under way."""
+        """Return whether attempts are running."""
         return bool(self._running)
 
     def activity(self) -> tuple[bool, int]:
-        """Whether there is anything in hand, and how many attempts have ended until now."""
+        """Return whether there is anything to do, and the count of attempts that ended so far."""
         return bool(self._running or self._finished), self.ended.total()
 
     def inventory(self) -> tuple[list[tuple[UUID, int]], list[tuple[UUID, int]]]:
-        """List what runs and what is finished and not acknowledged."""
+        """Return the running attempts, and the finished ones without acknowledgement."""
         running = [(ref, attempt.request.token) for ref, attempt in self._running.items()]
         finished = [(ref, result.token) for ref, result in self._finished.items()]
         return running, finished
@@ -80,9 +80,9 @@ class Desk(Work):
     # -- streams
 
     def open_session(self, pull: PullValues) -> Session:
-        """Begin to serve an orchestrator: offer what is finished, and grant it its share.
+        """Begin to serve an orchestrator: send it finished results, and grant its share of slots.
 
-        Of what runs it says itself which attempts are its own.
+        The orchestrator then states which running attempts it owns.
         """
         session = Session(pull)
         self._sessions.append(session)
@@ -91,15 +91,15 @@ class Desk(Work):
         return session
 
     def close_session(self, session: Session) -> None:
-        """Forget a stream; its attempts go on."""
+        """Drop a stream; its attempts keep running."""
         if session in self._sessions:
             self._sessions.remove(session)
-            for other in self._sessions:  # one of them may own by now what only this one was told
+            for other in self._sessions:  # another one may now own what was only sent to this one
                 self._offer(other)
             self._share()
 
     def take(self, session: Session, frame: Incoming) -> None:
-        """Do what a frame says."""
+        """Execute a frame of a stream."""
         for definition in frame.definitions:
             session.definitions[definition.number] = definition
         for ref, token in frame.superseded:
@@ -111,24 +111,24 @@ class Desk(Work):
             self._kill(session, kill)
         for assignment in frame.assignments:
             self._assign(session, assignment)
-        for ref, token in frame.acks:  # last: what begins goes first, whichever attempt it is
+        for ref, token in frame.acks:  # last: starting attempts is more urgent
             self._settle(session, ref, token)
         if frame.demand is not None:
             session.demand = frame.demand
             self._share()
 
     def _own(self, session: Session, owned: Owned) -> None:
-        """Know whose an attempt is: it counts there, and its result is offered there."""
+        """Set the owner of an attempt: it counts there, and its result is sent there."""
         owner = next((each for each in self._sessions if each.member == owned.member), None)
         running = self._running.get(owned.attempt_ref)
         if running is not None and running.request.token == owned.token:
             self._owners[owned.attempt_ref].running -= 1
-            # Nobody's, while there is no stream to it: the result goes to all, and then to whoever
-            # attaches.
+            # Without a stream to its owner it has none: the result is sent to all, and then to the
+            # next that attaches.
             self._owners[owned.attempt_ref] = owner or Session(session.pull)
             self._owners[owned.attempt_ref].running += 1
         finished = self._finished.get(owned.attempt_ref)
-        # Its own only where it ended after the greeting, in which it still ran.
+        # `session` has got it already, unless it still ran when the stream began.
         told = owner is session and owned.attempt_ref in session.offered
         if finished is not None and owner is not None and not told:
             self._send(owner, finished)
@@ -136,7 +136,7 @@ class Desk(Work):
     # -- ending
 
     async def drain(self, grace_s: float) -> None:
-        """Take nothing new; return when all is answered and acknowledged, or the time is up."""
+        """Accept nothing new; return when all is answered and acknowledged, or after `grace_s`."""
         self._refuse = "draining"
         self._share()
         try:
@@ -149,7 +149,7 @@ class Desk(Work):
         self.drained = not self._running and not self._finished
 
     def abandon_all(self) -> None:
-        """Forget everything: the lease is lost, and nobody would take a result."""
+        """Drop everything: the lease is lost, so nobody would accept a result."""
         running, self._running = self._running, {}
         self._owners.clear()
         self._finished.clear()
@@ -191,7 +191,7 @@ class Desk(Work):
         session.running += 1
         if running is not None and (before := running if running.begun else running.before):
             attempt.before = before
-            if not before.over:  # told to end, which may take it a moment: never two at once
+            if not before.over:  # it is still ending: two attempts must never overlap
                 before.followers.append(partial(self._enter, attempt, definition, assignment))
                 return
         self._enter(attempt, definition, assignment)
@@ -216,7 +216,7 @@ class Desk(Work):
             return
         attempt = self._running.get(kill.attempt_ref)
         if attempt is None or attempt.request.token != kill.token:
-            # Nothing to end: an answer all the same, or the orchestrator would wait for it.
+            # Nothing to kill, but the orchestrator waits for an answer.
             self._send(
                 session,
                 Finished(

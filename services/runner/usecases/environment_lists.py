@@ -1,4 +1,4 @@
-"""Reading environments and Pythons, as a caller."""
+"""Reads environments and Pythons on behalf of a caller."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.runner.storage.environment_lists import StoredEnvironment
 
 
 async def get_environment(pool: Pool, caller: Caller, environment_id: UUID) -> StoredEnvironment:
-    """Give one environment of the caller's tenant; NotFound without it."""
+    """Return an environment of the caller's tenant; raises NotFound."""
     async with as_caller(pool, caller) as db:
         found = await environment_lists.get(db, caller.tenant_id, environment_id)
     if found is None:
@@ -24,13 +24,13 @@ async def get_environment(pool: Pool, caller: Caller, environment_id: UUID) -> S
 async def list_environments(
     pool: Pool, caller: Caller, *, after: tuple[datetime, UUID] | None, limit: int
 ) -> list[StoredEnvironment]:
-    """Give the environments of the caller's tenant after a page's last key, newest first."""
+    """Return a page of the environments of the caller's tenant, newest first."""
     async with as_caller(pool, caller) as db:
         return await environment_lists.list_page(db, caller.tenant_id, after=after, limit=limit)
 
 
 async def get_bom(pool: Pool, caller: Caller, environment_id: UUID) -> str:
-    """Give what an environment consists of; FailedPrecondition where it was never built."""
+    """Return an environment's bill of materials; FailedPrecondition if it was never built."""
     async with as_caller(pool, caller) as db:
         found = await environment_lists.get_bom(db, caller.tenant_id, environment_id)
         known = found or await environment_lists.get(db, caller.tenant_id, environment_id)
@@ -44,7 +44,7 @@ async def get_bom(pool: Pool, caller: Caller, environment_id: UUID) -> str:
 
 
 async def count_pythons(pool: Pool, caller: Caller) -> dict[str, int]:
-    """Give how many runners have each Python."""
+    """Return the number of runners by Python version."""
     async with as_caller(pool, caller) as db:
         return await pythons.count_by_version(db)
 

@@ -1,4 +1,4 @@
-"""Quotas of environments: before one more is built of a tenant another goes, or none is built."""
+"""Quotas of environments: before a build an older one is evicted, or the build is refused."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from services.runner.usecases.patience import passing, patiently
 
 log = structlog.get_logger()
 
-# So long a build waits for an environment to become idle, before it fails and is tried again later.
+# How long a build waits for an environment to become idle before it fails, and is retried later.
 _PATIENCE_S: Final = 10.0
 _PAUSE_S: Final = 0.25
 
 
 class EnvironmentQuotas:
-    """Holds tenants to what they may have below one folder.
+    """Enforces the quotas of tenants below one folder.
 
-    Whoever asks has the tenant's turn to build: nobody else builds of it on this disk meanwhile.
+    Callers hold the tenant's build lock: nothing else is built for it on this disk meanwhile.
     """
 
     def __init__(self, root: Path, pool: Pool, *, patience_s: float = _PATIENCE_S) -> None:
@@ -36,9 +36,10 @@ class EnvironmentQuotas:
         self._patience_s = patience_s
 
     async def make_room(self, tenant_id: UUID, *, free: Callable[[str], None]) -> str:
-        """Have room for one more environment; else say, for people, which quota has none.
+        """Make room for one more environment; return an error text if a quota does not allow it.
 
-        What was used the longest ago goes first. `free` lets one go that only idle sandboxes have.
+        Evicts the least recently used first. `free` releases an environment that only idle
+        sandboxes use.
         """
         quota = await patiently(lambda: environment_quotas.of_tenant(self._pool, tenant_id))
         if quota == NO_QUOTA:

@@ -1,4 +1,4 @@
-"""Disk space for environments and their caches: the budget they keep to, and full disks."""
+"""Disk space of environments and their caches: the size budget, and full disks."""
 
 from __future__ import annotations
 
@@ -22,49 +22,49 @@ from services.runner.usecases.patience import passing
 
 log = structlog.get_logger()
 
-# A disk that is short of room is given this much more than the least, so that it is not so at once.
+# When the disk is short, this many times the minimum is freed, so that it is not short again soon.
 _SPARE_SHARE: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoomLimits:
-    """What a deployment allows."""
+    """The limits that a deployment sets."""
 
     bytes_max: int
     free_bytes_min: int
 
 
 class Room:
-    """Knows roughly what environments take up, and exactly when that may be too much.
+    """Tracks an upper bound of what environments take up, and measures when that is not enough.
 
-    Walking them all is slow, so it is done when the sum of what was built could be over the budget,
-    after builds that failed, and when the disk itself is short.
+    Measuring walks all folders, which is slow, so it is done only when the bound exceeds the
+    budget, after failed builds, and when the disk itself is short.
     """
 
     def __init__(self, root: Path, pool: Pool, limits: RoomLimits) -> None:
         self._root = root
         self._pool = pool
         self._limits = limits
-        self._bytes_max: int | None = None  # what there is at most; None: not known
+        self._bytes_max: int | None = None  # upper bound of the size; None: unknown
         self._working = asyncio.Lock()
 
     def note_built(self, size_bytes: int) -> None:
-        """Count what was built; what it shares with others counts twice until the next look."""
+        """Add a build; files it shares with others count twice until the next measurement."""
         if self._bytes_max is not None:
             self._bytes_max += size_bytes
 
     def note_unknown(self) -> None:
-        """Count nothing more: something was left somewhere."""
+        """Forget the bound: a failed build left something of unknown size."""
         self._bytes_max = None
 
     async def enough(self) -> bool:
-        """Whether a build may begin; makes room first where there is none."""
+        """Return whether a build may begin; frees space first if needed."""
         if self._is_short():
             await self.keep()
         return not self._is_short()
 
     async def keep(self) -> None:
-        """Remove what was used the longest ago while there is too much; never what is in use."""
+        """Evict what was used the longest ago until within the limits; never what is in use."""
         known = self._bytes_max is not None and self._bytes_max <= self._limits.bytes_max
         if known and not self._is_short():
             return
@@ -96,7 +96,7 @@ class Room:
         for each in to_remove(kept, excess):
             remove = drop_cache if each.is_cache else evict
             if not await asyncio.to_thread(remove, self._root / each.name):
-                continue  # somebody came in between
+                continue  # somebody uses it again
             del left[each.name]
             log.info("environment_evicted", name=each.name, cache=each.is_cache)
             if not each.is_cache:

@@ -41,20 +41,20 @@ from services.runner.usecases.tenant_packages import TenantPackages
 
 log = structlog.get_logger()
 
-# Between a build and its use somebody who makes room may take it: seldom, and never so often.
+# Eviction may remove an environment between its build and its use: rarely, and never this often.
 _TRIES: Final = 3
-# An environment without a sandbox is held so long, in case one is just being started.
+# How long an unused environment is held, in case a sandbox is just being started with it.
 _LET_GO_AFTER_S: Final = 60.0
-# Where another needs its room: so that one that somebody just asked for gets its sandbox.
+# Not released to make room this soon after use: a call may be about to start a sandbox with it.
 _JUST_ASKED_FOR_S: Final = 2.0
 _BUILD_BOUNDS_S: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
-# Told as packages are installed: (package, status, milliseconds since the start).
+# Called as packages are installed: (packages, status, milliseconds since the start).
 Progress = Callable[[Sequence[Package], str, int | None], None]
 
 
-class EnvironmentFailed(Exception):  # noqa: N818 - the built-in has the plain name
-    """An environment that cannot be had; `retryable` when it may be had later."""
+class EnvironmentFailed(Exception):  # noqa: N818 - `EnvironmentError` is a built-in
+    """An environment that is not available; `retryable` if it may be later."""
 
     def __init__(self, message: str, *, retryable: bool) -> None:
         super().__init__(message)
@@ -62,18 +62,18 @@ class EnvironmentFailed(Exception):  # noqa: N818 - the built-in has the plain n
 
 
 class Occupants(Protocol):
-    """Who has environments: the sandboxes of this runner."""
+    """Users of environments: the sandboxes of this runner."""
 
     def environment_keys(self) -> frozenset[str]:
-        """Name those that sandboxes have, or that calls wait for."""
+        """Return the keys of environments that sandboxes use or calls wait for."""
 
     def vacate(self, environment_key: str) -> None:
-        """End the sandboxes of one that nothing works in."""
+        """End the idle sandboxes of an environment."""
 
 
 @dataclass(slots=True)
 class _Held:
-    """An environment that this runner uses, and the descriptor that keeps it there."""
+    """An environment in use, and the descriptor whose lock protects it from eviction."""
 
     folder: Path
     descriptor: int
@@ -82,10 +82,10 @@ class _Held:
 
 
 class Environments:
-    """Builds environments below one folder and remembers which are ready.
+    """Builds environments below one folder, and tracks which are in use.
 
-    Each tenant has a folder of its own with its environments and, in `.build`, its cache: nothing
-    that one tenant brought here is linked into another's. Those who build take turns within it.
+    Each tenant has its own folder with its environments and, in `.build`, its cache: packages of
+    one tenant are never linked into another's. Builds of one tenant are serialised.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Environments:
         self._packages = packages
         self._incarnation = incarnation
         self._quotas = quotas or EnvironmentQuotas(root, pool)
-        self.occupants: Occupants | None = None  # once there are any
+        self.occupants: Occupants | None = None  # set once the pool exists
         self._held: dict[str, _Held] = {}
         self._building: dict[str, asyncio.Task[Path]] = {}
         self._resolver = Resolver(
@@ -128,7 +128,7 @@ class Environments:
         return await self._resolver.resolve(requirements, python_version, tenant_id)
 
     def key_of(self, *, tenant_id: UUID, python_version: str, digest: str) -> str:
-        """Name a tenant's environment of a lock on this machine; empty for no lock."""
+        """Return the key of a tenant's environment for a lock on this machine; "" without one."""
         if not digest:
             return ""
         return environment_key(
@@ -136,7 +136,7 @@ class Environments:
         )
 
     def ready(self, key: str) -> Path | None:
-        """Give the folder of an environment that is in place, and stays so while it is used."""
+        """Return the folder of an environment in use, which stays while it is used; else None."""
         held = self._held.get(key)
         if held is None:
             return None
@@ -147,7 +147,7 @@ class Environments:
     async def ensure(
         self, key: str, lock: str, digest: str, python_version: str, tenant_id: UUID, on: Progress
     ) -> Path:
-        """Give the folder of an environment, built if need be; those who ask at once share it."""
+        """Return the folder of an environment, built if needed; concurrent callers share it."""
         found = self.ready(key)
         if found is not None:
             return found
@@ -161,11 +161,11 @@ class Environments:
         return await asyncio.shield(building)
 
     def census(self) -> dict[str, int]:
-        """Count those that are in place and in use, and those that are being built."""
+        """Count the environments in use and those being built."""
         return {"held": len(self._held), "building": len(self._building)}
 
     async def let_go(self, in_use: frozenset[str]) -> None:
-        """Let those go that no sandbox uses and nobody asked for lately; say what was used."""
+        """Release environments unused for a while, and record the last use of the others."""
         now = time.time()
         for key in in_use & self._held.keys():
             self._held[key].used_at = now
@@ -182,12 +182,12 @@ class Environments:
                 os.close(held.descriptor)
 
     async def settle(self) -> None:
-        """Wait until what is known of environments is in their rows, or was tried to be."""
+        """Wait until pending writes of environment rows are done or have failed."""
         while self._telling:
             await asyncio.wait(self._telling)
 
     def _free(self, key: str) -> None:
-        """Let one go that this runner used lately, where nothing works in it any more."""
+        """Release an environment to make room, unless something works in it or was about to."""
         held = self._held.get(key)
         if held is None or time.time() - held.used_at < _JUST_ASKED_FOR_S:
             return
@@ -239,12 +239,13 @@ class Environments:
         return folder
 
     async def _build_in_turn(self, folder: Path, lock: str, row: BuildRow, on: Progress) -> None:
-        # The tenant's builds take turns: what its cache grows by is then this one's doing.
+        # Serialised per tenant: growth of its cache is then due to this build.
         workshop = folder.parent / BUILD
-        # Before its turn: in it the tenant's own cache is in use, and cannot make room.
+        # Before the lock is taken: under it the tenant's own cache is in use, and cannot be
+        # dropped.
         await self._room.enough()
         async with in_turn(workshop / LOCK):
-            if folder.is_dir():  # noqa: ASYNC240 - one look
+            if folder.is_dir():  # noqa: ASYNC240 - a single stat
                 return
             with _tolerant("environment_row_delayed"):
                 await environments.begin(self._pool, row)
@@ -278,7 +279,7 @@ class Environments:
             await environments.ready(self._pool, row, took_ms)
 
     async def _build(self, folder: Path, workshop: Path, lock: str, row: BuildRow) -> None:
-        """Fill a folder beside the final one and move it into its place in one step."""
+        """Build in a staging folder, and rename it to the final one atomically."""
         interpreter = python_of(self._interpreters, row.python_version)
         own = await patiently(lambda: self._packages.own_wheels(row.tenant_id))
         try:
@@ -287,7 +288,7 @@ class Environments:
             raise UvError(str(problem), retryable=False) from None
         staged = workshop / "staged"
         try:
-            remove_folder(staged)  # of one that was killed
+            remove_folder(staged)  # left by a process that was killed
             staged.mkdir(mode=0o755)
             lock_file = workshop / "lock"
             lock_file.write_text(lock)
@@ -316,7 +317,7 @@ class Environments:
             bom = await asyncio.to_thread(
                 bill_of_materials, folder, packages, key=row.key, python_version=row.python_version
             )
-        except Exception:  # what strangers wrote of their packages costs this document at most
+        except Exception:  # malformed package metadata must only cost this document
             log.exception("bill_of_materials_failed", key=row.key)
         await environments.described(self._pool, row.key, size, bom)
 
@@ -342,7 +343,7 @@ def _platform() -> str:
 
 @contextlib.contextmanager
 def _tolerant(event: str) -> Iterator[None]:
-    """Go on without the database: these rows only tell what the disk has."""
+    """Ignore a database outage: these rows only mirror what is on disk."""
     try:
         yield
     except Exception as problem:

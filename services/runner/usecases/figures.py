@@ -1,4 +1,4 @@
-"""What the runner tells of its slots, its sandboxes and its environments."""
+"""Metrics of the runner's slots, sandboxes and environments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.runner.usecases.interpreters import InterpreterPool
 def figures_of(
     desk: Desk, pool: InterpreterPool, environments: Environments, *, slots: int
 ) -> Iterable[Figure]:
-    """Read what is in memory."""
+    """Yield the metrics, read from memory."""
     running, finished = desk.inventory()
     yield gauge("qflow_runner_slots", "Attempts that may run at once.", slots)
     text = "Attempts that were taken and are not over."

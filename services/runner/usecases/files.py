@@ -1,4 +1,4 @@
-"""Reading and deleting files, and removing the bytes of those whose rows are gone."""
+"""Reads and deletes files, and removes bytes whose rows are gone."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _REMOVED_AT_ONCE: Final = 500
 async def open_file(
     pool: Pool, store: FileBytes, caller: Caller, file_id: UUID, *, offset: int
 ) -> StoredFile:
-    """Find a file that the caller may read and prove its bytes before any of them is sent.
+    """Find a file that the caller may read, and verify all its bytes before any of them is sent.
 
-    NotFound where row-level security hides it, OutOfRange past its end, DataLoss when it changed.
+    NotFound if row-level security hides it, OutOfRange past its end, DataLoss if it was damaged.
     """
     async with as_caller(pool, caller) as db:
         found = await files.get(db, file_id)
@@ -54,14 +54,14 @@ async def open_file(
 def pieces_of(
     store: FileBytes, found: StoredFile, *, offset: int, limit: int, piece_bytes: int
 ) -> Iterator[bytes]:
-    """Give a range of a file that was opened; `limit` 0 is to the end."""
+    """Yield a range of a file that was opened; `limit` 0 means to the end."""
     return store.pieces(
         found.key, offset=offset, limit=limit or found.size_bytes, piece_bytes=piece_bytes
     )
 
 
 async def get_file(pool: Pool, caller: Caller, file_id: UUID) -> StoredFile:
-    """Give what is known of a file that the caller may read."""
+    """Return the row of a file that the caller may read; raises NotFound."""
     async with as_caller(pool, caller) as db:
         found = await files.get(db, file_id)
     if found is None:
@@ -72,7 +72,7 @@ async def get_file(pool: Pool, caller: Caller, file_id: UUID) -> StoredFile:
 async def delete_file(
     pool: Pool, caller: Caller, file_id: UUID, *, key: RequestKey[None] | None
 ) -> Replayed | None:
-    """Remove a file that a caller brought."""
+    """Delete a file that was uploaded; FailedPrecondition for one that a run produced."""
 
     async def write(db: Db) -> None:
         found = await files.get(db, file_id)
@@ -99,17 +99,17 @@ def _missing(file_id: UUID) -> NotFound:
 
 
 async def anything_to_sweep(pool: Pool) -> bool:
-    """Say whether uploads ran out or deleted files left bytes: one question where there is none."""
+    """Return whether uploads expired or deleted files left bytes, in a single query."""
     return await uploads.anything_to_sweep(pool)
 
 
 async def give_up_expired(pool: Pool) -> int:
-    """Give up uploads that nobody finished; their bytes follow as those of deleted files do."""
+    """Delete expired uploads, and return how many; their bytes are removed like deleted files'."""
     return await uploads.delete_expired(pool, _REMOVED_AT_ONCE)
 
 
 async def remove_deleted(pool: Pool, store: FileBytes) -> int:
-    """Remove the bytes of deleted files, then mark them; a crash between only repeats it."""
+    """Remove the bytes of deleted files, then mark them done; after a crash it is repeated."""
     waiting = await files.deleted(pool, _REMOVED_AT_ONCE)
     if waiting:
         crash.reach("deleted_bytes_found")
@@ -120,9 +120,9 @@ async def remove_deleted(pool: Pool, store: FileBytes) -> int:
 
 
 async def remove_unknown(pool: Pool, store: FileBytes, *, before_s: float) -> int:
-    """Remove what has no row: a process was killed when the bytes were there and the row was not.
+    """Remove files without rows, and return how many: their process was killed before the insert.
 
-    Only what is older than any attempt, whose row may still be on its way.
+    Only files older than `before_s`: the row of a recent attempt may still be inserted.
     """
     found = await asyncio.to_thread(lambda: list(store.written_before(before_s)))
     removed = 0

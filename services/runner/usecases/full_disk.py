@@ -1,4 +1,4 @@
-"""The answer to calls that need more than this runner's disk has."""
+"""The error of calls that need more disk space than this runner has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from services.runner.gateways.uv import DISK_FULL
 
 
 def disk_refuses(why: str, *, retry_after_s: float) -> ResourceExhausted:
-    """Make the error; nothing of what was asked for stays."""
+    """Return the error; callers must leave nothing behind."""
     return ResourceExhausted(
         DISK_FULL, f"the disk of the runner refused: {why}", retry_after_s=retry_after_s
     )

@@ -1,4 +1,4 @@
-"""Secrets granted to nodes: cached until a change is announced, and opened only here."""
+"""Secrets granted to nodes: cached until a change is announced, and decrypted only here."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from services.runner.usecases.patience import patiently
 
 log = structlog.get_logger()
 
-# What changed elsewhere holds here so soon, also where nobody could tell.
+# Maximum age of a cached grant, for changes whose notification was lost.
 _AGE_MAX_S: Final = 5.0
 _KEPT_MAX: Final = 1_000
 _BATCH: Final = 100
 
 
 class SecretsRefused(Exception):  # noqa: N818 - it says what happened
-    """A node is granted what this runner cannot open."""
+    """A node is granted secrets that this runner cannot decrypt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The secrets of one call, and the same for what must not be shared with other calls."""
+    """The secrets of one call; calls share an interpreter only if these are the same."""
 
-    mark: str = ""  # which secrets in which versions; empty without any
+    mark: str = ""  # secrets and their versions; empty without any
     variables: dict[str, str] = field(default_factory=dict, repr=False)
     mask: Mask = field(default=NO_MASK, repr=False)
 
@@ -44,17 +44,17 @@ NOTHING_GRANTED: Final = Granted()
 
 
 class GrantedSecrets:
-    """Reads grants and opens what they give."""
+    """Reads grants and decrypts their secrets."""
 
     def __init__(self, pool: Pool, keys: RootKeys | None) -> None:
         self._pool = pool
         self._keys = keys
         self._known: OrderedDict[tuple[UUID, UUID], tuple[Granted, float]] = OrderedDict()
         self._changes = 0
-        self.changed = asyncio.Event()  # set by whoever hears that secrets or grants changed
+        self.changed = asyncio.Event()  # set when secrets or grants have changed
 
     def known(self, tenant_id: UUID, node_version_id: UUID) -> Granted | None:
-        """Give what was read and has not changed since; None where it must be asked for."""
+        """Return the cached grant; None if it has to be read."""
         if self.changed.is_set():
             self.changed.clear()
             self._forget_all()
@@ -62,13 +62,13 @@ class GrantedSecrets:
         return None if found is None or found[1] <= time.monotonic() else found[0]
 
     async def read(self, tenant_id: UUID, node_version_id: UUID) -> Granted:
-        """Read what a node version gets in a run of a tenant; raises SecretsRefused."""
-        until = time.monotonic() + _AGE_MAX_S  # from before the question: its answer is no younger
+        """Read what a node version is granted in runs of a tenant; raises SecretsRefused."""
+        until = time.monotonic() + _AGE_MAX_S  # from before the query: the answer may be that old
         changes = self._changes
         found = await patiently(lambda: stored.granted(self._pool, tenant_id, node_version_id))
         granted = self._opened(found)
         if self.changed.is_set() or changes != self._changes:
-            return granted  # it may be of before the change: good for this call, and for no other
+            return granted  # may predate the change: valid for this call, but not cached
         key = (tenant_id, node_version_id)
         self._known[key] = (granted, until)
         self._known.move_to_end(key)
@@ -77,7 +77,7 @@ class GrantedSecrets:
         return granted
 
     def forget(self, tenant_id: UUID) -> None:
-        """Forget what a tenant's nodes get."""
+        """Drop the cached grants of a tenant."""
         self._changes += 1
         for key in [each for each in self._known if each[0] == tenant_id]:
             del self._known[key]
@@ -107,7 +107,7 @@ class GrantedSecrets:
         return Granted(mark, variables_of(values), Mask(values.values()))
 
     async def rewrap_all(self) -> int:
-        """Put every version under the current root key; gives how many were moved."""
+        """Rewrap every version under the current root key; return how many were rewrapped."""
         if self._keys is None:
             return 0
         moved, after = 0, None

@@ -1,4 +1,4 @@
-"""Inputs that stand in files: fields, elements of lists, and lists put together of both."""
+"""Inputs stored in files: fields, elements of lists, and values spliced from several."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from services.runner.gateways.file_port import FileBytes, FileCorruptError
 from services.runner.storage import files
 from services.runner.usecases.patience import patiently
 
-# Of lists whose elements are read one by one; the last one stays, however large.
+# For split lists whose elements are read one by one; the latest is kept whatever its size.
 _CACHE_BYTES_MAX: Final = 64 * MIB
-_ELEMENT_BYTES: Final = 64  # that a split list takes for each element besides its text
+_ELEMENT_BYTES: Final = 64  # the memory of each element of a split list besides its text
 _FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
-# Whose file, which, proven by which hash, and the field.
+# Tenant, file, expected hash, and field.
 _Key: TypeAlias = tuple[UUID, UUID, str, str]
 
 
 class InputTooLarge(Exception):  # noqa: N818 - it says what is wrong with the input
-    """An input is larger than what is left for it."""
+    """An input exceeds the memory that is left for it."""
 
 
 class _List(NamedTuple):
@@ -37,7 +37,7 @@ class _List(NamedTuple):
 
 
 class StoredInputs:
-    """Reads what attempts get from files; a list is read and split once for its elements."""
+    """Reads inputs from files; a list is read and split once for all its elements."""
 
     def __init__(
         self, store: FileBytes, database: Pool, *, cache_bytes_max: int = _CACHE_BYTES_MAX
@@ -52,7 +52,7 @@ class StoredInputs:
     async def text(
         self, value: FileReference | Spliced, tenant_id: UUID, *, bytes_max: int
     ) -> bytes:
-        """Give an input's exact text; raises FileCorruptError and InputTooLarge."""
+        """Return an input's exact text; raises FileCorruptError or InputTooLarge."""
         if isinstance(value, FileReference) and value.index is not None:
             text = await self._element(value, value.index, tenant_id)
             if len(text) > bytes_max:
@@ -65,7 +65,7 @@ class StoredInputs:
         return await asyncio.to_thread(self._join, pieces, keys, bytes_max)
 
     async def _keys(self, wanted: Sequence[FileReference], tenant_id: UUID) -> Mapping[UUID, str]:
-        """Give where the bytes of files lie that are the tenant's and have these hashes."""
+        """Return the storage keys of files that belong to the tenant and have these hashes."""
         ids = list({each.file_id for each in wanted})
         found = {
             row.id: row
@@ -113,7 +113,7 @@ class StoredInputs:
             raise FileCorruptError(f"{reference.field!r} has no element {index}") from None
 
     async def _read(self, key: _Key, reference: FileReference) -> _List:
-        """Read a list once, however many attempts wait for it; each may end before it is there."""
+        """Read a list once for all attempts that wait for it; any of them may be cancelled."""
         reading = self._reading.get(key)
         if reading is None:
             reading = self._reading[key] = asyncio.create_task(self._split(key, reference))
@@ -135,7 +135,7 @@ class StoredInputs:
     def _keep(self, key: _Key, done: asyncio.Task[_List]) -> None:
         del self._reading[key]
         if done.cancelled() or done.exception() is not None:
-            return  # whoever waits is told
+            return  # the waiting attempts get the error
         self._lists[key] = done.result()
         self._cache_bytes += done.result().cost_bytes
         while self._cache_bytes > self._cache_bytes_max and len(self._lists) > 1:

@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 
 class InterpreterPool(Kept):
-    """Hands out warm interpreters and starts, keeps and ends sandboxes behind that."""
+    """Hands out warm interpreters, and starts, keeps and ends their sandboxes."""
 
     def __init__(
         self,
@@ -42,30 +42,30 @@ class InterpreterPool(Kept):
         processors: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`processors` is how many short calls work at once; 0 as many as this process may use."""
+        """`processors` is how many short calls work at once; 0 for as many as are usable."""
         turns = Turns(processors or len(os.sched_getaffinity(0)), clock=clock)
         super().__init__(turns, spares=loader.spares, clock=clock)
         self._loader = loader
         self._sandboxes_max = sandboxes_max
         self._places = itertools.count()
-        self._looking = Alarm()  # while calls wait
+        self._looking = Alarm()  # set while calls wait
         self._starting = 0
         self._starved: deque[Need] = deque()
 
     @property
     def sandboxes(self) -> int:
-        """How many there are, being started included."""
+        """How many there are, including those being started."""
         return len(self._alive) + self._starting
 
     def environment_keys(self) -> frozenset[str]:
-        """Name the environments that sandboxes have, or that calls wait for."""
+        """Return the keys of environments that sandboxes use or calls wait for."""
         keys = {warm.key.environment_key for warm in self._alive}
         keys |= {kind.key.environment_key for kind in self._wanted}
         keys |= {need.key.environment_key for need in self._starved}
         return frozenset(keys) | self._spares.environment_keys()
 
     def census(self) -> dict[str, int]:
-        """Count the interpreters by state, and the calls that have none yet."""
+        """Count the interpreters by state, and the calls that wait for one."""
         return {
             "idle": len(self._idle),
             "busy": len(self._alive) - len(self._idle),
@@ -74,14 +74,14 @@ class InterpreterPool(Kept):
         }
 
     def acquire_open(self, key: WarmKey, *, alone: bool = False) -> Warm | None:
-        """Take an interpreter that has room, where it is the call's turn."""
+        """Take an interpreter with room for a call, if there is one and it is the call's turn."""
         kind = self._kinds.get(key)
         if kind is None or not (kind.open and self._may_begin(kind)):
             return None
         return self._take_open(kind, alone=alone)
 
     def _take_open(self, kind: Kind, *, alone: bool) -> Warm | None:
-        """Take an interpreter that has room, the one used last: its caches are the warmest."""
+        """Take an interpreter with room, the last used first: its caches are the warmest."""
         while kind.open:
             warm = kind.open[-1]
             if alone and warm.calls:
@@ -102,7 +102,7 @@ class InterpreterPool(Kept):
         return self.acquire_open(need.key, alone=need.alone) or await self.wait(need)
 
     async def wait(self, need: Need) -> Warm:
-        """Wait for one where none can be taken now, or start one; raises as `acquire` does."""
+        """Wait for an interpreter, or start one, without trying to take one first."""
         given: asyncio.Future[Warm] = asyncio.get_running_loop().create_future()
         waiter = self.enter(need, given)
         try:
@@ -115,7 +115,7 @@ class InterpreterPool(Kept):
             raise
 
     def enter(self, need: Need, given: Given) -> Waiter:
-        """Have an interpreter given where none can be taken now, and start one where that helps."""
+        """Queue for an interpreter, and start one if that is likely to be quicker."""
         loop = asyncio.get_running_loop()
         kind = self._kind_of(need.key)
         load = kind.load
@@ -131,10 +131,10 @@ class InterpreterPool(Kept):
         return waiter
 
     def release(self, warm: Warm, *, recycle: bool = False, worked_s: float | None = None) -> None:
-        """Give an interpreter back after a call, or up when it is not as it was.
+        """Release an interpreter after a call; `recycle` it if it may not be reused.
 
-        `worked_s` is how long the call's own work took: the rest of the time it held the
-        interpreter it waited for processors, of which one interpreter more would not give it more.
+        `worked_s` is how long the call itself worked: the rest of the time it waited for a
+        processor, which one more interpreter would not shorten.
         """
         now = self._clock()
         kind = self._kind_of(warm.key)
@@ -155,7 +155,7 @@ class InterpreterPool(Kept):
             or worn_out(
                 uses=warm.uses,
                 age_s=now - warm.born,
-                memory_used=0.0  # a call's own process has given it back
+                memory_used=0.0  # the call's own process has returned it
                 if warm.key.reuse.apart
                 else warm.memory_peak_bytes / warm.key.limits.memory_bytes,
             )
@@ -168,11 +168,11 @@ class InterpreterPool(Kept):
     # -- starting
 
     def _look(self) -> None:
-        """See to those who wait, as long as there are any.
+        """Serve the waiting calls, and start interpreters for those that are stuck.
 
-        Whose turn it is not may wait for a call that turned out long. The guess that one comes
-        free soon may be wrong, and one that is started goes to whoever has waited longest: then one
-        is started after all. It may fail, too, or end before its turn comes.
+        Runs periodically while calls wait. A turn may be held by a call that turned out long. The
+        guess that an interpreter becomes free soon may be wrong; one that was started goes to the
+        call that waited longest, and its start may fail.
         """
         if self._closed:
             return
@@ -201,7 +201,7 @@ class InterpreterPool(Kept):
         waiter.served = load.served
 
     def _has_room(self, need: Need) -> bool:
-        """Whether it is only for want of a turn that a call waits."""
+        """Return whether a call waits only for its turn."""
         return bool(self._kind_of(need.key).open) and not need.alone
 
     def _start(self, need: Need) -> None:
@@ -273,7 +273,7 @@ class InterpreterPool(Kept):
             kind.shut(warm)
 
     def _settle(self, kind: Kind, warm: Warm) -> None:
-        """Know what is left by the room that it has, and give that to who waits."""
+        """Offer an interpreter with room, and serve waiting calls; end it if it is retired."""
         if warm.retired and not warm.calls:
             self._end(warm)
         elif warm.room:
@@ -287,7 +287,7 @@ class InterpreterPool(Kept):
             self._forget_left(kind)
 
     def _serve(self) -> None:
-        """Give what has room to those who wait, the longest first, as far as there are turns."""
+        """Give interpreters with room to waiting calls, the longest first, as turns allow."""
         while found := self._next_to_begin():
             kind, waiter = found
             warm = self._take_open(kind, alone=waiter.need.alone)

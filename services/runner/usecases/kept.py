@@ -19,30 +19,30 @@ log = structlog.get_logger()
 
 
 class Kept(Kinds):
-    """Sandboxes by what they do: those that are idle end when nobody needs them for long."""
+    """Keeps sandboxes; idle ones end when they were not needed for a while."""
 
     def __init__(self, turns: Turns, *, spares: Spares, clock: Callable[[], float]) -> None:
         super().__init__(turns)
         self._spares = spares
         self._clock = clock
-        self._idle: OrderedDict[Warm, None] = OrderedDict()  # the least recently used first
+        self._idle: OrderedDict[Warm, None] = OrderedDict()  # least recently used first
         self._alive: set[Warm] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def retire(self, warm: Warm) -> None:
-        """Give an interpreter no call any more; it ends after those that are in it."""
+        """Give an interpreter no further calls; it ends after the current ones."""
         warm.retired = True
         self._shut(warm)
 
     async def kill(self, warm: Warm, *, grace_s: float) -> None:
-        """End an interpreter that runs an attempt; its call then fails with SandboxDied."""
+        """Kill an interpreter that runs an attempt; its call then fails with SandboxDied."""
         warm.killed = True
         usage = await warm.sandbox.kill(grace_s=grace_s)
         warm.memory_peak_bytes = max(warm.memory_peak_bytes, usage.memory_peak_bytes)
 
     async def shrink(self) -> float | None:
-        """End what has been idle for long; give the seconds until the next one has been."""
+        """End interpreters that were idle for long; return the seconds until the next is due."""
         await self._spares.shrink()
         now = self._clock()
         while self._idle:
@@ -55,14 +55,14 @@ class Kept(Kinds):
         return None
 
     def vacate(self, environment_key: str) -> None:
-        """End what is idle in an environment; what works there goes on."""
+        """End the idle sandboxes of an environment; busy ones continue."""
         for warm in [each for each in self._idle if each.key.environment_key == environment_key]:
             self._drop_idle(warm)
             self._end(warm)
         self._spares.vacate(environment_key)
 
     async def close(self) -> None:
-        """End everything."""
+        """End all sandboxes, and fail the waiting calls."""
         self._closed = True
         for waiter in [each for kind in self._wanted for each in kind.waiting]:
             if not waiter.given.done():
@@ -77,7 +77,7 @@ class Kept(Kinds):
         await self._spares.close()
 
     async def kill_all(self) -> None:
-        """End every sandbox at once and go on: the lease is lost, so nothing here may act."""
+        """Kill every sandbox, but stay open: the lease is lost, so nothing here may act."""
         await asyncio.gather(*(warm.sandbox.kill() for warm in list(self._alive)))
         for warm in list(self._idle):
             self._drop_idle(warm)
@@ -85,7 +85,7 @@ class Kept(Kinds):
         await self._spares.drop()
 
     def _evict(self) -> bool:
-        """End the least recently used idle interpreter to make room."""
+        """End the least recently used idle interpreter; False if there is none."""
         if not self._idle:
             return False
         warm = next(iter(self._idle))

@@ -1,4 +1,4 @@
-"""Kinds of interpreters, the calls that wait for one of a kind, and whose turn it is."""
+"""Kinds of interpreters, the queue of calls for each, and whose turn it is."""
 
 from __future__ import annotations
 
@@ -12,53 +12,53 @@ from services.runner.usecases.warm import Need, Warm
 
 
 class Given(Protocol):
-    """Where a call gets its interpreter: a future, or what goes on in the loop's own callback."""
+    """Receives the interpreter of a call: a future, or a call that continues in callbacks."""
 
     def done(self) -> bool:
-        """Whether the call wants none any more."""
+        """Return whether the call does not want one any more."""
 
     def set_result(self, warm: Warm, /) -> None:
-        """Take one; what this does asks nothing of the pool."""
+        """Receive the interpreter; this must not call back into the pool."""
 
     def set_exception(self, problem: Exception, /) -> None:
-        """Learn that there will be none: LoadFailed or SandboxDied."""
+        """Receive LoadFailed or SandboxDied: there will be no interpreter."""
 
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """A call without an interpreter."""
+    """A call that waits for an interpreter."""
 
-    place: int  # among all of them
+    place: int  # in order of arrival
     need: Need
     given: Given
-    since_s: float  # when it began to wait, or was last looked at
-    served: int  # how many calls had been served then
+    since_s: float  # when it began to wait, or was last checked
+    served: int  # how many calls had been served at that time
 
 
 @dataclass(slots=True, eq=False)
 class Kind:
-    """The interpreters of one key, and the calls that want one: found once for each call."""
+    """The interpreters of one key, and the calls that wait for one; looked up once per call."""
 
     key: WarmKey
     load: Load
-    open: list[Warm] = field(default_factory=list)  # those that take one more call
+    open: list[Warm] = field(default_factory=list)  # those with room for one more call
     waiting: deque[Waiter] = field(default_factory=deque)
 
     @property
     def left(self) -> bool:
-        """Whether nobody has anything to do with it."""
+        """Whether nothing uses it any more."""
         load = self.load
         return not (load.busy or load.starting or load.waiting or self.open)
 
     def first_waiter(self) -> Waiter | None:
-        """Find who has waited longest."""
+        """Return the call that has waited longest."""
         waiting = self.waiting
         while waiting and waiting[0].given.done():
             waiting.popleft()
         return waiting[0] if waiting else None
 
     def next_to_enter(self) -> Waiter | None:
-        """Find who has waited longest, of those who may enter: some want an empty interpreter."""
+        """Return the longest waiting call that may enter: some need an empty interpreter."""
         first = self.first_waiter()
         if first is None or not first.need.alone or any(not warm.calls for warm in self.open):
             return first
@@ -66,21 +66,21 @@ class Kind:
         return next(may_enter, None)
 
     def shut(self, warm: Warm) -> None:
-        """Offer an interpreter's room to nobody."""
+        """Offer an interpreter to no further call."""
         if warm in self.open:
             self.open.remove(warm)
 
 
 class Kinds:
-    """All kinds that there are interpreters or calls of."""
+    """All kinds that have interpreters or waiting calls."""
 
     def __init__(self, turns: Turns) -> None:
         self._kinds: dict[WarmKey, Kind] = {}
-        self._wanted: dict[Kind, None] = {}  # those that calls wait for
+        self._wanted: dict[Kind, None] = {}  # kinds with waiting calls
         self._turns = turns
 
     def leave(self, waiter: Waiter) -> None:
-        """Wait no longer."""
+        """Remove a call from the queue."""
         self._waits_no_longer(self._kind_of(waiter.need.key), waiter)
 
     def _may_begin(self, kind: Kind) -> bool:
@@ -121,7 +121,7 @@ class Kinds:
             self._kinds.pop(kind.key, None)
 
     def _shut(self, warm: Warm) -> None:
-        """Offer its room to nobody."""
+        """Offer an interpreter to no further call."""
         kind = self._kinds.get(warm.key)
         if kind is not None:
             kind.shut(warm)

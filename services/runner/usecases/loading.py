@@ -1,4 +1,4 @@
-"""From a sandbox without code to an interpreter that serves calls."""
+"""Turns a sandbox without code into an interpreter that serves calls."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Loader:
         )
 
     def new_row(self, key: WarmKey, version: NodeVersion) -> ContainerRow:
-        """Write the intent of a sandbox."""
+        """Return a new row that records the intent to start a sandbox."""
         several = {"concurrency": key.concurrency} if key.concurrency > 1 else {}
         return ContainerRow(
             self._rows,
@@ -112,7 +112,7 @@ class Loader:
             raise LoadFailed(error_from(reply.header.get("error")), printed=sandbox.output_tails())
 
     async def prepare(self, warm: Warm, need: Need) -> None:
-        """Tell an interpreter of a version that it loads anew for each call."""
+        """Register a version with an interpreter that loads code anew for each call."""
         if not need.key.reuse.apart or need.version.id in warm.prepared:
             return
         try:

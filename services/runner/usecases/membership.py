@@ -1,4 +1,4 @@
-"""The runner's lease: held in PostgreSQL while there are attempts, given up in time."""
+"""The runner's lease: renewed in PostgreSQL while there are attempts, released when idle."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from services.runner.storage import containers, environments, members
 log = structlog.get_logger()
 
 _RETRY_S: Final = 0.25
-# Of the lease: past this without a renewal the runner ends its own children, before anyone else may
-# take their work to be lost.
+# Share of the lease: without a renewal by then the runner ends its own children, before others may
+# consider their work lost.
 _SAFE_SHARE: Final = 2 / 3
 _LAST_TRY_SHARE: Final = 0.1
 
@@ -32,7 +32,7 @@ class LeaseLost(Exception):  # noqa: N818 - it is an event as much as an error
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What the row says of this runner."""
+    """What the row tells about this runner."""
 
     host: str
     tier: str
@@ -66,20 +66,20 @@ class Membership:
 
     @property
     def held(self) -> bool:
-        """Whether the lease certainly runs."""
+        """Whether the lease is certainly valid."""
         return self._clock() < self._safe_until
 
     async def begin(self) -> None:
-        """Write this incarnation's row; those before it on this home are dead for certain."""
+        """Insert this incarnation's row; earlier ones of the same home are certainly dead."""
         await members.bury_predecessors(self._pool, self._offer.host, self.incarnation)
         await containers.close_left(self._pool, self._offer.host, self.incarnation)
         await environments.close_left(self._pool, self._offer.host, self.incarnation)
         await self._join()
 
     async def hold(self) -> None:
-        """Return once the lease runs: before any user code does; raises LeaseLost.
+        """Return once the lease is valid, before any user code runs; raises LeaseLost.
 
-        What came to one incarnation never begins under the next: it may run elsewhere by then.
+        Work assigned to one incarnation never begins under the next: it may run elsewhere by then.
         """
         asked_as = self.incarnation if self.joined.is_set() else None
         self._wanted.set()
@@ -103,7 +103,7 @@ class Membership:
         busy: Callable[[], bool],
         on_lost: Callable[[], Awaitable[None]],
     ) -> None:
-        """Renew while there are attempts; rest, without a heartbeat, when there are none."""
+        """Renew while there are attempts; without any, rest without heartbeats."""
         while not (stop.is_set() and not busy()):
             await self._sleep(stop, busy)
             if stop.is_set() and not busy():
@@ -124,22 +124,22 @@ class Membership:
                 await self._begin_anew(on_lost, stop)
 
     def doubt(self) -> None:
-        """Renew soon, for this incarnation may be fenced: that tells, and begins anew."""
+        """Renew soon: this incarnation may be fenced, and the renewal finds out."""
         self._idle_since = self._clock()
         self._wanted.set()
 
     async def end(self, *, in_order: bool) -> None:
-        """Say that this incarnation is over; in order when nothing that it began is unanswered."""
+        """Record that this incarnation is over; `in_order` if it left nothing unanswered."""
         await members.leave(self._pool, self.incarnation, in_order=in_order)
 
     async def _sleep(self, stop: asyncio.Event, busy: Callable[[], bool]) -> None:
-        """Until the next heartbeat; for ever while nothing runs."""
+        """Wait until the next heartbeat; without a limit while nothing runs."""
         resting = not self._wanted.is_set()
         event = self._wanted if resting else stop
         if stop.is_set():
             await asyncio.sleep(min(self._heartbeat_s, 0.05))
             return
-        # A renewal that hangs past the safe time must not stop the clock that ends the attempts.
+        # Wake by the safe time at the latest: a hanging renewal must not delay ending the attempts.
         seconds = None if resting else self._heartbeat_s
         if busy() and not resting:
             seconds = min(self._heartbeat_s, max(self._safe_until - self._clock(), 0.05))
@@ -167,15 +167,15 @@ class Membership:
     def _renewed(self, task: asyncio.Task[bool]) -> None:
         self._renewing = None
         if not task.cancelled():
-            task.exception()  # whoever waits for it gets it
+            task.exception()  # marks it as retrieved: whoever awaits it gets it
 
     async def _rest(self, busy: Callable[[], bool]) -> None:
         self._wanted.clear()
         self._safe_until = 0.0
         try:
             fenced = not await members.rest(self._pool, self.incarnation)
-        except Exception as problem:  # noqa: BLE001 - the lease lapses by itself
-            # Whether the row is still ours is not known: the next renewal will tell.
+        except Exception as problem:  # noqa: BLE001 - the lease expires anyway
+            # It is unknown whether the row is still ours: the next renewal finds out.
             log.warning("lease_not_rested", fault=type(problem).__name__)
             fenced = True
         if fenced or busy():
@@ -184,7 +184,7 @@ class Membership:
     async def _begin_anew(
         self, on_lost: Callable[[], Awaitable[None]], stop: asyncio.Event
     ) -> None:
-        """End everything, then come back as somebody else."""
+        """End everything, then join again as a new incarnation."""
         before = self.incarnation
         log.error("lease_lost", incarnation=str(before))
         self._safe_until = 0.0
@@ -195,7 +195,7 @@ class Membership:
             try:
                 await members.leave(self._pool, before, in_order=False)
                 await self._join()
-            except Exception as problem:  # noqa: BLE001 - the database comes back some time
+            except Exception as problem:  # noqa: BLE001 - retried until the database is back
                 log.warning("runner_not_joined", fault=type(problem).__name__)
                 await asyncio.sleep(_RETRY_S)
                 continue

@@ -1,4 +1,4 @@
-"""What an attempt needs of an interpreter: its key, and the environment behind it."""
+"""What an attempt needs from an interpreter: its key, and its environment."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ShortKey = tuple[int, int, Asked, float, Reuse, Network, int, str]
 
 
 class Needs:
-    """Finds what requests need, and keeps it: most are like one before."""
+    """Determines the needs of requests, with a cache: most requests repeat an earlier one."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Needs:
         self._loader = loader
         self._caps = caps
         self._needs: dict[_ShortKey, Need] = {}
-        self._keys: dict[WarmKey, WarmKey] = {}  # what is the same object compares at once
+        self._keys: dict[WarmKey, WarmKey] = {}  # interned: identical objects compare fast
 
     def _key(self, request: AttemptRequest, version: NodeVersion, granted: Granted) -> WarmKey:
         reuse = reuse_of(
@@ -78,11 +78,11 @@ class Needs:
         )
 
     def known(self, request: AttemptRequest, granted: Granted) -> Need | None:
-        """Give the need of a request like one before it."""
+        """Return the cached need of an equal earlier request, if there was one."""
         return self._needs.get(_short_key(request, granted))
 
     async def key_of(self, request: AttemptRequest) -> WarmKey | None:
-        """Give what a request's interpreter is known by; None where the version is not there."""
+        """Return the key of a request's interpreter; None if the node version does not exist."""
         known = self.known(request, NOTHING_GRANTED)
         if known is not None:
             return known.key
@@ -90,13 +90,13 @@ class Needs:
         return None if version is None else self._key(request, version, NOTHING_GRANTED)
 
     def stands(self, need: Need) -> bool:
-        """Whether the environment of a need that was met before is still there."""
+        """Return whether the environment of a cached need still exists."""
         return need.environment is None or (
             self._environments.ready(need.key.environment_key) is not None
         )
 
     async def make(self, request: AttemptRequest, granted: Granted) -> Need:
-        """Find out what a request needs, its environment built; raises Refused."""
+        """Determine a request's need, and build its environment; raises Refused."""
         version = await self._versions.get(request.node_version_id)
         if version is None:
             raise Refused(environment_error("the node version does not exist", retryable=False))
@@ -130,7 +130,7 @@ class Needs:
     async def _environment(
         self, key: WarmKey, version: NodeVersion, request: AttemptRequest
     ) -> tuple[Path | None, ContainerRow | None]:
-        """Find or build the environment; a build shows in the row of the sandbox that waits."""
+        """Find or build the environment; a build is shown in the row of the waiting sandbox."""
         if version.lock_state == "failed":
             raise Refused(
                 AttemptError(
@@ -178,7 +178,7 @@ class Needs:
 
 
 def _short_key(request: AttemptRequest, granted: Granted) -> _ShortKey:
-    """Name what decides the interpreter, cheap to hash."""
+    """Return a cheap hash key of what determines the interpreter."""
     return (
         request.tenant_id.int,
         request.node_version_id.int,

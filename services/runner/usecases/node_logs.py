@@ -1,4 +1,4 @@
-"""Keeps what nodes write: taken as it comes, written in batches, never awaited by a call."""
+"""Stores the output of nodes: queued at once, written in batches, never awaited by a call."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from services.runner.usecases.patience import passing
 
 log = structlog.get_logger()
 
-# A node that prints is seen to print so soon; what comes meanwhile goes in the same statement.
+# How soon output becomes visible; what arrives meanwhile is written in the same statement.
 _GATHER_S: Final = 0.1
 _RETRY_S: Final = 1.0
 _BATCH_LINES_MAX: Final = 1000
 _BATCH_BYTES_MAX: Final = 1024 * 1024
-# While the database is away: beyond this the oldest that waits is forgotten, and told of.
+# While the database is away: above this the oldest lines are dropped, and that is logged.
 _WAITING_BYTES_MAX: Final = 32 * 1024 * 1024
 _LINE_COST_BYTES: Final = 200
 
 
 class NodeLogs:
-    """Collects lines of all attempts and writes them, in order.
+    """Collects the lines of all attempts and writes them in order.
 
-    Each once, unless the database goes away while it commits: then a batch may stand there twice.
+    Exactly once, unless the connection breaks during a commit: a batch may then be written twice.
     """
 
     def __init__(self, pool: Pool, *, caps: LogCaps | None = None) -> None:
@@ -51,11 +51,11 @@ class NodeLogs:
         self._written = asyncio.Condition()
 
     def open(self, request: AttemptRequest) -> AttemptLog:
-        """Begin the log of an attempt; one that writes nothing costs no more than this."""
+        """Start the log of an attempt; if nothing is written, it costs no more than this."""
         return AttemptLog(self, request)
 
     def put(self, line: Line) -> None:
-        """Take one line."""
+        """Queue one line."""
         self._waiting.append(line)
         self._waiting_bytes += len(line.line) + _LINE_COST_BYTES
         if self._waiting_bytes > _WAITING_BYTES_MAX:
@@ -63,7 +63,7 @@ class NodeLogs:
         self._changed.set()
 
     async def changed(self, seconds: float) -> None:
-        """Wait until something was written here, or the time."""
+        """Wait until lines were written by this process, or for `seconds`."""
         try:
             async with asyncio.timeout(seconds), self._written:
                 await self._written.wait()
@@ -71,7 +71,7 @@ class NodeLogs:
             return
 
     async def write_until(self, stop: asyncio.Event) -> None:
-        """Write lines as they come, until told to stop."""
+        """Write lines as they come, until `stop` is set."""
         stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
@@ -85,12 +85,12 @@ class NodeLogs:
             stopping.cancel()
 
     async def flush(self) -> bool:
-        """Write what there is; False when the database did not take it, and it is kept."""
+        """Write all queued lines; False if the database was unavailable, and they are kept."""
         self._changed.clear()
         while self._waiting:
             batch = self._next_batch()
             try:
-                # A crash may lose the last lines; what became of a run does not hang on them.
+                # A crash may lose the last lines; no result depends on them.
                 async with transaction(self._pool, durable=False) as db:
                     await node_logs.add(db, batch, self._run_caps)
             except Exception as problem:
@@ -114,17 +114,17 @@ class NodeLogs:
         return self._waiting[:_BATCH_LINES_MAX]
 
     def _forget_oldest(self) -> None:
-        """Drop half of what waits: the database has been away for long."""
+        """Drop half of the queue: the database was away for too long."""
         count = len(self._waiting) // 2
         log.warning("node_logs_forgotten", lines=count)
-        # One that is being written stays at its place until that is over.
+        # A batch at the front may be in the middle of being written.
         gone = self._waiting[_BATCH_LINES_MAX : _BATCH_LINES_MAX + count]
         del self._waiting[_BATCH_LINES_MAX : _BATCH_LINES_MAX + count]
         self._waiting_bytes -= sum(len(each.line) + _LINE_COST_BYTES for each in gone)
 
 
 class AttemptLog:
-    """The lines of one attempt, up to its caps."""
+    """The lines of one attempt, within its limits."""
 
     __slots__ = ("_cutters", "_left_out_bytes", "_logs", "_request", "_room_bytes", "_room_lines")
 
@@ -137,7 +137,7 @@ class AttemptLog:
         self._room_lines = logs.caps.lines_max
 
     def printed(self, stream: Stream, piece: bytes) -> None:
-        """Take what was written to stdout or stderr."""
+        """Process output written to stdout or stderr."""
         if self._left_out_bytes:
             self._left_out_bytes += len(piece)
             return
@@ -147,7 +147,7 @@ class AttemptLog:
             self._put(stream, text, continued=continued)
 
     def recorded(self, level: int, logger: str, text: str) -> None:
-        """Take one record of `logging`; its lines stay together."""
+        """Process one record of `logging`; its lines stay together."""
         cutter = LineCutter()
         level = min(max(level, 0), LEVEL_MAX)
         for part, continued in (*cutter.feed(text.encode("utf-8", "replace")), *cutter.end()):
@@ -160,7 +160,7 @@ class AttemptLog:
             )
 
     def close(self) -> None:
-        """Take what has no line feed after it, and say how much was left out."""
+        """Process an unfinished last line, and record how much was left out."""
         for stream, cutter in (self._cutters or {}).items():
             for text, continued in cutter.end():
                 self._put(stream, text, continued=continued)

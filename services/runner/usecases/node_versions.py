@@ -1,4 +1,4 @@
-"""Node versions as they run, read once: they never change, their locks only until final."""
+"""A cache of node versions: they never change, except their locks, until those are final."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NodeVersions:
         self._asking: dict[UUID, asyncio.Task[NodeVersion | None]] = {}
 
     async def get(self, node_version_id: UUID) -> NodeVersion | None:
-        """Give a version; those who ask at once share one question."""
+        """Return a version, None if it does not exist; concurrent callers share one query."""
         known = self._known.get(node_version_id)
         if known is not None:
             return known

@@ -1,4 +1,4 @@
-"""The outbox: keeps each result until it is acknowledged, and sends it to whoever may take it."""
+"""The outbox: keeps each result until it is acknowledged, and sends it to its owner."""
 
 from __future__ import annotations
 
@@ -11,36 +11,37 @@ from services.runner.domain.frames import Declined, Finished
 from services.runner.usecases.attempt import Attempt
 from services.runner.usecases.session import Session
 
-# Attempts that are over: an orchestrator that stood still may ask for one that another settled.
+# Acknowledged results to remember: an orchestrator that was suspended may assign one again.
 _SETTLED_MAX: Final = 10_000
 
 
 class Outbox:
-    """What is finished and not acknowledged, and the streams on which it is offered."""
+    """The results without acknowledgement, and the streams that they are sent on."""
 
     _running: dict[UUID, Attempt]
 
     def __init__(self) -> None:
         self._finished: dict[UUID, Finished] = {}
-        # Token and orchestrator, oldest first; a plain dict looks for its first past all that went.
+        # Token and orchestrator, oldest first. Ordered: popping the first of a plain dict scans
+        # past all deleted entries.
         self._settled_by: OrderedDict[UUID, tuple[int, str]] = OrderedDict()
         self._sessions: list[Session] = []
         self._settled = asyncio.Event()
 
     def _offer(self, session: Session) -> None:
-        """Send all that is finished and was not sent there before."""
+        """Send all results that were not sent on this stream before."""
         for ref, finished in self._finished.items():
             if ref not in session.offered:
                 self._send(session, finished)
 
     def _answer(self, owner: Session, answer: Finished | Declined) -> None:
-        """Answer on the stream that asked; without it, on all: whoever owns the run takes it."""
+        """Answer on the stream that asked; if it is gone, on all: the owner of the run takes it."""
         if isinstance(answer, Finished):
             self._finished[answer.attempt_ref] = answer
         for session in [owner] if owner in self._sessions else self._sessions:
             self._queue(session, answer)
             if self._running:
-                session.ready.set()  # with what others that work may give in the same turn
+                session.ready.set()  # together with other results of the same iteration
             else:
                 session.let_go()
 
@@ -56,7 +57,7 @@ class Outbox:
             session.outgoing.declines.append(answer)
 
     def _settle(self, session: Session, ref: UUID, token: int) -> None:
-        """Keep a result no longer, and know who has it: only what is committed is acknowledged."""
+        """Drop an acknowledged result, which is committed, and remember who has it."""
         self._settled_by.pop(ref, None)
         self._settled_by[ref] = token, session.member
         if len(self._settled_by) > _SETTLED_MAX:
@@ -72,6 +73,6 @@ class Outbox:
             self._settled.set()
 
     def _is_settled(self, session: Session, ref: UUID, token: int) -> bool:
-        """Whether another orchestrator has the result: who asks lost its run, and does not know."""
+        """Return whether another orchestrator has the result: the asker lost that run."""
         settled_token, member = self._settled_by.get(ref, (-1, ""))
         return token <= settled_token and session.member != member

@@ -1,4 +1,4 @@
-"""Large outputs: bytes on disk first, then the row, then the result that names it."""
+"""Stores large outputs: first the bytes, then the row, then the result refers to it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Outputs:
     async def save(
         self, request: AttemptRequest, outputs: Sequence[tuple[str, bytes]]
     ) -> FileReference:
-        """Give the reference once bytes and row are durable, in this order; raises NotCarried.
+        """Store outputs; return the reference once bytes and row are durable; raises NotCarried.
 
-        The elements of lists are counted here, where the texts are: a map over one begins from that
-        number, and the orchestrator never reads the list.
+        Counts the elements of lists while the texts are at hand: a map over one needs the number,
+        and the orchestrator never reads the list.
         """
         file_id = uuid7()
         counts = await asyncio.to_thread(_counts, outputs)
@@ -75,7 +75,7 @@ def _counts(outputs: Sequence[tuple[str, bytes]]) -> dict[str, int]:
 
 
 def _object_parts(outputs: Sequence[tuple[str, bytes]]) -> list[bytes]:
-    """Write the object around the texts, which stay as they were produced."""
+    """Build the JSON object around the texts, which are kept verbatim."""
     parts = [b"{"]
     for name, text in outputs:
         if len(parts) > 1:

@@ -1,4 +1,4 @@
-"""Setting, listing and removing a tenant's private package indexes, and opening them for builds."""
+"""Private package indexes of tenants: set, listed, deleted, and opened for builds."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ T = TypeVar("T")
 
 
 class IndexRefused(Exception):  # noqa: N818 - it says what happened
-    """What an index asks for cannot be opened here, or its address may not be called any more."""
+    """An index whose secret cannot be opened here, or whose address is not allowed any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackageIndexes:
-    """What the use cases of indexes need; `trusted` are hosts that may be private."""
+    """Dependencies of these use cases; `trusted` are hosts that may be private."""
 
     pool: Pool
     trusted: Sequence[str]
@@ -50,7 +50,7 @@ async def set_index(
     etag: str = "",
     key: RequestKey[PackageIndex] | None = None,
 ) -> PackageIndex | Replayed:
-    """Make an index, or change it; builds use it from now on."""
+    """Create or change an index; builds use it from now on."""
     _check(url, username=username, secret_name=secret_name, trusted=deps.trusted)
 
     async def write(db: Db) -> PackageIndex:
@@ -88,7 +88,7 @@ async def delete_index(
     etag: str = "",
     key: RequestKey[PackageIndex] | None = None,
 ) -> PackageIndex | Replayed:
-    """Remove an index."""
+    """Delete an index."""
 
     async def write(db: Db) -> PackageIndex:
         await secrets.lock(db, caller.tenant_id)
@@ -102,8 +102,8 @@ async def delete_index(
 
 
 def opened(sealed: SealedIndex, keys: RootKeys | None, *, trusted: Sequence[str]) -> OpenIndex:
-    """Give an index as a build uses it; raises IndexRefused."""
-    try:  # again, whatever was checked when it was set: settings change
+    """Return an index ready for use by a build; raises IndexRefused."""
+    try:  # checked again: settings may have changed since it was set
         check_url(sealed.url, loopback=False, trusted=partial(allows, trusted))
     except Refused as refused:
         raise IndexRefused(f"the package index {sealed.name}: its address {refused}") from None

@@ -1,4 +1,4 @@
-"""Reading and setting the rules on a tenant's packages."""
+"""Reads and sets the package rules of a tenant."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_ETAG: Final = "0"
 
 
 async def get_rules(pool: Pool, caller: Caller) -> StoredRules | None:
-    """Give the rules of the caller's tenant; None where nobody has set any."""
+    """Return the rules of the caller's tenant; None if none were set."""
     async with as_caller(pool, caller) as db:
         return await package_rules.get(db)
 
@@ -32,7 +32,7 @@ async def set_rules(
     etag: str,
     key: RequestKey[StoredRules] | None,
 ) -> StoredRules | Replayed:
-    """Set all rules of the caller's tenant; Conflict where they are not those of the etag."""
+    """Replace the rules of the caller's tenant; Conflict if they changed since the etag."""
     plain = PackageRules(
         allowed=_plain(rules.allowed, "allowed"),
         denied=_plain(rules.denied, "denied"),
@@ -46,7 +46,7 @@ async def set_rules(
             written = await package_rules.insert(db, plain)
         else:
             written = await package_rules.update(db, plain, found.revision)
-        if written is None:  # somebody else was quicker
+        if written is None:  # it was changed concurrently
             raise stale("set of rules", etag_of(await package_rules.get(db)))
         return written
 
@@ -54,7 +54,7 @@ async def set_rules(
 
 
 def etag_of(rules: StoredRules | None) -> str:
-    """Give what changes with every change."""
+    """Return an etag that changes with every change."""
     return NO_ETAG if rules is None else str(rules.revision)
 
 

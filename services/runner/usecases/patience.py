@@ -1,4 +1,4 @@
-"""Waits out an absent database: what an attempt needs of it is asked again until it answers."""
+"""Waits out database outages: an attempt's queries are retried until they succeed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _PAUSE_MAX_S: Final = 1.0
 
 
 async def patiently(action: Callable[[], Awaitable[T]]) -> T:
-    """Do something until the database does not fail it for a passing reason.
+    """Run an action, and retry it while it fails for a transient reason.
 
-    There is no end of its own: the attempt's lease, its deadline or a kill ends the waiting.
+    Without a limit of its own: the attempt's lease, timeout or a kill ends the waiting.
     """
     pause_s = 0.05
     while True:
@@ -37,10 +37,10 @@ async def patiently(action: Callable[[], Awaitable[T]]) -> T:
 
 
 def passing(problem: Exception) -> bool:
-    """Whether the fault is the database's absence, and not what was asked of it."""
+    """Return whether a failure is transient, and not caused by the query itself."""
     if isinstance(problem, (OSError, TimeoutError, Unavailable)):
         return True
     told = translate(problem)
-    # A tenant's quota does not pass: it is told what it is about.
+    # A tenant's quota is not transient: the caller must report it.
     is_quota = told is not None and told.reason == FILE_QUOTA_REACHED
     return isinstance(told, (Unavailable, Conflict, ResourceExhausted)) and not is_quota

@@ -1,4 +1,4 @@
-"""Runners on an engine of machines: started for what waits, withdrawn when nothing does."""
+"""Places runners on a cluster: started for waiting work, withdrawn when there is none."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from services.runner.domain.placing import (
 
 log = structlog.get_logger()
 
-# A runner that ends this soon has found something missing: the next one would too.
+# A runner that ends this soon lacks something that the next one would lack too.
 _SOON_S: Final = 5.0
 _PAUSE_MAX_S: Final = 30.0
 
 
 class Machines(Protocol):
-    """The engine: Ray, or what a test puts in its place."""
+    """The cluster: Ray, or a fake in tests."""
 
     async def machines(self) -> list[Machine]:
-        """List the machines that are there now."""
+        """Return the machines that exist now."""
 
     def placed(self) -> Sequence[Placed]:
-        """List the runners that were asked for and have not ended."""
+        """Return the runners that were requested and have not ended."""
 
     async def start(self, size: Size, settings: Mapping[str, str]) -> str:
-        """Ask for a runner; gives its name."""
+        """Request a runner; return its name."""
 
     async def withdraw(self, name: str) -> None:
-        """Ask for a runner no longer."""
+        """Withdraw a runner."""
 
 
 class Placement:
-    """What waits where, and the runners that were started for it."""
+    """The waiting work by orchestrator, and the runners started for it."""
 
     def __init__(
         self,
@@ -64,28 +64,28 @@ class Placement:
         self._clock = clock
         self._heard: dict[str, Mapping[Waiting, int]] = {}
         self._before: Mapping[Size, int] = {}
-        self._started: dict[str, float] = {}  # by name, when
+        self._started: dict[str, float] = {}  # when, by name
         self._failures = 0  # in a row
         self._pause_until = 0.0
         self.changed = changed
 
     def hear(self, orchestrator: str, waiting: Mapping[Waiting, int]) -> None:
-        """Know what waits at an orchestrator; it replaces what was told before."""
+        """Replace what waits at an orchestrator."""
         self._heard[orchestrator] = waiting
         self.changed.set()
 
     def forget(self, orchestrator: str) -> None:
-        """Know nothing of an orchestrator any more."""
+        """Remove what waits at an orchestrator."""
         self._heard.pop(orchestrator, None)
         self.changed.set()
 
     @property
     def restless(self) -> bool:
-        """Whether there is something to look at again soon."""
+        """Whether to look again soon."""
         return bool(self._before) or any(not each.ready for each in self._engine.placed())
 
     async def look(self) -> Decision:
-        """Start what is wanted and withdraw what is not."""
+        """Start the runners that are needed, and withdraw the others; return the decision."""
         demand = self._demand()
         placed = self._engine.placed()
         self._note_ends(placed)
@@ -111,7 +111,7 @@ class Placement:
         return found
 
     def _note_ends(self, placed: Sequence[Placed]) -> None:
-        """Wait ever longer while what is started ends at once; `begun` counts the start anew."""
+        """Back off while runners end right after their start."""
         now = self._clock()
         there = {each.name: each for each in placed}
         for name, began in list(self._started.items()):
@@ -122,6 +122,6 @@ class Placement:
                     self._pause_until = now + min(2.0**self._failures, _PAUSE_MAX_S)
                     log.warning("placement_paused", runners_lost=self._failures)
             elif not there[name].begun:
-                self._started[name] = now  # its machine is looked for: that is no life yet
+                self._started[name] = now  # still waits for its machine, so it has not started
             elif now - began >= _SOON_S:
                 self._failures = 0

@@ -1,4 +1,4 @@
-"""Calls that wait for nothing but an interpreter: begun and answered in the loop's callbacks."""
+"""Calls that only need an interpreter: started and answered in callbacks of the loop."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from services.runner.usecases.warm import Need, Warm
 
 log = structlog.get_logger()
 
-# Takes what became of a call.
+# Receives the outcome of a call.
 Over = Callable[[Outcome], None]
 
 
 def inline_inputs(request: AttemptRequest) -> tuple[list[tuple[str, int, Sequence[str]]], bytes]:
-    """Give what a call's frame says of its inputs, and their texts; none of them is in a file."""
+    """Return the input entries of a call's frame, and its body; no input may be in a file."""
     entries: list[tuple[str, int, Sequence[str]]] = []
     parts: list[bytes] = []
     for name, value, conversion in request.inputs:
@@ -41,16 +41,16 @@ def inline_inputs(request: AttemptRequest) -> tuple[list[tuple[str, int, Sequenc
 
 
 def is_inline(inputs: Sequence[Input]) -> bool:
-    """Whether all inputs came with the assignment."""
+    """Return whether all inputs are part of the assignment."""
     return all(isinstance(each.value, bytes) for each in inputs)
 
 
 class PlainCall:
     """One such call.
 
-    `over` is told once what became of it, and never before it is begun; then, with its interpreter
-    given back, `left` is. What is on its way to or from user code goes before what is to be noted
-    of it: the agent works meanwhile, and so does whoever waits for the result.
+    `over` is called once with the outcome, never before the call has begun; then, with its
+    interpreter released, `left`. Messages to and from user code are sent before any bookkeeping:
+    the agent, or whoever waits for the result, works meanwhile.
     """
 
     __slots__ = ("_attempt", "_calls", "_ended", "_left", "_over", "_pool", "_waiter")
@@ -72,21 +72,21 @@ class PlainCall:
         self._waiter: Waiter | None = None
 
     def wait(self, need: Need) -> None:
-        """Stand in the line for an interpreter."""
+        """Queue for an interpreter."""
         self._waiter = self._pool.enter(need, self)
         self._attempt.leave = self.leave
 
     def leave(self) -> None:
-        """Leave the line: nothing has begun."""
+        """Leave the queue; the call has not begun."""
         if self._waiter is not None:
             self._pool.leave(self._waiter)
             self._waits_no_longer()
             self._tell(Outcome(error=told_error(self._attempt)))
 
-    # -- what the pool tells of the line
+    # -- called by the pool
 
     def done(self) -> bool:
-        """Whether it wants no interpreter any more: then it stands in no line."""
+        """Return False: a call that wants no interpreter any more leaves the queue itself."""
         return False
 
     def set_result(self, warm: Warm) -> None:
@@ -95,7 +95,7 @@ class PlainCall:
         self.begin(warm)
 
     def set_exception(self, problem: Exception) -> None:
-        """Learn that there will be none."""
+        """End the call: there will be no interpreter."""
         self._waits_no_longer()
         outcome = outcome_without_one(self._attempt, problem)
         asyncio.get_running_loop().call_soon(self._tell, outcome)
@@ -106,7 +106,7 @@ class PlainCall:
     # -- in an interpreter
 
     def begin(self, warm: Warm) -> None:
-        """Ask the agent."""
+        """Send the call to the agent."""
         began_s = time.monotonic()
         attempt = self._attempt
         attempt.warm, attempt.container_id = warm, warm.container_id
@@ -116,7 +116,7 @@ class PlainCall:
             header = self._calls.header(attempt, warm, inputs)
             reply_bytes_max = warm.key.limits.output_bytes + REPLY_BYTES_MORE
             warm.sandbox.ask(header, body, self._answered, reply_bytes_max=reply_bytes_max)
-            self._calls.open(attempt, warm.sandbox, began_s)  # nothing is heard before this returns
+            self._calls.open(attempt, warm.sandbox, began_s)  # replies are only delivered later
         except Exception:
             log.exception("call_not_begun", attempt_ref=str(attempt.request.attempt_ref))
             asyncio.get_running_loop().call_soon(self._end, BROKEN)
@@ -136,7 +136,7 @@ class PlainCall:
         self._end(outcome)
 
     async def _look_at(self, reply: Reply) -> None:
-        """End with an answer that is looked at beside the loop."""
+        """End with a large reply, which is checked in a thread."""
         attempt = self._attempt
         assert attempt.warm is not None, "it has one until it is given back"
         outcome = BROKEN
@@ -150,7 +150,7 @@ class PlainCall:
 
     def _end(self, outcome: Outcome) -> None:
         if self._ended:
-            return  # it was broken off, and its sandbox says so, too
+            return  # already ended with an error; this is only the end of its sandbox
         self._ended = True
         self._calls.close(self._attempt)
         try:

@@ -1,4 +1,4 @@
-"""Environments ahead of the first run: wanted by a caller, built like any other."""
+"""Environments built ahead of the first run, on request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _UNSETTLED: Final = "the dependencies are not resolved yet"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A node version and its environment as it stands."""
+    """A node version, and the state of its environment."""
 
     node_version_id: UUID
     environment: StoredEnvironment | None
@@ -36,7 +36,7 @@ class Prepared:
 
 
 class Preparer:
-    """Builds environments that callers want, and tells how far that is."""
+    """Builds environments on request, and reports their progress."""
 
     def __init__(
         self,
@@ -62,9 +62,9 @@ class Preparer:
         version: int,
         wait_s: float,
     ) -> tuple[list[Prepared], bool]:
-        """Build what nodes need and wait; give how each stands, and whether all is over.
+        """Start the builds that nodes need and wait; return their states, and whether all are done.
 
-        NotFound for what the caller cannot read. Builds go on when the waiting ends.
+        NotFound for what the caller cannot read. Builds continue after the wait.
         """
         ids = await self._wanted(caller, node_id, workflow_id, version)
         found = [await self._versions.get(each) for each in ids]
@@ -111,7 +111,7 @@ class Preparer:
         )
 
     def _task(self, tenant_id: UUID, version: NodeVersion) -> asyncio.Task[str] | None:
-        """Give the build of a version's environment, begun if need be; None without packages."""
+        """Return the build of a version's environment, started if needed; None without packages."""
         key = self._key(tenant_id, version)
         if not key:
             return None
@@ -123,7 +123,7 @@ class Preparer:
         return task
 
     async def _build(self, key: str, tenant_id: UUID, version: NodeVersion) -> str:
-        """Build, and give why that failed; the rows of packages are those of a sandbox to come."""
+        """Build; return an error text, or "". A row for a future sandbox shows the progress."""
         row: ContainerRow | None = None
 
         def on(packages: Sequence[Package], status: str, time_ms: int | None) -> None:
@@ -139,7 +139,7 @@ class Preparer:
                 await self._environments.ensure(
                     key, version.lock, version.lock_digest, version.python_version, tenant_id, on
                 )
-            status = "removed"  # there never was more of it than what was installed
+            status = "removed"  # it only ever stood for the installation
         except (EnvironmentFailed, QflowError) as failed:
             return str(failed)
         finally:

@@ -24,20 +24,20 @@ class PullValues(Protocol):
     """Fetches the inputs of an attempt that did not fit its assignment."""
 
     async def __call__(self, attempt_ref: UUID, token: int, count: int) -> Sequence[Value]:
-        """Give the values in the order of the definition; raises ValuesNotGiven."""
+        """Return the values in the order of the definition; raises ValuesNotGiven."""
 
 
-class InputsMissing(Exception):  # noqa: N818 - the attempt is handed back, it has not failed
-    """Nobody gave the inputs for as long as the attempt itself may take."""
+class InputsMissing(Exception):  # noqa: N818 - the attempt is declined, it has not failed
+    """Nobody sent the inputs within the timeout of the attempt."""
 
 
 async def pull_patiently(
     request: AttemptRequest, count: int, sources: Callable[[], Iterable[PullValues]]
 ) -> Sequence[Value]:
-    """Give the inputs, over lost streams and an orchestrator that loads the run again.
+    """Return the inputs, retrying over lost streams and orchestrators that reload the run.
 
-    `sources` says whom to ask now. A kill and the loss of the lease end the waiting; the time of
-    the attempt does between two rounds, with InputsMissing, and never cuts a pull that goes on.
+    `sources` returns whom to ask now. A kill or the loss of the lease ends the wait; so does the
+    attempt's timeout, with InputsMissing, but only between rounds, never during a pull.
     """
     gives_up_at = time.monotonic() + request.timeout_s
     pause_s = _PAUSE_MIN_S

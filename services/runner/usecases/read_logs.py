@@ -1,4 +1,4 @@
-"""Reading what nodes wrote: a page, or all as it comes."""
+"""Reads the output of nodes: by page, or continuously."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.runner.storage import node_logs
 from services.runner.storage.node_logs import Choice, LogState, StoredLine
 from services.runner.usecases.node_logs import NodeLogs
 
-# Other runners write, too: what they wrote is looked for so often, one look into an index each.
+# Poll interval for lines of other runners; each poll is one index look-up.
 _LOOK_S: Final = 0.5
 _ALIVE_S: Final = 15.0
 _LATE_S: Final = 2.0
@@ -25,7 +25,7 @@ _LINES_AT_ONCE: Final = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """Lines of a watched log; `sequence` is up to where they are whole."""
+    """Lines of a watched log; it is complete up to `sequence`."""
 
     lines: list[StoredLine]
     sequence: int
@@ -36,7 +36,7 @@ class Piece:
 async def list_logs(
     pool: Pool, caller: Caller, execution_id: UUID, choice: Choice, *, after: int, limit: int
 ) -> tuple[list[StoredLine], LogState]:
-    """Give lines after one, and how much was left out; NotFound where the run is hidden."""
+    """Return lines after `after`, and the log's state; NotFound if the run is not visible."""
     async with as_caller(pool, caller) as db:
         state = await node_logs.state(db, execution_id)
         if state is None:
@@ -48,10 +48,10 @@ async def list_logs(
 async def watch_logs(
     pool: Pool, logs: NodeLogs, caller: Caller, execution_id: UUID, choice: Choice, *, after: int
 ) -> AsyncGenerator[Piece, None]:
-    """Give lines as they come until the run is over, and a piece without any now and then."""
+    """Yield lines as they come until the run is over, and an empty piece now and then."""
     said_at = 0.0
     while True:
-        # How far the run is, first: what it wrote until then is read after.
+        # The state is read first: lines written until then are read after it.
         lines, state = await list_logs(
             pool, caller, execution_id, choice, after=after, limit=_LINES_AT_ONCE
         )
@@ -69,7 +69,7 @@ async def watch_logs(
 
 
 def _is_over(state: LogState) -> bool:
-    """Whether nothing more is to be expected: a runner writes a little later than it answers."""
+    """Return whether no more lines are expected: runners write them a little after the result."""
     if state.over_at is None:
         return False
     return (datetime.now(UTC) - state.over_at).total_seconds() > _LATE_S

@@ -1,4 +1,4 @@
-"""Compares sandboxes with their rows, both ways: neither outlives the other."""
+"""Reconciles sandboxes with their rows, both ways."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 
 class Reaper:
-    """Ends sandboxes that nobody holds, and closes rows that nobody keeps."""
+    """Removes sandboxes that nobody holds, and closes rows whose sandboxes are gone."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Reaper:
         self._suspects: frozenset[UUID] = frozenset()
 
     async def look(self, *, rows: bool = True) -> tuple[int, int]:
-        """Look once: how many sandboxes were ended, and how many rows were closed."""
+        """Reconcile once; return the numbers of removed sandboxes and closed rows."""
         strays = await self._host.strays()
         for sandbox_id in strays:
             await self._host.remove(sandbox_id)
@@ -45,7 +45,7 @@ class Reaper:
     async def _close_lost(self) -> frozenset[UUID]:
         incarnation = self._incarnation()
         open_rows = await containers.open_rows(self._pool, incarnation)
-        # A row that was closed a moment ago may wait to be written: only the second look counts.
+        # The end of a row may still be queued for writing: only a row found twice counts as lost.
         unkept = frozenset(open_rows - self._kept())
         lost = unkept & self._suspects
         self._suspects = unkept

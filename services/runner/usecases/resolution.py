@@ -1,4 +1,4 @@
-"""Resolving: requirements become a lock of wheels with hashes, once per node version."""
+"""Resolution: requirements become a lock of wheels with hashes, once per node version."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ _ONLY_WHEELS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """What a resolver pinned."""
+    """The pinned packages, as text with its digest."""
 
     text: str
     digest: str
 
 
 class Resolver:
-    """Pins requirements by uv, with what a tenant has of its own before every index."""
+    """Pins requirements with uv; a tenant's own wheels and indexes take precedence."""
 
     def __init__(
         self,
@@ -72,12 +72,12 @@ class Resolver:
     async def resolve(
         self, requirements: Sequence[str], python_version: str, tenant_id: UUID
     ) -> Lock:
-        """Pin requirements to wheels with hashes; no code of theirs is run.
+        """Pin requirements to wheels with hashes, without running any of their code.
 
-        InvalidArgument when a requirement is not a plain one, when no set of wheels meets them all
-        or when the tenant's rules refuse one of those that do; FailedPrecondition without such a
-        Python or where an index of the tenant's lets nobody in, Unavailable when the index does not
-        answer, ResourceExhausted when the disk is full.
+        InvalidArgument for an unsupported requirement, when no set of wheels meets them all, or
+        when the tenant's rules refuse one; FailedPrecondition without such a Python or when a
+        tenant's index refuses access; Unavailable when the index does not respond;
+        ResourceExhausted on a full disk.
         """
         plain = plain_requirements(requirements)
         interpreter = python_of(self._interpreters, python_version)
@@ -87,7 +87,8 @@ class Resolver:
             indexes = await self._packages.indexes(tenant_id)
         except IndexRefused as problem:
             raise FailedPrecondition("INDEX_UNUSABLE", str(problem)) from None
-        # Who has neither wheels nor indexes of its own sees the same packages as all others.
+        # Tenants without their own wheels and indexes all see the same packages, so they share a
+        # cache.
         shared = own is None and not indexes
         folder = self._root / RESOLVE if shared else self._root / str(tenant_id) / RESOLVE
         try:
@@ -120,7 +121,7 @@ class Resolver:
 
 
 def python_of(interpreters: Mapping[str, Interpreter], python_version: str) -> Interpreter:
-    """Give this runner's Python of a version; FailedPrecondition without one."""
+    """Return this runner's Python of a version; raises FailedPrecondition."""
     interpreter = interpreters.get(python_version)
     if interpreter is None:
         raise FailedPrecondition(
@@ -133,7 +134,7 @@ def python_of(interpreters: Mapping[str, Interpreter], python_version: str) -> I
 
 
 def _refused(problem: UvError) -> QflowError:
-    """Tell what uv could not do: for now, or with these requirements."""
+    """Translate an error of uv: transient, or due to the requirements."""
     if problem.reason == DISK_FULL:
         return disk_refuses("no space is left", retry_after_s=_AGAIN_S)
     if problem.retryable:
@@ -152,7 +153,7 @@ def _unsatisfiable(reason: str, message: str) -> InvalidArgument:
 
 
 def plain_requirements(requirements: Sequence[str]) -> list[str]:
-    """Spell requirements plainly; InvalidArgument names each that is not a plain one."""
+    """Normalise requirements; InvalidArgument lists each that is not supported."""
     plain = []
     faults = []
     for position, text in enumerate(requirements):

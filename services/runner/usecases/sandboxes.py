@@ -1,4 +1,4 @@
-"""The tenant's view of sandboxes."""
+"""Lists sandboxes for their tenant."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ from services.runner.storage.containers import Container
 async def list_containers(
     pool: Pool, caller: Caller, *, after: tuple[datetime, UUID] | None, limit: int
 ) -> list[Container]:
-    """Give the sandboxes of the caller's tenant after a page's last key, newest first."""
+    """Return a page of the sandboxes of the caller's tenant, newest first."""
     async with as_caller(pool, caller) as db:
         return await containers.list_page(db, caller.tenant_id, after=after, limit=limit)

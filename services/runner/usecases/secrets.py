@@ -1,4 +1,4 @@
-"""Secrets: setting them, going back to a version, granting them to nodes, their only readers."""
+"""Secrets: set, switched between versions, deleted, and granted to nodes, which alone read them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ After = tuple[datetime, UUID] | None
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """What the use cases of secrets need; without root keys a deployment keeps none."""
+    """Dependencies of these use cases; without root keys no secret can be set."""
 
     pool: Pool
     keys: RootKeys | None
@@ -46,7 +46,7 @@ async def set_secret(
     etag: str = "",
     key: RequestKey[Secret] | None = None,
 ) -> Secret | Replayed:
-    """Make a secret, or a new version of it, which nodes get from now on."""
+    """Create a secret, or a new version of it, which nodes get from now on."""
     keys = _keys(deps)
 
     async def write(db: Db) -> Secret:
@@ -90,7 +90,7 @@ async def use_version(
     etag: str = "",
     key: RequestKey[Secret] | None = None,
 ) -> Secret | Replayed:
-    """Have nodes get another version that is kept."""
+    """Make nodes get another stored version."""
 
     async def write(db: Db) -> Secret:
         await stored.lock(db, caller.tenant_id)
@@ -119,7 +119,7 @@ async def use_version(
 async def get_secret(
     deps: Secrets, caller: Caller, name: str
 ) -> tuple[Secret, Sequence[SecretVersion]]:
-    """Find a secret and the versions that are kept; never what they hold."""
+    """Return a secret and its stored versions, without their values."""
     async with as_caller(deps.pool, caller) as db:
         found = await _found(db, caller, name)
         return found, await stored.list_versions(db, found.id)
@@ -128,7 +128,7 @@ async def get_secret(
 async def list_secrets(
     deps: Secrets, caller: Caller, *, after: After, limit: int
 ) -> Sequence[Secret]:
-    """List the secrets of the caller's tenant."""
+    """Return a page of the secrets of the caller's tenant."""
     async with as_caller(deps.pool, caller) as db:
         return await stored.list_secrets(db, caller.tenant_id, after=after, limit=limit)
 
@@ -141,7 +141,7 @@ async def delete_secret(
     etag: str = "",
     key: RequestKey[Secret] | None = None,
 ) -> Secret | Replayed:
-    """Remove a secret with all versions and grants."""
+    """Delete a secret with all its versions and grants."""
 
     async def write(db: Db) -> Secret:
         await stored.lock(db, caller.tenant_id)
@@ -163,11 +163,12 @@ async def delete_secret(
 async def grant(
     deps: Secrets, caller: Caller, name: str, node_id: UUID, *, key: RequestKey[None] | None = None
 ) -> Replayed | None:
-    """Give a node of the tenant a secret, in all of its versions, those to come included."""
+    """Grant a secret to a node of the tenant, in all its versions, including future ones."""
 
     async def write(db: Db) -> None:
         await stored.lock(db, caller.tenant_id)
-        # The node first: of a stranger's nothing else may be told than that it is not there.
+        # The node is checked first: about another tenant's node nothing may be revealed but
+        # NOT_FOUND.
         if not await stored.has_node(db, node_id, caller.tenant_id):
             raise _no_node(node_id)
         found = await _found(db, caller, name)
@@ -184,7 +185,7 @@ async def grant(
 async def revoke(
     deps: Secrets, caller: Caller, name: str, node_id: UUID, *, key: RequestKey[None] | None = None
 ) -> Replayed | None:
-    """Take a secret from a node; calls that are under way keep what they have."""
+    """Revoke a node's grant; running calls keep what they have."""
 
     async def write(db: Db) -> None:
         if not await stored.has_node(db, node_id, caller.tenant_id):
@@ -202,7 +203,7 @@ async def revoke(
 async def list_grants(
     deps: Secrets, caller: Caller, name: str, *, after: After, limit: int
 ) -> Sequence[Grant]:
-    """List the nodes that get a secret."""
+    """Return a page of the nodes that are granted a secret."""
     async with as_caller(deps.pool, caller) as db:
         found = await _found(db, caller, name)
         return await stored.list_grants(db, found.id, after=after, limit=limit)

@@ -1,4 +1,4 @@
-"""What one orchestrator's stream has told the desk, and what waits for it."""
+"""One orchestrator's stream: what it told the desk, and what is to be sent on it."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from services.runner.usecases.pulling import PullValues
 
 
 class Session:
-    """One orchestrator's stream, as the desk knows it."""
+    """The state of one orchestrator's stream."""
 
     def __init__(self, pull: PullValues) -> None:
         self.pull = pull
-        self.member = ""  # the orchestrator's id, once it has said so
-        self.peers: Sequence[str] = ()  # where it says that the others are
-        self.offered: set[UUID] = set()  # of what is finished, what went out here
+        self.member = ""  # the orchestrator's id, once known
+        self.peers: Sequence[str] = ()  # addresses of the other orchestrators, as it reports them
+        self.offered: set[UUID] = set()  # results already sent here
         self.definitions: dict[int, Definition] = {}
         self.running = 0
         self.credits = 0
-        self.ceiling = 0  # the largest window granted: a smaller one may still be on its way
+        self.ceiling = 0  # the largest grant so far: a smaller one may still be on its way
         self.demand = 0
         self.outgoing = Outgoing()
         self.ready = asyncio.Event()
-        self.answered = asyncio.Event()  # a frame came since the last was sent
-        # Says what waits without a wait, where there is a way for that; whether it did.
+        self.answered = asyncio.Event()  # set when a frame came since the last one was sent
+        # Sends what waits without blocking, if it can; returns whether it did.
         self.say: Callable[[], bool] | None = None
 
     def let_go(self) -> None:
-        """Have what waits sent: at once where that can be, else by whoever takes it."""
+        """Have waiting messages sent: directly if possible, else by the sending task."""
         if self.say is None or not self.say():
             self.ready.set()
 
     def take_outgoing(self) -> Outgoing:
-        """Take all that waits."""
+        """Return all waiting messages, and clear them."""
         taken, self.outgoing = self.outgoing, Outgoing()
         self.ready.clear()
         return taken

@@ -1,4 +1,4 @@
-"""The runner's slots: a call takes one, and calls that meet in an interpreter take one together."""
+"""The runner's slots: one per call; calls that share an interpreter share slots."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class _Shared:
-    """The slots that calls of one kind share, each with so many seats."""
+    """The slots shared by calls of one kind, each with a number of seats."""
 
     seats: int
     wanted_by: int = 0
@@ -25,7 +25,7 @@ class _Shared:
 
 
 class Slots:
-    """Counts who works. Who comes while nothing is free stands in one line."""
+    """Counts busy slots; calls that find none free wait in one queue."""
 
     def __init__(self, count: int, *, on_change: Callable[[], None]) -> None:
         self._free = count
@@ -34,14 +34,14 @@ class Slots:
         self._shared: dict[Hashable, _Shared] = {}
 
     def full(self) -> bool:
-        """Whether who comes now has to wait."""
+        """Return whether a new call would have to wait."""
         return not self._free
 
     def enter(self, begin: Callable[[], bool]) -> None:
-        """Have a call begun once it has a slot, at once where there is one.
+        """Call `begin` once there is a slot, immediately if one is free.
 
-        `begin` gives whether it takes the slot: nobody may want the call any more. Until then it
-        costs no more than its place in the line.
+        `begin` returns whether it takes the slot: the call may have been cancelled meanwhile.
+        Waiting costs no more than an entry in the queue.
         """
         if not self._free:
             self._line.append(begin)
@@ -49,7 +49,7 @@ class Slots:
             self._free -= 1
 
     async def take(self) -> None:
-        """Wait for a slot like any other call."""
+        """Wait for a slot."""
         given: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def begin() -> bool:
@@ -67,7 +67,7 @@ class Slots:
             raise
 
     def leave(self) -> None:
-        """Give a slot back: it goes to whoever has stood in the line for longest."""
+        """Release a slot: it goes to the first in the queue that takes it."""
         while self._line:
             if self._line.popleft()():
                 return
@@ -75,7 +75,7 @@ class Slots:
 
     @asynccontextmanager
     async def seat(self, kind: Hashable, *, seats: int) -> AsyncIterator[None]:
-        """Hold a seat in a slot that calls of one kind share; a slot is taken for the first."""
+        """Hold a seat in a slot shared by calls of one kind; the first one takes a slot."""
         shared = self._shared.setdefault(kind, _Shared(seats))
         shared.wanted_by += 1
         try:
@@ -96,10 +96,9 @@ class Slots:
                 del self._shared[kind]
 
     def more(self) -> int:
-        """Count what may be granted beyond the slots: who sits with others, and as many again.
+        """Return how many calls may be granted beyond the slots: seated ones, and as many again.
 
-        So what is granted doubles while it is taken up, and nobody is promised seats for long that
-        calls of that kind do not come for.
+        So the grant doubles while it is used, and shrinks when no more calls of that kind come.
         """
         return sum(
             max(0, each.seated - each.slots) + min(each.free, each.seated)

@@ -1,4 +1,4 @@
-"""Spares: sandboxes started ahead of demand, with nobody's code in them yet."""
+"""Spares: sandboxes started ahead of demand, without code in them yet."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from services.runner.gateways.sandbox.port import (
 
 log = structlog.get_logger()
 
-# After one is taken its heir waits a little: the call that took it has the processors first.
+# After a spare is taken its replacement waits a little: the call gets the processors first.
 _FILL_AFTER_S: Final = 0.03
 _WANTED_FOR_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What is settled before code is loaded: two sandboxes of one shape are interchangeable."""
+    """What is fixed before code is loaded: sandboxes of one shape are interchangeable."""
 
     interpreter: Interpreter
     environment: Path | None
@@ -41,7 +41,7 @@ class Shape:
 
 
 class Spares:
-    """Keeps a few sandboxes of the shapes that were asked for last."""
+    """Keeps a few sandboxes of the most recently requested shapes."""
 
     def __init__(
         self,
@@ -61,18 +61,18 @@ class Spares:
         self._clock = clock
         self._ready: dict[Shape, list[Sandbox]] = {}
         self._filling: dict[Shape, int] = {}
-        self._wanted: dict[Shape, float] = {}  # the last asked for stands last
+        self._wanted: dict[Shape, float] = {}  # the most recently requested is last
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def start(self, shape: Shape) -> Sandbox:
-        """Give a sandbox of a shape: a spare where there is one, else a new one."""
+        """Return a sandbox of a shape: a spare if there is one, else a new one."""
         spare = self._take(shape)
         self.want(shape)
         return spare or await self._start(shape)
 
     def want(self, shape: Shape) -> None:
-        """Keep spares of a shape for a while; of the last one wanted, for good."""
+        """Keep spares of a shape for a while; of the most recent shape one is kept for good."""
         self._wanted.pop(shape, None)
         self._wanted[shape] = self._clock()
         missing = self._keep - len(self._ready.get(shape, ())) - self._filling.get(shape, 0)
@@ -81,12 +81,12 @@ class Spares:
             self._spawn(self._fill(shape))
 
     def environment_keys(self) -> frozenset[str]:
-        """Name the environments that spares have, or are about to."""
+        """Return the keys of environments that spares use, or are about to."""
         shapes = {*self._ready, *self._filling, *self._wanted}
         return frozenset(each.environment.name for each in shapes if each.environment is not None)
 
     async def shrink(self) -> None:
-        """End spares that nobody has asked for lately; one of the last shape stays."""
+        """End spares of shapes not requested for a while; one of the last shape stays."""
         now = self._clock()
         last = next(reversed(self._wanted), None)
         for shape, since in list(self._wanted.items()):
@@ -101,7 +101,7 @@ class Spares:
                 self._ready.pop(shape, None)
 
     def vacate(self, environment_key: str) -> None:
-        """End the spares of an environment, and want none any more."""
+        """End the spares of an environment, and start no more."""
         for shape in list(self._wanted):
             if shape.environment is not None and shape.environment.name == environment_key:
                 del self._wanted[shape]
@@ -116,7 +116,7 @@ class Spares:
                 await sandbox.kill()
 
     async def close(self) -> None:
-        """End all spares for good."""
+        """End all spares, and start no more."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
@@ -193,5 +193,5 @@ class Spares:
 
 
 def _forget(exchange: Path) -> None:
-    """Remove what a dead sandbox had, beside the loop: a file there may be large."""
+    """Remove the exchange folder of a dead sandbox in a thread: its files may be large."""
     asyncio.get_running_loop().run_in_executor(None, remove_exchange, exchange)

@@ -1,4 +1,4 @@
-"""What a tenant has of its own for packages: rules, wheels, and private indexes."""
+"""A tenant's own package configuration: rules, wheels, and private indexes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.runner.usecases.package_indexes import opened
 
 
 class TenantPackages:
-    """Answers for any tenant, from the rows as they are now."""
+    """Reads it for any tenant, always from the current rows."""
 
     def __init__(
         self,
@@ -38,11 +38,11 @@ class TenantPackages:
         self._showing = asyncio.Lock()
 
     async def rules_of(self, tenant_id: UUID) -> RuleBook:
-        """Give the rules that hold for a tenant: its own and the deployment's."""
+        """Return the rules that apply to a tenant: its own and the deployment's."""
         return RuleBook((self._deployment, await package_rules.of_tenant(self._pool, tenant_id)))
 
     async def own_wheels(self, tenant_id: UUID) -> Path | None:
-        """Give the folder with the tenant's wheels as they are now; None where it has none."""
+        """Return a folder with the tenant's current wheels; None if it has none."""
         files = await wheels.files_of(self._pool, tenant_id)
         folder = self._root / str(tenant_id) / ".wheels"
         if not files:
@@ -52,12 +52,12 @@ class TenantPackages:
         return folder
 
     async def indexes(self, tenant_id: UUID) -> Sequence[OpenIndex]:
-        """Give the tenant's indexes with what they ask for, in clear; raises IndexRefused."""
+        """Return the tenant's indexes with their passwords decrypted; raises IndexRefused."""
         found = await package_indexes.of_tenant(self._pool, tenant_id)
         return [opened(each, self._keys, trusted=self._trusted) for each in found]
 
     async def sweep(self) -> int:
-        """Remove what uploads left that never came to a row; give how many that was."""
+        """Remove bytes of wheels without rows, left by failed uploads; return how many."""
         found = 0
         for tenant_id in await asyncio.to_thread(self._store.tenants):
             known = await wheels.files_of(self._pool, tenant_id)

@@ -1,4 +1,4 @@
-"""Spans of attempts and of what they wait for."""
+"""Spans of attempts, and of the builds that they wait for."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from services.kit.traces import Tracer
 from services.runner.domain.attempts import AttemptRequest
 from services.runner.domain.outcome import Outcome
 
-# Told of an attempt that is over, where traces are told: what was asked, what came, its beginning.
+# Called for a finished attempt if traces are exported: request, outcome, start in ns.
 Trace = Callable[[AttemptRequest, Outcome, int], None]
 
 
 def place_of(request: AttemptRequest) -> str:
-    """Give an attempt's own place in its run's trace."""
+    """Return an attempt's place in the trace of its run."""
     span_id = traces.attempt_span(request.attempt_ref, request.token)
     return traces.below(request.traceparent, span_id)
 
 
 def told_by(tracer: Tracer) -> Trace:
-    """Make the function that tells of an attempt."""
+    """Return a function that exports the span of an attempt."""
 
     def tell(request: AttemptRequest, outcome: Outcome, began_ns: int) -> None:
         tracer.ended(
@@ -43,7 +43,7 @@ def told_by(tracer: Tracer) -> Trace:
 
 
 def tell_build(request: AttemptRequest, began_ns: int, *, packages: int) -> None:
-    """Tell of an environment that an attempt waited for, where traces are told."""
+    """Export the span of an environment build that an attempt waited for, if traces are on."""
     tracer = traces.tracer()
     if tracer is not None:
         tracer.ended(

@@ -1,4 +1,4 @@
-"""Uploads: begun, written in as many calls as it takes, finished or given up."""
+"""Uploads: created, written in any number of calls, then finished or cancelled."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _MIME_TYPE: Final = "application/octet-stream"
 
 
 class Standing(NamedTuple):
-    """An upload, and how many of its bytes are here."""
+    """An upload, and how many of its bytes were received."""
 
     upload: Upload
     received_bytes: int
@@ -59,7 +59,7 @@ async def create(
     expires_at: datetime | None,
     key: RequestKey[Standing] | None,
 ) -> Standing | Replayed:
-    """Begin an upload; the database refuses what is over the tenant's quota."""
+    """Create an upload; the database refuses one that exceeds the tenant's quota."""
     now = datetime.now(UTC)
     if expires_at is not None and not now < expires_at <= now + _FILE_KEPT_MAX:
         fault = "must lie in the future, a year at most"
@@ -88,7 +88,7 @@ async def create(
 
 
 async def get(pool: Pool, store: FileBytes, caller: Caller, upload_id: UUID) -> Standing:
-    """Say how far an upload is."""
+    """Return an upload and how much of it was received."""
     found = await _get(pool, caller, upload_id)
     return Standing(found, await asyncio.to_thread(store.received, found.key))
 
@@ -102,7 +102,7 @@ async def write(
     *,
     offset: int,
 ) -> int:
-    """Add bytes from where the upload stands; gives how many are here, also when it is cut."""
+    """Append bytes, which are kept even if the call is cut off; return how many there are now."""
     upload = await _get(pool, caller, upload_id)
     try:
         writer = await asyncio.to_thread(
@@ -122,7 +122,7 @@ async def write(
         await _close(writer)
     async with as_caller(pool, caller) as db:
         if await uploads.get(db, upload_id) is None and await files.get(db, upload_id) is None:
-            # Given up meanwhile: its bytes may be removed already, and these came after them.
+            # Cancelled meanwhile: its bytes may have been removed before these were written.
             await asyncio.to_thread(store.remove, tenant_id=caller.tenant_id, file_id=upload_id)
             raise _missing(upload_id)
     return writer.received_bytes
@@ -137,7 +137,7 @@ async def _write_all(writer: UploadWriter, upload: Upload, pieces: AsyncIterator
                 fields=[FieldViolation("chunk", "goes beyond the announced size")],
             )
         if piece:
-            # To its end: what a cut leaves half written would be neither here nor there.
+            # Never interrupted: a cancelled call must not leave a piece half written.
             await _whole(asyncio.to_thread(writer.write, piece))
 
 
@@ -146,7 +146,7 @@ async def _close(writer: UploadWriter) -> None:
 
 
 async def _whole(work: Coroutine[Any, Any, None]) -> None:
-    """Do a thing to its end, also when the caller goes away meanwhile."""
+    """Run work to its end, even if the caller is cancelled meanwhile."""
     working = asyncio.ensure_future(work)
     try:
         await asyncio.shield(working)
@@ -164,7 +164,7 @@ async def finish(
     sha256: str,
     key: RequestKey[StoredFile] | None,
 ) -> StoredFile | Replayed:
-    """Make the file: bytes proven and durable first, then the row, then the answer."""
+    """Create the file: first the bytes are verified and synced, then the row is inserted."""
     replayed = await replay(pool, caller, key)
     if replayed is not None:
         return replayed
@@ -209,7 +209,7 @@ async def _proven(store: FileBytes, upload: Upload, sha256: str) -> str:
 async def cancel(
     pool: Pool, caller: Caller, upload_id: UUID, *, key: RequestKey[None] | None
 ) -> Replayed | None:
-    """Give an upload up; its bytes follow."""
+    """Cancel an upload; its bytes are removed later."""
 
     async def write_row(db: Db) -> None:
         if not await uploads.delete(db, upload_id):

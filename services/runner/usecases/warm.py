@@ -1,4 +1,4 @@
-"""A warm interpreter of the pool: what a call needs from it, and the errors when loading fails."""
+"""A warm interpreter of the pool, what a call needs from it, and errors of loading."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.runner.gateways.sandbox.port import Interpreter, Sandbox, SharedCa
 from services.runner.storage.nodes import NodeVersion
 from services.runner.usecases.container_rows import ContainerRow
 
-# As many as the orchestrator takes.
+# As many as the orchestrator accepts.
 _CAUSES_MAX: Final = 16
 
 
@@ -33,7 +33,7 @@ class LoadFailed(Exception):  # noqa: N818 - it carries the user's error
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """What an interpreter must be to serve a call."""
+    """The requirements of a call for its interpreter."""
 
     key: WarmKey
     version: NodeVersion
@@ -42,9 +42,9 @@ class Need:
     packages: Sequence[Package]
     load_timeout_s: float
     carries: Carries = NO_FILES
-    plain: bool = False  # whether a call has nothing to wait for once it has its interpreter
-    alone: bool = False  # no other call may be in it
-    row: ContainerRow | None = None  # written already, to show the installation of packages
+    plain: bool = False  # whether a call only has to wait for its interpreter
+    alone: bool = False  # no other call may run in it at the same time
+    row: ContainerRow | None = None  # exists already if packages had to be installed
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -60,15 +60,15 @@ class Warm:
     cpu_us: int = 0
     memory_peak_bytes: int = 0
     killed: bool = False
-    prepared: set[UUID] = field(default_factory=set)  # versions that it loads anew for each call
+    prepared: set[UUID] = field(default_factory=set)  # versions that it loads anew per call
     io_read_bytes: int = 0
     io_write_bytes: int = 0
     cpu_base_us: int = 0  # what the sandbox had used before its first call
-    shared: SharedCalls | None = None  # where it serves several calls at once
+    shared: SharedCalls | None = None  # if it serves several calls at once
     calls: int = 0
-    alone: bool = False  # the call in it wants no other beside it
-    retired: bool = False  # it takes no call any more
-    unproven: int = 0  # calls since it was last seen that nothing was left behind
+    alone: bool = False  # its call must not share it
+    retired: bool = False  # it gets no further calls
+    unproven: int = 0  # calls since it was last proven clean
 
     @property
     def container_id(self) -> UUID:
@@ -76,14 +76,14 @@ class Warm:
         return self.row.id
 
     def add(self, used: Usage) -> None:
-        """Count what a call used."""
+        """Add the usage of a call."""
         self.cpu_us += used.cpu_us
         self.io_read_bytes += used.io_read_bytes
         self.io_write_bytes += used.io_write_bytes
         self.memory_peak_bytes = max(self.memory_peak_bytes, used.memory_peak_bytes)
 
     def usage(self) -> dict[str, int]:
-        """Give the form that its row keeps of what it has used until now."""
+        """Return its total usage, as stored in its row."""
         return {
             "attempts": self.uses,
             "cpu_us": self.cpu_us,
@@ -94,13 +94,13 @@ class Warm:
 
     @property
     def room(self) -> bool:
-        """Whether it takes one more call."""
+        """Whether it can take one more call."""
         free = self.calls < self.key.concurrency if self.shared is not None else not self.calls
         return free and not self.retired and not self.alone
 
 
 def error_from(found: object) -> AttemptError:
-    """Read the agent's error; it is untrusted, so each part is bounded and checked."""
+    """Parse the agent's error; it is untrusted, so each part is bounded and checked."""
     if not isinstance(found, dict):
         return AttemptError(type=ErrorType.EXITED, message="the agent's answer cannot be read")
     try:
@@ -120,7 +120,7 @@ def error_from(found: object) -> AttemptError:
 
 
 def _causes(found: object) -> list[Cause]:
-    """Read what is behind an exception; what has another shape is left out."""
+    """Parse the causes of an exception; malformed ones are left out."""
     causes = []
     for each in found[:_CAUSES_MAX] if isinstance(found, list) else ():
         match each:

@@ -1,4 +1,4 @@
-"""Taking wheels of tenants in."""
+"""Wheels uploaded by tenants."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _AT_ONCE: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announced:
-    """What an upload says of itself before its bytes."""
+    """What an upload declares before its bytes."""
 
     filename: str
     size_bytes: int
@@ -42,14 +42,14 @@ class Announced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WheelLimits:
-    """What a deployment takes: of one wheel, and of all of a tenant's."""
+    """Size limits: of one wheel, and of all of a tenant's."""
 
     bytes_max: int
     tenant_bytes_max: int
 
 
 class Wheels:
-    """Keeps wheels: rows under row-level security, bytes in the store."""
+    """Stores wheels: rows under row-level security, bytes in the store."""
 
     def __init__(self, pool: Pool, store: WheelStore, limits: WheelLimits) -> None:
         self._pool = pool
@@ -60,7 +60,7 @@ class Wheels:
     async def take(
         self, caller: Caller, announced: Announced, chunks: AsyncIterator[bytes]
     ) -> StoredWheel:
-        """Store a wheel once it is proven sound; see the contract for what is refused."""
+        """Store a wheel once it is verified; the contract lists what is refused."""
         if announced.size_bytes > self._limits.bytes_max:
             raise _too_large(f"a wheel may have {self._limits.bytes_max} bytes")
         async with as_caller(self._pool, caller) as db:
@@ -77,15 +77,15 @@ class Wheels:
                 await asyncio.to_thread(upload.keep, wheel_id)
             finally:
                 await asyncio.to_thread(upload.close)
-        # Where it is not known whether the row came to be, the bytes stay; in the end they are
-        # swept, unless it did.
+        # If it is unknown whether the insert was committed, the bytes stay; without a row they are
+        # swept later.
         stored = await self._insert(caller, wheel_id, facts, announced)
         if stored.id != wheel_id:
             await asyncio.to_thread(self._store.remove, caller.tenant_id, wheel_id)
         return stored
 
     async def get(self, caller: Caller, wheel_id: UUID) -> StoredWheel:
-        """Give one wheel of the caller's tenant."""
+        """Return a wheel of the caller's tenant; raises NotFound."""
         async with as_caller(self._pool, caller) as db:
             found = await wheels.get(db, wheel_id)
         if found is None:
@@ -95,14 +95,14 @@ class Wheels:
     async def list(
         self, caller: Caller, *, after: tuple[datetime, UUID] | None, limit: int
     ) -> list[StoredWheel]:
-        """Give the wheels of the caller's tenant, newest first, after the last of a page."""
+        """Return a page of the wheels of the caller's tenant, newest first."""
         async with as_caller(self._pool, caller) as db:
             return await wheels.list_page(db, after=after, limit=limit)
 
     async def delete(
         self, caller: Caller, wheel_id: UUID, key: RequestKey[UUID] | None
     ) -> UUID | Replayed:
-        """Remove a wheel; its bytes go once its row is gone."""
+        """Delete a wheel: first its row, then its bytes."""
 
         async def write(db: Db) -> UUID:
             if not await wheels.delete(db, wheel_id):

@@ -1,4 +1,4 @@
-"""The work: makes attempts in the runner's slots, and grants orchestrators what they may send."""
+"""Runs attempts in the runner's slots, and grants orchestrators how many they may send."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from services.runner.usecases.trace import Trace
 
 log = structlog.get_logger()
 
-# Stores outputs that are too large to travel: (request, outputs) -> where they lie.
+# Stores outputs that are too large to send: (request, outputs) -> reference.
 StoreOutputs = Callable[[AttemptRequest, Sequence[tuple[str, bytes]]], Awaitable[FileReference]]
 
 
 class Work(Outbox):
-    """Owns the slots and what runs in them; shares them among the orchestrators by their demand."""
+    """Owns the slots and what runs in them; divides them among orchestrators by their demand."""
 
     def __init__(
         self,
@@ -54,16 +54,16 @@ class Work(Outbox):
         self._store = store
         self._trace = trace
         self._attempt_s_max = attempt_s_max
-        self._refuse = refuse  # why nothing is taken at all; empty when all is well
+        self._refuse = refuse  # why all assignments are declined; empty if they are not
         self._running: dict[UUID, Attempt] = {}
         self._owners: dict[UUID, Session] = {}
         self._grant_epoch = 0
         self._pace = Pace()
         self._places = Slots(slots, on_change=self._share)
-        self.ended: Counter[str] = Counter()  # attempts, by how
+        self.ended: Counter[str] = Counter()  # attempts, by how they ended
 
     def _enter(self, attempt: Attempt, definition: Definition, assignment: Assignment) -> None:
-        """Let an attempt stand in the line for a slot, unless it was told to end by now."""
+        """Queue an attempt for a slot, unless it was told to end meanwhile."""
         attempt.before = None
         if self._running.get(assignment.attempt_ref) is not attempt:
             return
@@ -73,9 +73,9 @@ class Work(Outbox):
             self._places.enter(partial(self._begin, attempt, definition, assignment))
 
     def _begin(self, attempt: Attempt, definition: Definition, assignment: Assignment) -> bool:
-        """Begin a call whose turn it is to have a slot; whether it takes it."""
+        """Begin a call that got a slot; return False if it does not need it any more."""
         if self._running.get(assignment.attempt_ref) is not attempt:
-            return False  # it was told to end while it stood in the line
+            return False  # it was told to end while it was queued
         attempt.has_slot = True
         self._start(attempt, definition, assignment)
         return True
@@ -86,7 +86,7 @@ class Work(Outbox):
         self._run(attempt, partial(self._make, attempt, definition, assignment))
 
     def _begin_plain(self, attempt: Attempt) -> bool:
-        """Begin a call that needs no task, for it has nothing to wait for but an interpreter."""
+        """Begin a call without a task, if it only has to wait for an interpreter."""
         made = partial(self._made, attempt, time.time_ns())
         attempt.begun = True
         try:
@@ -98,7 +98,7 @@ class Work(Outbox):
         return attempt.begun
 
     def _made(self, attempt: Attempt, began_ns: int, outcome: Outcome) -> None:
-        """Take what became of such a call; it gives its slot back after that."""
+        """Process the outcome of such a call; its slot is released after this."""
         try:
             self._note(attempt, outcome, began_ns)
         except Exception:
@@ -110,21 +110,21 @@ class Work(Outbox):
             self._end(attempt, self._over(attempt, outcome))
 
     def _end(self, attempt: Attempt, answer: Finished | Declined | None) -> None:
-        """Answer for an attempt, unless nobody wants that any more."""
+        """Send the answer of an attempt, unless nobody wants it any more."""
         owner = self._let_go(attempt)
         if owner is not None and answer is not None:
             self._answer(owner, answer)
         self._settled.set()
 
     def _note(self, attempt: Attempt, outcome: Outcome, began_ns: int) -> None:
-        """Tell of an attempt that was made, and learn from it."""
+        """Export the span of an attempt, and update the pace."""
         if self._trace is not None and attempt.request.traceparent:
             self._trace(attempt.request, outcome, began_ns)
         if self._pace.note(outcome.usage.wall_us):
             self._share()
 
     def _run(self, attempt: Attempt, make: Callable[[], Awaitable[Finished]]) -> None:
-        """Have a task make an attempt, or what is left of it."""
+        """Run an attempt, or the rest of it, in a task."""
         attempt.begun = False
         attempt.task = asyncio.create_task(self._see_through(attempt, make))
 
@@ -141,7 +141,7 @@ class Work(Outbox):
         except LeaseLost:
             log.warning("attempt_dropped", attempt_ref=str(request.attempt_ref))
         except InputsMissing:
-            # Handed back, as one that was never taken: nothing of the user's has begun.
+            # Declined, as if never accepted: no user code has run.
             log.warning("inputs_missing", attempt_ref=str(request.attempt_ref))
             answer = Declined(request.attempt_ref, request.token, "inputs_missing")
         except Exception:
@@ -186,7 +186,7 @@ class Work(Outbox):
         return outcome
 
     def _leave(self, attempt: Attempt) -> None:
-        """Give its slot to the next, and let the attempt begin that stands for it by now."""
+        """Release the slot, and let attempts begin that had to wait for this one's end."""
         if attempt.has_slot:
             attempt.has_slot = False
             self._places.leave()
@@ -196,14 +196,14 @@ class Work(Outbox):
             enter()
 
     def _sources(self, ref: UUID) -> Iterator[PullValues]:
-        """Whom to ask for an attempt's inputs: its owner's stream, then any that may own it."""
+        """Yield whom to ask for an attempt's inputs: its owner first, then all others."""
         owner = self._owners.get(ref)
         for session in sorted(self._sessions, key=lambda each: each is not owner):
-            if session in self._sessions:  # it may have gone while another was asked
+            if session in self._sessions:  # it may have been closed meanwhile
                 yield session.pull
 
     def _let_go(self, attempt: Attempt) -> Session | None:
-        """Free the slot; None when that was done already, for nobody wants the result."""
+        """Forget an attempt and return its owner; None if done already: no result is wanted."""
         ref = attempt.request.attempt_ref
         if self._running.get(ref) is not attempt:
             return None
@@ -248,10 +248,10 @@ class Work(Outbox):
         self._settled.set()
 
     def _tell_to_end(self, attempt: Attempt, *, grace_s: float) -> None:
-        """Kill; a task that has not taken its first step is only told.
+        """Kill an attempt; one whose task has not run its first step is only marked.
 
-        Cancelled, it would never take that step, and so never answer nor free its slot. Of one that
-        stands in the line there is no task yet: nothing has begun.
+        A task cancelled before that would never run, so it would neither answer nor release its
+        slot. A queued attempt has no task and nothing has begun, so it is answered at once.
         """
         if attempt.begun:
             self._attempts.tell_to_end(attempt, "killed", grace_s=grace_s)
@@ -264,7 +264,7 @@ class Work(Outbox):
     # -- slots
 
     def _share(self) -> None:
-        """Grant each orchestrator its part by demand, at least one; nothing while refusing."""
+        """Grant each orchestrator its share by demand, at least one; nothing while refusing."""
         total = sum(1 + session.demand for session in self._sessions)
         more = self._places.more()
         for session in self._sessions:

@@ -1,4 +1,4 @@
-"""One container with an agent inside, as the port wants a sandbox."""
+"""One container with an agent inside: an implementation of the sandbox port."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from services.runner.gateways.sandbox.port import (
 )
 from services.runner.gateways.sandbox.way_out import make_ready
 
-_START_TIMEOUT_S: Final = 60.0  # the daemon may be busy with others' containers
+_START_TIMEOUT_S: Final = 60.0  # the daemon may be busy with other containers
 _DEATH_TIMEOUT_S: Final = 10.0
 
 
 class Container(HeldAgent):
-    """A long-lived container; its calls go over descriptors that the gate handed in."""
+    """A long-lived container; calls use descriptors that were passed in through the gate."""
 
     def __init__(
         self, spec: SandboxSpec, *, name: str, tier: Tier, daemon: Daemon, gate: Gate
@@ -48,10 +48,10 @@ class Container(HeldAgent):
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def begin(self, options: Mapping[str, Any], setup: Header) -> None:
-        """Start it and await its agent, which then lowers its own rights; raises SandboxDied."""
+        """Start it and await its agent, which then drops its privileges; raises SandboxDied."""
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
-                # Asked for before the gate opens: the agent greets at once.
+                # Expected before the gate opens: the agent sends its greeting at once.
                 greeting = self._channel.expect()
                 greeting.add_done_callback(_seen)
                 await self._enter(options)
@@ -86,11 +86,11 @@ class Container(HeldAgent):
             await self._daemon.call(self._gate.close)
 
     def usage(self) -> SandboxUsage:
-        """Give what the daemon counted, as it was last read: before the container was ended."""
+        """Return the usage as last read from the daemon, which was before it was killed."""
         return self._usage
 
     async def kill(self, *, grace_s: float = 0.0) -> SandboxUsage:
-        """End the container with all that is in it; safe to call twice."""
+        """Kill the container with all that is in it; idempotent."""
         self._killed = True
         if self._container and not self._ended.done():
             if grace_s > 0:
@@ -106,14 +106,14 @@ class Container(HeldAgent):
         return self._usage
 
     def told_end(self, container: str) -> None:
-        """Look how it ended, for the daemon says that it has."""
-        # It may say so before it has answered the call that started it.
+        """Process an event of the daemon: the container has ended."""
+        # The event may arrive before the response to the call that started it.
         self._container = self._container or container
         if self._settling is None and not self._ended.done():
             self._settling = self._spawn(self._settle())
 
     async def look(self) -> None:
-        """See whether it ended unheard."""
+        """Check whether it ended without an event."""
         if self._container and not self._ended.done():
             with contextlib.suppress(*FAULTS):
                 if await self._daemon.call(self._daemon.end_of, self._container) is not None:
@@ -163,7 +163,7 @@ class Container(HeldAgent):
 
 
 def _seen(greeting: asyncio.Future[Reply]) -> None:
-    """Take note of a greeting's fault, also where what came before it failed first."""
+    """Retrieve the greeting's exception, even if something before it failed first."""
     if not greeting.cancelled():
         greeting.exception()
 

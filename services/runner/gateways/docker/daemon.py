@@ -1,4 +1,4 @@
-"""The daemon: calls in threads, and one stream of events for all containers of a home."""
+"""The Docker daemon: calls in threads, and one stream of events for all containers of a home."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from services.runner.gateways.sandbox.port import SandboxUsage
 log = structlog.get_logger()
 
 _TIMEOUT_S: Final = 30
-# One that takes calls and answers none is told as none, before whoever started the runner gives up.
+# A daemon that accepts calls but answers none is reported as missing, before whoever started the
+# runner gives up.
 _FIRST_ANSWER_S: Final = 10
 _AGAIN_S: Final = 0.5
 FAULTS: Final = (DockerException, RequestException, OSError)
@@ -38,7 +39,7 @@ class End:
 
 
 class Daemon:
-    """What this runner asks of the Docker daemon; every method blocks but `call`."""
+    """What this runner asks of the Docker daemon; every method blocks except `call`."""
 
     def __init__(self, home: str, *, client: docker.DockerClient | None = None) -> None:
         self._home = home
@@ -50,26 +51,26 @@ class Daemon:
 
     @property
     def api_version(self) -> str:
-        """The version of the daemon's API that is spoken."""
+        """The API version in use."""
         return str(self._api.api_version)
 
     async def call(self, action: Callable[..., Any], *arguments: Any) -> Any:
-        """Do something in a thread."""
+        """Run an action in a thread."""
         return await asyncio.to_thread(action, *arguments)
 
     def info(self) -> Mapping[str, Any]:
-        """Tell what the daemon is; raises one of FAULTS where none answers."""
+        """Return facts about the daemon; raises one of FAULTS if it does not answer."""
         return dict(self._client.info())
 
     def image_id(self, name: str) -> str:
-        """Give the digest of an image that is here; empty without one. Nothing is pulled."""
+        """Return the digest of a local image; empty if there is none. Nothing is pulled."""
         try:
             return str(self._client.images.get(name).id)
         except NotFound:
             return ""
 
     def has_program(self, image: str, program: str) -> bool:
-        """Whether an image has a Python of this name that starts."""
+        """Return whether an image has a Python of this name that starts."""
         try:
             self._client.containers.run(
                 image,
@@ -85,7 +86,7 @@ class Daemon:
         return True
 
     def run(self, options: Mapping[str, Any]) -> str:
-        """Create and start a container; give its id."""
+        """Create and start a container; return its id."""
         made = str(self._api.create_container(**options)["Id"])
         try:
             self._api.start(made)
@@ -95,12 +96,12 @@ class Daemon:
         return made
 
     def signal(self, container: str, name: str) -> None:
-        """Send a signal to the first process; nothing where it is gone."""
+        """Send a signal to the first process; does nothing if it is gone."""
         with contextlib.suppress(APIError):
             self._api.kill(container, name)
 
     def end_of(self, container: str) -> End | None:
-        """Tell how it ended; None while it runs."""
+        """Return how it ended; None while it runs."""
         try:
             state = self._api.inspect_container(container)["State"]
             if state.get("Running"):
@@ -112,7 +113,7 @@ class Daemon:
         return End(int(state.get("ExitCode", -1)), bool(state.get("OOMKilled")), text[-2000:])
 
     def usage(self, container: str) -> SandboxUsage:
-        """Read what the daemon counted of it until now; zeros where it keeps none."""
+        """Return the usage counted by the daemon so far; zeros if there is none."""
         try:
             found = self._api.stats(container, stream=False, one_shot=True)
             memory, processors = found["memory_stats"], found["cpu_stats"]["cpu_usage"]
@@ -129,12 +130,12 @@ class Daemon:
             self._api.remove_container(container, force=True, v=True)
 
     def ours(self) -> Mapping[str, str]:
-        """List this home's containers: their ids by the id of the sandbox."""
+        """Return the ids of this home's containers by sandbox id."""
         found = self._api.containers(all=True, filters={"label": f"{HOME_LABEL}={self._home}"})
         return {each["Labels"].get(SANDBOX_LABEL, ""): each["Id"] for each in found}
 
     def watch(self, on_end: Callable[[str, str], None], on_gap: Callable[[], None]) -> None:
-        """Tell of each container that ends, and when some may have ended untold, from a thread."""
+        """Start a thread: `on_end` per ended container, `on_gap` when events may have been lost."""
         self._watching = threading.Thread(
             target=self._watch, args=(on_end, on_gap), name="docker-events", daemon=True
         )
@@ -157,7 +158,7 @@ class Daemon:
                 pause.wait(_AGAIN_S)
 
     def close(self) -> None:
-        """Listen no longer."""
+        """Stop watching, and close the client."""
         self._closed = True
         if self._stream is not None:
             with contextlib.suppress(Exception):
@@ -166,16 +167,16 @@ class Daemon:
 
 
 def _client() -> docker.DockerClient:
-    """Open the daemon that the environment names, or the machine's own."""
+    """Connect to the daemon that the environment names, or the machine's own."""
     place = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     if place.startswith("unix://"):
-        # Tried first: where nobody answers, the library leaves its socket open.
+        # Tried first: if nobody answers, the library leaks its socket.
         with socket.socket(socket.AF_UNIX) as trial:
             trial.settimeout(_FIRST_ANSWER_S)
             try:
                 trial.connect(place.removeprefix("unix://"))
             except OSError as problem:
                 raise DockerException(f"{place}: {problem.strerror or problem}") from None
-    client = docker.from_env(timeout=_FIRST_ANSWER_S)  # asks for its version at once
+    client = docker.from_env(timeout=_FIRST_ANSWER_S)  # queries the API version at once
     client.api.timeout = _TIMEOUT_S
     return client

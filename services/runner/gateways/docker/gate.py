@@ -1,8 +1,8 @@
-"""The gate: how the agent in a container gets the descriptors that a child would inherit.
+"""The gate: how the agent in a container receives the descriptors that a child would inherit.
 
-One connection, taken by the agent before any code of the user's is read; then the gate is gone.
-What it hands over are the very channel and pipes that every other sandbox has: a call goes through
-no daemon.
+It takes one connection, made by the agent before any user code is loaded, and is then removed. What
+it passes are the same channel and pipes that other sandboxes have, so calls do not go through the
+daemon.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Gate:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o711, parents=True)
-        folder.chmod(0o711)  # the container's user enters it, whatever the umask says
+        folder.chmod(0o711)  # the container's user enters it, whatever the umask
         self.folder = folder
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.setblocking(False)
-        # By the folder's descriptor: the path of a socket has 107 bytes, and a home may have more.
+        # Bound through the folder's descriptor: the path of a socket is limited to 107 bytes.
         place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             path = f"/proc/self/fd/{place}/{GATE_NAME}"
@@ -37,12 +37,12 @@ class Gate:
         self._socket.listen(1)
 
     async def hand_over(self, descriptors: Sequence[int]) -> None:
-        """Await the agent and give it the descriptors."""
+        """Wait for the agent to connect, and send it the descriptors."""
         connection, _ = await asyncio.get_running_loop().sock_accept(self._socket)
         with connection:
             socket.send_fds(connection, [b"\0"], list(descriptors))
 
     def close(self) -> None:
-        """Take the gate away; safe to call twice."""
+        """Remove the gate; idempotent."""
         self._socket.close()
         shutil.rmtree(self.folder, ignore_errors=True)

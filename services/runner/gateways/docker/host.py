@@ -1,4 +1,4 @@
-"""Starts containers, hears of their ends, and removes what nobody wants."""
+"""Starts containers, tracks their ends, and removes those that nobody wants."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from services.runner.gateways.sandbox.seccomp import build_filter
 
 log = structlog.get_logger()
 
-# What a runtime of this name puts between a container and the kernel: T4, where it is one of these.
-# Others are containers like the daemon's own.
+# Runtimes whose names begin like this isolate containers with a kernel of their own: T4. All others
+# share the machine's kernel, like the daemon's default.
 _OWN_KERNEL: Final = ("runsc", "kata")
 
 
 class DockerMissing(Exception):  # noqa: N818 - it says what to install
-    """There is no daemon, runtime or image to run containers with."""
+    """No daemon, runtime or image is available to run containers with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DockerSettings:
-    """How a deployment wants its containers."""
+    """How the deployment configures containers."""
 
     image: str  # with {version} for the Python
     runtime: str = ""
@@ -53,13 +53,13 @@ class DockerSettings:
 
 
 def tier_of(runtime: str) -> Tier:
-    """Say how strong containers under this runtime are."""
+    """Return the isolation tier of containers under this runtime."""
     return Tier.T4 if any(runtime.startswith(name) for name in _OWN_KERNEL) else Tier.T3
 
 
 def home_name(home: Path) -> str:
-    """Name a runner's home for labels, which say nothing of this machine's folders."""
-    return hashlib.sha256(os.path.abspath(home).encode()).hexdigest()[:12]  # noqa: PTH100 - no link is followed
+    """Return a label for a runner's home that does not reveal its path."""
+    return hashlib.sha256(os.path.abspath(home).encode()).hexdigest()[:12]  # noqa: PTH100 - without following links
 
 
 class DockerHost:
@@ -73,7 +73,7 @@ class DockerHost:
         folder: Path,
     ) -> None:
         self.tier = tier_of(shape.runtime)
-        # A kernel of its own has sockets of its own, which cannot be handed out of it.
+        # Sockets of a separate kernel cannot be passed out of it, so there is no egress proxy.
         self.networks: Sequence[Reach] = () if self.tier is Tier.T4 else (Reach.EGRESS, Reach.HOST)
         self._daemon = daemon
         self._shape = shape
@@ -94,7 +94,7 @@ class DockerHost:
     async def open(
         cls, settings: DockerSettings, interpreters: Mapping[str, Interpreter], home: Path
     ) -> DockerHost:
-        """Find the daemon and its images; raises DockerMissing with what to install."""
+        """Connect to the daemon and find its images; raises DockerMissing with what to install."""
         name = home_name(home)
         try:
             daemon = await asyncio.to_thread(Daemon, name)
@@ -120,7 +120,7 @@ class DockerHost:
         return host
 
     def pythons(self, interpreters: Mapping[str, Interpreter]) -> dict[str, Interpreter]:
-        """Give those of the interpreters that there is an image for."""
+        """Return those interpreters that have an image."""
         return {
             version: each
             for version, each in interpreters.items()
@@ -128,7 +128,7 @@ class DockerHost:
         }
 
     async def start(self, spec: SandboxSpec) -> Sandbox:
-        """Start a container whose agent is ready to load; raises SandboxDied."""
+        """Start a container whose agent is ready to load code; raises SandboxDied."""
         found = self._images.get(spec.python)
         if found is None:
             raise SandboxDied(f"there is no image for {spec.python.name}")
@@ -161,7 +161,7 @@ class DockerHost:
         return container
 
     async def living(self) -> set[UUID]:
-        """List the sandboxes of this home that the daemon has."""
+        """Return the ids of this home's sandboxes that the daemon has."""
         try:
             found = await self._daemon.call(self._daemon.ours)
         except FAULTS:
@@ -169,12 +169,12 @@ class DockerHost:
         return {UUID(each) for each in found}
 
     async def strays(self) -> set[UUID]:
-        """List those that this host does not know: one whose start was given up comes after all."""
-        # A container is known before it is made, so what is listed and not known is nobody's.
+        """Return those that this host does not know, as after a start that was given up."""
+        # Containers are registered before they are created, so an unknown one has no owner.
         return {each for each in await self.living() if str(each) not in self._containers}
 
     async def remove(self, sandbox_id: UUID) -> None:
-        """End a sandbox that nobody here wants."""
+        """Remove a sandbox that nobody here wants."""
         try:
             container = (await self._daemon.call(self._daemon.ours)).get(str(sandbox_id))
             if container:
@@ -183,7 +183,7 @@ class DockerHost:
             log.warning("container_not_removed", fault=type(problem).__name__)
 
     async def clear(self) -> int:
-        """Remove what an earlier runner of this home left; how many containers there were."""
+        """Remove what an earlier runner of this home left; return the number of containers."""
         await self._daemon.call(partial(shutil.rmtree, self._folder, ignore_errors=True))
         left = await self._daemon.call(self._daemon.ours)
         for container in left.values():
@@ -191,7 +191,7 @@ class DockerHost:
         return len(left)
 
     async def close(self) -> None:
-        """Listen to the daemon no longer."""
+        """Close the connection to the daemon."""
         if self._looking is not None:
             self._looking.cancel()
         await self._daemon.call(self._daemon.close)
@@ -212,7 +212,7 @@ class DockerHost:
 def _survey(
     daemon: Daemon, settings: DockerSettings, interpreters: Mapping[str, Interpreter]
 ) -> tuple[Mapping[str, Any], dict[Path, tuple[str, str]]]:
-    """Ask what the daemon is, and for its image of each Python with the program's name there."""
+    """Return facts about the daemon, and its image and program name for each Python."""
     try:
         info = daemon.info()
         found = {
@@ -226,11 +226,12 @@ def _survey(
             f"the daemon has no runtime {settings.runtime}: install it and name it under"
             " `runtimes` in /etc/docker/daemon.json"
         )
-    # By its digest: what the name stands for may change, a container's image never.
+    # By digest: tags move, but containers must all have the same image.
     images = {
         interpreters[version].executable: (image, f"python{version}")
         for version, image in found.items()
-        # One image may be all that is named: then it is of the Python that it has.
+        # A name without {version} is the same image for all: it only counts for the Python that it
+        # has.
         if image and daemon.has_program(image, f"python{version}")
     }
     if not images:
@@ -255,6 +256,6 @@ def _remapped(info: Mapping[str, object]) -> bool:
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, action: Callable[..., None], *arguments: str) -> None:
-    """Call from the events' thread; nothing once the loop is closed."""
+    """Schedule a call from the events' thread; does nothing once the loop is closed."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(action, *arguments)

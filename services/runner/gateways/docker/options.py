@@ -1,4 +1,4 @@
-"""What a container is made with: every wall that Docker can put up, as one pure function."""
+"""How a container is created: every restriction that Docker offers, as one pure function."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ GATE_NAME: Final = "agent"
 _AGENT_PATH: Final = "/qflow/agent"
 _NOBODY: Final = "65534:65534"
 _STOP_TIMEOUT_S: Final = 5
-# What a kernel of a container's own takes of the processes that are counted, as it works: below
-# that it does not start.
+# A container with its own kernel runs kernel threads that count as processes; it does not start
+# with a lower limit.
 _KERNEL_THREADS: Final = 128
 _NANO: Final = 1_000_000_000
 
@@ -36,25 +36,25 @@ class Shape:
     """What all containers of one runner have in common."""
 
     api_version: str
-    home: str  # names the runner's home, so that its containers are told from another's
+    home: str  # distinguishes containers of different runners
     incarnation: str
-    runtime: str = ""  # the daemon's default when empty
+    runtime: str = ""  # empty: the daemon's default
     cpus: int = 1
     own_kernel: bool = False
 
 
 def container_name(shape: Shape, spec: SandboxSpec) -> str:
-    """Name a container for what it is: two of one name cannot be, and a person finds it."""
+    """Return a container's name: unique, and recognisable for people."""
     return f"qflow-{shape.home}-{spec.sandbox_id}"
 
 
 def create_options(
     shape: Shape, spec: SandboxSpec, *, image: str, python: str, gate: Path
 ) -> dict[str, Any]:
-    """Give the arguments of the daemon's create call.
+    """Return the arguments of the daemon's create call.
 
-    The agent is the first process: with it everything in the container ends, and what it inherits
-    of others' children it is replaced for. So there is no init beside it.
+    The agent is the first process, so the container ends with it. It needs no init: when processes
+    are left behind to it, the whole sandbox is replaced.
     """
     return {
         "image": image,
@@ -64,7 +64,7 @@ def create_options(
         "user": _NOBODY,
         "working_dir": "/tmp",  # noqa: S108 - the container's own
         "environment": SANDBOX_ENVIRONMENT,
-        # On the machine's network it has the machine's name.
+        # On the machine's network it has the machine's host name.
         **({} if spec.limits.network.reach is Reach.HOST else {"hostname": "sandbox"}),
         "labels": _labels(shape, spec),
         "stop_timeout": _STOP_TIMEOUT_S,
@@ -84,8 +84,7 @@ def _labels(shape: Shape, spec: SandboxSpec) -> Mapping[str, str]:
 
 def _walls(shape: Shape, spec: SandboxSpec, gate: Path) -> dict[str, Any]:
     limits = spec.limits
-    # Nothing is run from here, so that a wall of the image's cannot be stepped around by a program
-    # that was written at run time.
+    # noexec, so that a program written at run time cannot get around the image's restrictions.
     temporary = f"rw,noexec,nosuid,nodev,mode=1777,size={limits.temporary_bytes}"
     walls = {
         "network_mode": "host" if limits.network.reach is Reach.HOST else "none",

@@ -1,1 +1,1 @@
-"""Ray: runners as actors on a cluster's machines. The one place that imports it."""
+"""Ray: runners as actors on a cluster's machines. Only this package imports Ray."""

@@ -1,8 +1,8 @@
-"""The actor: holds what it was sized by, and runs a runner in it as a process of its own.
+"""The actor: holds a runner's resources, and runs the runner as a child process.
 
-Nothing of a run passes through it. The runner attaches to orchestrators like any other, under a
-lease of its own; it is a child because sandboxes are tied to the main thread of their parent, which
-in an actor is Ray's. Where the actor goes (its machine too, or Ray with it), the runner is killed.
+No data of runs passes through it: the runner attaches to orchestrators like any other, with a lease
+of its own. It is a child because sandboxes are bound to the main thread of their parent, which in
+an actor belongs to Ray. When the actor dies, with its machine or with Ray, the runner is killed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Final
 from services.runner.gateways.ray import launch
 
 _ROOT: Final = Path(__file__).resolve().parents[4]
-_RUNNERS_MAX: Final = 4096  # on one home
+_RUNNERS_MAX: Final = 4096  # per home
 _LOOK_S: Final = 0.1
 
 
 class RunnerActor:
-    """A runner on a machine of Ray's choice; its calls run in threads, one of which it holds."""
+    """A runner on a machine chosen by Ray; its methods run in threads, one of which is held."""
 
     def __init__(self, size: str) -> None:
         self._size = size
@@ -35,11 +35,11 @@ class RunnerActor:
         self._over = threading.Event()
 
     def size(self) -> str:
-        """Answer as soon as there is a machine: what it was sized by, as it was told."""
+        """Return the size it was created with; answers as soon as it has a machine."""
         return self._size
 
     def hold(self, settings: Mapping[str, str], labels: str, host: str) -> None:
-        """Run the runner to its end, then end; so this never answers."""
+        """Run the runner to its end, then exit; never returns."""
         try:
             env = _environment(settings, labels, host)
             self._listens_at = env["QFLOW_RUNNER_LISTEN"].removeprefix("unix:")
@@ -52,25 +52,25 @@ class RunnerActor:
             _say(str(problem))
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)  # with it goes what it held: no machine is kept for nothing
+        os._exit(0)  # releases its resources, so that the machine is not held for nothing
 
     def ready(self) -> None:
-        """Answer once the runner serves, which it does as it attaches."""
+        """Return once the runner serves, which it does when it attaches."""
         self._named.wait()
         while not _answers(self._listens_at):
             time.sleep(_LOOK_S)
 
     def watch(self) -> None:
-        """Stay until the actor ends; so this never answers."""
+        """Block until the actor ends; never returns."""
         self._over.wait()
 
 
 class NotHere(Exception):  # noqa: N818 - it says what this machine lacks
-    """No runner can be on this machine."""
+    """This machine cannot have a runner."""
 
 
 def _environment(settings: Mapping[str, str], labels: str, host: str) -> dict[str, str]:
-    """Give a runner's settings: the machine's own, with its secrets, under those it was sent."""
+    """Return a runner's settings: those sent, over the machine's own, which have its secrets."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     if not env.get("QFLOW_HOME"):
         raise NotHere("QFLOW_HOME is not set on this machine: start Ray with a runner's settings")
@@ -84,7 +84,7 @@ def _environment(settings: Mapping[str, str], labels: str, host: str) -> dict[st
     env["QFLOW_RUNNER_LABELS"] = ",".join(
         each for each in (env.get("QFLOW_RUNNER_LABELS", ""), labels) if each
     )
-    # One address cannot be every runner's on a machine.
+    # The runners of a machine cannot share one address.
     env["QFLOW_METRICS_LISTEN"] = env["QFLOW_RUNNER_METRICS_LISTEN"] = ""
     return env
 
@@ -99,9 +99,9 @@ def _answers(path: str) -> bool:
 
 
 def _take_place(folder: Path) -> str:
-    """Take the first name that no other actor of this home has, until this process ends.
+    """Reserve the first name that no other actor of this home has, until this process ends.
 
-    So a killed runner's name is taken again, and with it what it left is found and removed.
+    So a killed runner's name is reused, and the new runner cleans up what that one left.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for number in range(_RUNNERS_MAX):

@@ -1,4 +1,4 @@
-"""A Ray cluster: its machines, and the runners that it was asked for."""
+"""A Ray cluster: its machines, and the runners requested on it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ log = structlog.get_logger()
 
 _NAMESPACE: Final = "qflow"
 _NAME: Final = "runner-"
-# Of an actor at once. Some never answer: one of each process that finds it again is among them.
+# Concurrent calls of an actor. Some never return, one per process that finds the actor again.
 _CALLS: Final = 1000
 
 
 @dataclass(slots=True)
 class _Runner:
-    """An actor that was asked for."""
+    """A requested actor."""
 
     size: Size
     handle: Any
@@ -38,7 +38,7 @@ class _Runner:
 
 
 class RayCluster:
-    """Starts runners as actors. They outlive this process, which finds them again."""
+    """Starts runners as actors. They outlive this process, whose successor finds them again."""
 
     def __init__(self, ray: Any, *, on_change: Callable[[], None]) -> None:
         self._ray = ray
@@ -48,12 +48,12 @@ class RayCluster:
 
     @classmethod
     async def open(cls, address: str, *, on_change: Callable[[], None]) -> RayCluster:
-        """Join the cluster; raises EnvError where there is none, or no Ray here."""
-        # Else Ray would have every worker built by `uv run` where this process was begun by that.
+        """Connect to the cluster; raises EnvError if it does not answer, or Ray is missing."""
+        # Otherwise Ray would start workers by `uv run` if this process was started that way.
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
-            # Only where it is asked for: it takes a second, and most deployments have none.
+            # Imported late: it takes a second, and most deployments do not use it.
             import ray
         except ImportError:
             raise EnvError(
@@ -70,18 +70,18 @@ class RayCluster:
         return cluster
 
     async def close(self) -> None:
-        """Leave the cluster; the runners stay and go on."""
+        """Disconnect from the cluster; the runners keep running."""
         for runner in self._runners.values():
             for answer in (runner.size_told, runner.ready, runner.over):
                 answer.cancel()
         await asyncio.to_thread(self._ray.shutdown)
 
     async def machines(self) -> list[Machine]:
-        """List those that are there now."""
+        """Return the machines that exist now."""
         return [_machine(each) for each in await self._nodes()]
 
     async def others(self) -> list[str]:
-        """Name the machines that are not this one."""
+        """Return the host names of all machines but this one."""
         here = socket.gethostname()
         names = {str(each["NodeManagerHostname"]) for each in await self._nodes()}
         return sorted(names - {here})
@@ -90,14 +90,14 @@ class RayCluster:
         return [each for each in await asyncio.to_thread(self._ray.nodes) if each["Alive"]]
 
     def placed(self) -> list[Placed]:
-        """List the runners that were asked for and have not ended."""
+        """Return the runners that were requested and have not ended."""
         return [
             Placed(name=name, size=each.size, begun=each.size_told.done(), ready=each.ready.done())
             for name, each in self._runners.items()
         ]
 
     async def start(self, size: Size, settings: Mapping[str, str]) -> str:
-        """Ask for a runner; gives its name. Where no machine has room it waits for one."""
+        """Request a runner; return its name. Without a free machine the request waits."""
         name = f"{_NAME}{uuid.uuid4()}"
         actor = self._actor.options(name=name, **_options(size))
         handle = await asyncio.to_thread(actor.remote, json.dumps(size))
@@ -108,13 +108,13 @@ class RayCluster:
         return name
 
     async def withdraw(self, name: str) -> None:
-        """Ask for a runner no longer."""
+        """Withdraw a runner."""
         runner = self._runners.pop(name, None)
         if runner is not None:
             await asyncio.to_thread(self._ray.kill, runner.handle)
 
     async def find(self) -> None:
-        """Find the runners that were asked for before this process began."""
+        """Find runners that were requested before this process started."""
         names = await asyncio.to_thread(self._ray.util.list_named_actors)
         for name in names:
             if not name.startswith(_NAME) or name in self._runners:
@@ -125,7 +125,7 @@ class RayCluster:
                     asyncio.wrap_future(handle.size.remote().future()), timeout=5
                 )
             except TimeoutError:
-                # No machine had room for it: if it is wanted still, it is asked for again.
+                # It got no machine: if it is still needed, it is requested again.
                 await asyncio.to_thread(self._ray.kill, handle)
             except (ValueError, self._ray.exceptions.RayError):
                 log.info("ray_runner_gone", runner=name)
@@ -148,7 +148,7 @@ class RayCluster:
 
     def _changed(self, done: asyncio.Future[Any]) -> None:
         if not done.cancelled():
-            done.exception()  # told by its end
+            done.exception()  # reported when it ends
         self._on_change()
 
     def _ended(self, name: str, done: asyncio.Future[Any]) -> None:
@@ -167,7 +167,7 @@ def _options(size: Size) -> dict[str, Any]:
         selector[TIER_LABEL] = f"in({', '.join(enough)})" if len(enough) > 1 else enough[0]
     return {
         "lifetime": "detached",
-        "max_restarts": 0,  # what is needed still is asked for anew
+        "max_restarts": 0,  # if it is still needed, it is requested again
         "max_concurrency": _CALLS,
         "num_cpus": size.cpus,
         "num_gpus": size.gpus,

@@ -1,9 +1,9 @@
-"""Become a program that is killed when its parent ends; run with `python -I -S`.
+"""Exec a program that is killed when its parent dies; run with `python -I -S`.
 
     launch.py PARENT_PID COMMAND...
 
-A file of its own, standard library only: between fork and exec an actor, which has threads, must
-run no Python.
+A separate program, standard library only: an actor has threads, so it must not run Python between
+fork and exec.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ EXIT_CANNOT_START = 126
 
 
 def main() -> None:
-    """Tie the life to the parent's, become the command."""
+    """Bind this process's life to its parent's, then exec the command."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent:  # it ended before the line above
+    if os.getppid() != parent:  # it died before the line above
         os._exit(EXIT_CANNOT_START)
     os.execv(command[0], command)  # noqa: S606
 

@@ -1,3 +1,3 @@
-"""Sandboxes: where user code runs, and how strongly it is held there."""
+"""Sandboxes: where user code runs, and how strongly it is isolated."""
 
 from __future__ import annotations

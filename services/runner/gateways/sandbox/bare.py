@@ -1,4 +1,4 @@
-"""T0: a bare process. Not a boundary; behind the unsafe switch alone."""
+"""T0: a bare process. No isolation; only with the unsafe switch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class BareHost:
     """Starts agents as plain processes of this user."""
 
     tier = Tier.T0
-    networks: Sequence[Reach] = (Reach.EGRESS, Reach.HOST)  # nothing is held here in any case
+    networks: Sequence[Reach] = (Reach.EGRESS, Reach.HOST)  # nothing is isolated anyway
 
     def __init__(self, *, cgroups: CgroupHost | None) -> None:
         self._cgroups = cgroups
@@ -44,11 +44,11 @@ class BareHost:
         return sandbox
 
     async def living(self) -> set[UUID]:
-        """List the sandboxes of this home that there are, by their control groups."""
+        """Return the ids of this home's existing sandboxes, by their control groups."""
         return self._cgroups.names() if self._cgroups is not None else set()
 
     async def strays(self) -> set[UUID]:
-        """None: they die with this process, and what an earlier one left was ended first."""
+        """Return none: they die with this process, and earlier leftovers were ended first."""
         return set()
 
     async def remove(self, sandbox_id: UUID) -> None:

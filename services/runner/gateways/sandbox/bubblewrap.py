@@ -21,8 +21,8 @@ from services.runner.gateways.sandbox.process import SandboxProcess
 from services.runner.gateways.sandbox.seccomp import build_filter
 
 _NOBODY: Final = 65534
-_HELPERS: Final = 2  # bwrap's own processes, outside of the sandbox and as its first
-# Where systemd takes users for a single service: nobody else's, and mapped where few users are.
+_HELPERS: Final = 2  # bwrap's own processes: one outside the sandbox, and its first one inside
+# systemd's range of dynamic users: nobody else has these, and even small id maps contain them.
 _USERS: Final = range(61184, 65520)
 _SYSTEM: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC: Final = ("/etc/ld.so.cache", "/etc/localtime", "/etc/alternatives")
@@ -31,15 +31,15 @@ _NAMES: Final = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/s
 _ENVIRONMENT_PATH: Final = "/qflow/environment"
 _FILES_PATH: Final = "/qflow/files"
 _OUTPUT_PATH: Final = "/qflow/output"
-# File systems in memory, of the sandbox's own.
+# Separate in-memory file systems of each sandbox.
 TEMPORARY: Final = ("/dev/shm", "/tmp")  # noqa: S108
 SANDBOX_ENVIRONMENT: Final = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "HOME": "/tmp",  # noqa: S108 - the sandbox's own
     "TMPDIR": "/tmp",  # noqa: S108
     "LC_ALL": "C.UTF-8",
-    # Sized to the sandbox's share, not to the machine: a thread pool per core would be counted
-    # against its processes.
+    # One thread, for the sandbox's share of the machine: a thread per core would also count against
+    # its limit of processes.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -47,9 +47,10 @@ SANDBOX_ENVIRONMENT: Final = {
 
 
 def users_of_sandboxes(*, as_root: bool) -> Iterator[int | None]:
-    """Give root a user for each sandbox, for much is counted by user; others have their own.
+    """Yield the user id of each sandbox: a different one for each under root, else None.
 
-    Where the row of users begins is drawn, so that two runners of a machine hardly share any.
+    Separate users matter since many limits are per user. The range starts at a random id, so that
+    runners on the same machine rarely share one.
     """
     if not as_root:
         return itertools.repeat(None)
@@ -58,7 +59,7 @@ def users_of_sandboxes(*, as_root: bool) -> Iterator[int | None]:
 
 
 def find_bubblewrap(setting: str = "") -> Path | None:
-    """Find the bwrap program: as set, on PATH, or from the wheel that brings it."""
+    """Return the bwrap program: as configured, on PATH, or from its wheel; None if missing."""
     found = setting or shutil.which("bwrap")
     if found:
         return Path(found)
@@ -72,9 +73,9 @@ def find_bubblewrap(setting: str = "") -> Path | None:
 class BubblewrapHost:
     """Starts sandboxes under bubblewrap.
 
-    Two shapes, because a user namespace made by root maps back to root: such a process may write
-    /proc/sys as its owner. So root makes no user namespace; the agent drops to an unprivileged
-    user before it reads user code, and the filter alone bars nested ones. Everyone else gets a user
+    A user namespace made by root maps to root, so that a process in it could write /proc/sys as its
+    owner. Root therefore makes no user namespace: the agent drops to an unprivileged user before it
+    reads user code, and only the filter prevents nested namespaces. Other users make a user
     namespace with nested ones disabled.
     """
 
@@ -86,11 +87,11 @@ class BubblewrapHost:
         self._as_root = os.geteuid() == 0
         self._users = users_of_sandboxes(as_root=self._as_root)
         self._filters = {reach: build_filter(network=reach) for reach in Reach}
-        # Without a control group memory and processes have no hard cap: that is not T2.
+        # T2 requires hard limits on memory and processes, which need a control group.
         self.tier = Tier.T2 if cgroups is not None else Tier.T1
 
     async def start(self, spec: SandboxSpec) -> Sandbox:
-        """Start a sandbox whose agent is ready to load; raises SandboxDied."""
+        """Start a sandbox whose agent is ready to load code; raises SandboxDied."""
         cgroup = None
         if self._cgroups is not None:
             try:
@@ -117,16 +118,16 @@ class BubblewrapHost:
         rlimits["FSIZE"] = spec.limits.file_bytes
         if cgroup is None:
             rlimits["AS"] = spec.limits.memory_bytes * 4
-            rlimits["NPROC"] = spec.limits.processes  # counted within the user namespace
+            rlimits["NPROC"] = spec.limits.processes  # counted per user namespace
         await sandbox.become_ready(uid=next(self._users), rlimits=rlimits, rooms=TEMPORARY)
         return sandbox
 
     async def living(self) -> set[UUID]:
-        """List the sandboxes of this home that there are, by their control groups."""
+        """Return the ids of this home's existing sandboxes, by their control groups."""
         return self._cgroups.names() if self._cgroups is not None else set()
 
     async def strays(self) -> set[UUID]:
-        """None: they die with this process, and what an earlier one left was ended first."""
+        """Return none: they die with this process, and earlier leftovers were ended first."""
         return set()
 
     async def remove(self, sandbox_id: UUID) -> None:
@@ -153,15 +154,15 @@ class BubblewrapHost:
             "--seccomp",
             str(filter_fd),
         ]
-        # Not as arguments: the sandbox sees the command line of its first process, and with it
-        # the places of this machine.
+        # Not as arguments: the sandbox can read its first process's command line, which would
+        # reveal paths of this machine.
         options_fd = memory_file("options", "".join(f"{part}\0" for part in options).encode())
         argv = [str(self._program), "--args", str(options_fd), "--", str(spec.python), "-I", "-S"]
         return [*argv, "/qflow/agent", str(channel)], [filter_fd, options_fd]
 
 
 def separate(*, as_root: bool) -> list[str]:
-    """Give bwrap's options for namespaces of its own, but for the network, and no capabilities."""
+    """Return bwrap's options: new namespaces, except the network's, and no capabilities."""
     options = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     options += ["--hostname", "sandbox", "--cap-drop", "ALL", "--die-with-parent", "--new-session"]
     if as_root:
@@ -171,7 +172,7 @@ def separate(*, as_root: bool) -> list[str]:
 
 
 def system_folders() -> list[str]:
-    """Give bwrap's options for the programs and libraries of this machine, read-only."""
+    """Return bwrap's options for this machine's programs and libraries, read-only."""
     options = ["--ro-bind", "/usr", "/usr"]
     for name in _SYSTEM:
         path = Path(name)
@@ -186,7 +187,7 @@ def system_folders() -> list[str]:
 
 
 def _names_and_certificates(reach: Reach) -> list[str]:
-    """Give bwrap's options for what a network is used with."""
+    """Return bwrap's options for the files that networking needs."""
     if reach is Reach.NONE:
         return []
     wanted = _CERTIFICATES if reach is Reach.EGRESS else (*_CERTIFICATES, *_NAMES)
@@ -194,7 +195,7 @@ def _names_and_certificates(reach: Reach) -> list[str]:
 
 
 def memory_file(name: str, content: bytes) -> int:
-    """Give the descriptor of a file in memory, to be read from its start; the caller closes it."""
+    """Return the descriptor of an in-memory file, at its start; the caller closes it."""
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
     os.write(descriptor, content)
     os.lseek(descriptor, 0, os.SEEK_SET)
@@ -219,13 +220,13 @@ def _filesystem(spec: SandboxSpec) -> list[str]:
         argv += ["--perms", "1777", "--size", size, "--tmpfs", place]
     for host, place in spec.binds:
         argv += [*_parents(Path(place), made), "--bind", str(host), place]
-    # The root and /dev are small file systems of the sandbox's own without a size: not to write to.
+    # The root and /dev are small in-memory file systems without a size limit, so not writable.
     argv += ["--remount-ro", "/dev", "--remount-ro", "/"]
     return argv
 
 
 def _parents(path: Path, made: set[str]) -> list[str]:
-    """Folders above a bind, open to the sandbox's user: bwrap's own would be root's alone."""
+    """Return options for the folders above a bind; bwrap would create them for root only."""
     argv: list[str] = []
     for parent in reversed(path.parents):
         if str(parent) not in made:

@@ -1,7 +1,7 @@
-"""Byte-compiles an environment in a sandbox like any node's: a compiler, too, can be attacked.
+"""Byte-compiles an environment in a sandbox like a node's: compilers can be attacked, too.
 
-It reads the packages and writes elsewhere: what it is given is linked from a cache, and through a
-link it could change what others get. What it wrote is taken over file by file.
+The sandbox only reads the packages, and writes elsewhere: they are hard links into a cache, so
+writing to one could change what others get. Its output is then moved over file by file.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from services.runner.gateways.sandbox.port import (
 log = structlog.get_logger()
 
 _TIMEOUT_S: Final = 300.0
-# A file of 2 MiB can take 1 GiB to compile, and no module that a person wrote is as large.
+# A file of 2 MiB can take 1 GiB to compile; no hand-written module is that large.
 _SOURCE_BYTES_MAX: Final = 2 * 1024 * 1024
-# Of all together; the largest packages stay far below.
+# For all files together; the largest packages stay far below.
 _BYTES_MAX: Final = 1024 * 1024 * 1024
 
-# Runs on Python 3.9 too. A process for each core, as uv has; in each the small ones first: one that
-# takes all the memory ends what comes after it.
+# Also runs on Python 3.9. One process per core, as in uv; small files first in each, since one that
+# exhausts the memory ends the rest.
 _CODE: Final = """
 import importlib.util
 import os
@@ -111,13 +111,13 @@ _LOAD: Final = {
 async def compiler(
     host: SandboxHost, interpreter: Interpreter, folder: Path
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Begin a sandbox beside whatever fills a folder; what it gives compiles the modules there.
+    """Start a sandbox while a folder is being filled; the function yielded compiles its modules.
 
-    As far as that can be done: without it imports are only slower.
+    Best effort: without bytecode imports are only slower.
     """
     target = folder.with_name(f"bytecode-{uuid.uuid4()}")
     target.mkdir()
-    # Under root the sandbox is a user of its own; nobody else knows the folder's name.
+    # Under root the sandbox has another user; nobody else knows the folder's name.
     target.chmod(0o777 if os.geteuid() == 0 else 0o700)
     spec = SandboxSpec(
         sandbox_id=uuid.uuid4(),
@@ -164,7 +164,7 @@ async def _start(host: SandboxHost, spec: SandboxSpec) -> Sandbox:
 
 
 async def _end(starting: asyncio.Task[Sandbox]) -> None:
-    """End the sandbox, however far it is; its own faults are told by who awaits it."""
+    """End the sandbox, even while it starts; its own errors are raised where it is awaited."""
     starting.cancel()
     await asyncio.wait({starting})
     if not starting.cancelled() and starting.exception() is None:
@@ -182,7 +182,7 @@ async def _compile(sandbox: Sandbox, target: Path) -> None:
 
 
 def take_over(target: Path, folder: Path) -> None:
-    """Move what was compiled to where its source is, and nothing else that lies there."""
+    """Move compiled modules beside their sources, and ignore anything else in the folder."""
     target = target.resolve()
     for parent, _, names in os.walk(folder):
         made = target / Path(parent).relative_to(folder) / "__pycache__"

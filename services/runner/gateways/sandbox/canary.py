@@ -1,4 +1,4 @@
-"""The canary: attacks its own sandbox, so that a tier is proven and not assumed."""
+"""The canary: attacks its own sandbox, so that the tier is tested and not assumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.runner.gateways.sandbox.port import (
     SandboxSpec,
 )
 
-# Runs on Python 3.9 too. Each attack tells whether the sandbox held, and how or what was open.
+# Also runs on Python 3.9. Each attack returns whether the sandbox held, and how or what was open.
 _CODE: Final = """
 import ctypes
 import os
@@ -136,19 +136,19 @@ _CALL: Final = {"op": "call", "id": 0, "inputs": [], "output_bytes_max": 65536}
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What the canary found: the tier that holds, and how each attack went."""
+    """The result of the canary: the tier that holds, and the outcome of each attack."""
 
     tier: Tier
     checks: Sequence[ProbeCheck]
 
     @property
     def open(self) -> list[str]:
-        """What did not hold, in words."""
+        """Descriptions of the attacks that got through."""
         return [f"{each.name}: {each.detail}" for each in self.checks if not each.held]
 
 
 async def probe(host: SandboxHost, interpreter: Interpreter) -> Probe:
-    """Attack a sandbox of this host once; an attack that gets through lowers the tier to T0."""
+    """Attack a sandbox of this host once; any attack that gets through lowers the tier to T0."""
     spec = SandboxSpec(
         sandbox_id=uuid.uuid4(),
         python=interpreter.executable,

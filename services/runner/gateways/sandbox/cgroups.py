@@ -1,4 +1,4 @@
-"""Control groups: memory, processes and a fair share of the processors for each sandbox.
+"""Control groups: limits on memory and processes, and shares of the processors, per sandbox.
 
 Version 1 where its hierarchies are writable (root), else a delegated version 2 subtree, else none,
 which lowers the reported tier.
@@ -21,8 +21,8 @@ from services.runner.domain.limits import Limits
 
 _ROOT: Final = Path("/sys/fs/cgroup")
 _PERIOD_US: Final = 100_000
-# A process of one thread may step into a group of version 1 by itself, at once. Who moves another
-# waits until no process of the machine is just being started: some milliseconds.
+# In version 1 a single-threaded process can enter a group by itself at once. Moving another process
+# waits until no process of the machine is being started: some milliseconds.
 _STEP_IN: Final = (
     'while [ "$1" != -- ]; do echo 0 > "$1" || exit 126; shift; done; shift; exec "$@"'
 )
@@ -35,18 +35,18 @@ class Cgroup:
     folders: tuple[Path, ...]
     memory: Path
     version: int
-    accounts: tuple[Path, ...] = ()  # of version 1: where the processors' time is counted
-    entered: tuple[Path, ...] = ()  # of version 1: what a command steps into by itself
+    accounts: tuple[Path, ...] = ()  # version 1: where processor time is counted
+    entered: tuple[Path, ...] = ()  # version 1: what a command enters by itself
 
     def command(self, argv: list[str]) -> list[str]:
-        """Give the command that runs another one in here, as far as it can enter by itself."""
+        """Return a command that enters these groups by itself, where it can, then runs `argv`."""
         if not self.entered:
             return argv
         tasks = [str(folder / "tasks") for folder in self.entered]
         return ["/bin/sh", "-c", _STEP_IN, "sh", *tasks, "--", *argv]
 
     def add(self, pid: int) -> None:
-        """Move a process to where it is not by itself; what it starts later follows."""
+        """Move a process to the groups that it did not enter itself; its later children follow."""
         for folder in self.folders:
             if folder not in self.entered:
                 (folder / "cgroup.procs").write_text(str(pid))
@@ -54,23 +54,23 @@ class Cgroup:
                 raise OSError(errno.ESRCH, "the agent is not in its control group")
 
     def out_of_memory(self) -> bool:
-        """Whether the kernel killed something here for want of memory."""
+        """Return whether the kernel killed something here because of the memory limit."""
         name = "memory.oom_control" if self.version == 1 else "memory.events"
         return _counter(self.memory / name, "oom_kill") > 0
 
     def memory_peak_bytes(self) -> int:
-        """Read the most memory that was in use at once."""
+        """Return the highest memory usage."""
         name = "memory.max_usage_in_bytes" if self.version == 1 else "memory.peak"
         return _number(self.memory / name)
 
     def cpu_us(self) -> int:
-        """Read how much of the processors was used, by all that was ever inside."""
+        """Return the processor time used by all processes that were ever inside."""
         if self.version == 2:  # noqa: PLR2004
             return _counter(self.memory / "cpu.stat", "usage_usec")
         return next((_number(each / "cpuacct.usage") // 1000 for each in self.accounts), 0)
 
     def kill(self) -> None:
-        """SIGKILL to everything inside, until nothing new appears."""
+        """Send SIGKILL to everything inside, until nothing new appears."""
         if self.version == 2:  # noqa: PLR2004
             with contextlib.suppress(OSError):
                 (self.memory / "cgroup.kill").write_text("1")
@@ -84,7 +84,7 @@ class Cgroup:
                     os.kill(pid, signal.SIGKILL)
 
     def processes(self) -> list[int]:
-        """List the processes inside."""
+        """Return the processes inside."""
         return _processes_in(self.folders[0])
 
     def remove(self) -> bool:
@@ -101,7 +101,7 @@ class Cgroup:
 
 
 class CgroupHost:
-    """Makes groups under one folder of this deployment's own."""
+    """Creates groups under one folder of this deployment."""
 
     def __init__(self, bases: tuple[Path, ...], *, version: int) -> None:
         self._bases = bases
@@ -109,19 +109,20 @@ class CgroupHost:
 
     @property
     def version(self) -> int:
-        """Which version of control groups is used."""
+        """The version of control groups in use."""
         return self._version
 
     @classmethod
     def detect(cls, home: Path) -> CgroupHost | None:
-        """Find hierarchies that this process may use; None where there are none."""
+        """Find hierarchies that this process may use; None if there are none."""
         name = "qflow-" + hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:12]
         return _detect_v1(name) or _detect_v2(name)
 
     def create(self, name: str, limits: Limits, *, helpers: int = 0) -> Cgroup:
-        """Make a group with its caps set; raises OSError.
+        """Create a group with its limits; raises OSError.
 
-        `helpers` are the processes around the agent, which a command that steps in brings along.
+        `helpers` are the processes around the agent, which are inside when a command enters by
+        itself.
         """
         helpers = helpers if self._version == 1 else 0
         folders = tuple(base / name for base in self._bases)
@@ -144,7 +145,8 @@ class CgroupHost:
                 folder.rmdir()
             raise no_processors()
         accounts = tuple(each for each in folders if (each / "cpuacct.usage").exists())
-        # A part of the processors is the node's own code's: an interpreter starts at full speed.
+        # The processor quota is for user code only: the interpreter starts before entering that
+        # group.
         entered = [each for each in folders if not _is_throttled(each, limits)]
         return Cgroup(
             folders,
@@ -155,7 +157,7 @@ class CgroupHost:
         )
 
     def names(self) -> set[UUID]:
-        """List the sandboxes that have a group here."""
+        """Return the sandboxes that have a group here."""
         found = set()
         with contextlib.suppress(OSError):
             for folder in self._bases[0].iterdir():
@@ -164,20 +166,20 @@ class CgroupHost:
         return found
 
     def end(self, sandbox_id: UUID) -> None:
-        """End what is in one sandbox's group, and the group."""
+        """Kill what is in a sandbox's group, and remove the group."""
         folders = tuple(base / str(sandbox_id) for base in self._bases)
         group = Cgroup(folders, folders[0], self._version)
         group.kill()
         group.remove()
 
     def close(self) -> None:
-        """Remove the base once nothing is left in it: empty groups cost the kernel, too."""
+        """Remove the base folders if they are empty: empty groups cost the kernel, too."""
         for base in self._bases:
             with contextlib.suppress(OSError):
                 base.rmdir()
 
     def reap(self) -> int:
-        """End what an earlier process of this home left behind; how many groups there were."""
+        """Kill what an earlier process of this home left; return the number of groups."""
         left = 0
         for base in self._bases:
             with contextlib.suppress(OSError):
@@ -191,7 +193,7 @@ class CgroupHost:
 
 
 def no_processors() -> OSError:
-    """Make the fault of a share of the processors that nothing here could enforce."""
+    """Return the error of a processor share that cannot be enforced here."""
     return OSError(
         errno.ENOTSUP,
         "the cpu controller is not to be had here, so a node cannot be held to a share of the"
@@ -204,7 +206,7 @@ def _is_throttled(folder: Path, limits: Limits) -> bool:
 
 
 def _give_processors(folders: Sequence[Path], millicores: int) -> bool:
-    """Give a group so much time of the processors in each period; False without a controller."""
+    """Set the processor quota of a group; False without a controller."""
     quota_us = max(1000, _PERIOD_US * millicores // 1000)
     for folder in folders:
         if (folder / "cpu.cfs_quota_us").exists():
@@ -246,7 +248,7 @@ def _detect_v2(name: str) -> CgroupHost | None:
         controllers = (own / "cgroup.controllers").read_text().split()
         if not {"memory", "pids"} <= set(controllers):
             return None
-        # A group with processes of its own cannot hand controllers down: step aside first.
+        # A group that has processes cannot delegate controllers: move this one aside first.
         aside = own / f"{name}-runner"
         aside.mkdir(exist_ok=True)
         (aside / "cgroup.procs").write_text(str(os.getpid()))
@@ -260,16 +262,16 @@ def _detect_v2(name: str) -> CgroupHost | None:
 
 
 def hand_down(group: Path, offered: Sequence[str]) -> None:
-    """Give the groups below their controllers, at equal weights of the processors where offered."""
+    """Delegate controllers to the groups below, including the processors' if it is offered."""
     control = group / "cgroup.subtree_control"
     if "cpu" in offered:
-        with contextlib.suppress(OSError):  # it may be barred while memory and pids are not
+        with contextlib.suppress(OSError):  # it may be forbidden while memory and pids are not
             control.write_text("+cpu")
     control.write_text("+memory +pids")
 
 
 def _own_paths() -> dict[str, str]:
-    """Find the path of this process's group by controller; the empty name is version 2."""
+    """Return the path of this process's group by controller; the empty name is version 2."""
     paths = {}
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)

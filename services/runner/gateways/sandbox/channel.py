@@ -16,13 +16,13 @@ from services.runner.gateways.sandbox.port import Header, OnAnswer, Reply, Sandb
 _HEAD: Final = struct.Struct("!II")
 _HEADER_BYTES_MAX: Final = 256 * 1024
 _READ_BYTES: Final = 256 * 1024
-# One for all channels of the loop's thread: `recv` of so much would map and unmap its memory, which
-# costs several times what it takes to read a short answer.
+# Shared by all channels of the loop's thread: `recv` of this size would map and unmap memory, which
+# costs several times as much as reading a short reply.
 _READ_INTO: Final = memoryview(bytearray(_READ_BYTES))
-# The agent itself stops far below: more is not its doing, and would take the loop from others.
+# The agent itself stays far below: more comes from user code, and would starve other sandboxes.
 LOG_FRAMES_MAX: Final = 64 * 1024
 LOG_BYTES_MAX: Final = 64 * 1024
-# Beats are told of at most ten times a second, those of a call's end and a clock's jitter apart.
+# Heartbeats are sent at most ten times a second; leaves room for those at a call's end, and jitter.
 _BEATS_FREE: Final = 100
 _BEATS_PER_S: Final = 20
 _UNASKED: Final = "the agent sent what nobody asked for"
@@ -31,21 +31,21 @@ _decode: Final = msgspec.json.Decoder(dict).decode
 
 
 class FrameTaker(Protocol):
-    """Takes the frames of an agent that serves several calls at once."""
+    """Receives the frames of an agent that serves several calls at once."""
 
     def take(self, header: Header, body: bytes) -> str:
-        """Take one frame; gives what is wrong with it, or nothing."""
+        """Process one frame; return what is wrong with it, or ""."""
 
     def failed(self, died: SandboxDied) -> None:
-        """Learn that no frame will come any more."""
+        """Handle the end: no frame will come any more."""
 
 
 class AgentChannel:
-    """The runner's end. Whatever comes is untrusted and bounded.
+    """The runner's end. Everything received is untrusted and bounded.
 
-    The agent answers when it is asked, and until then may tell what user code writes. Who says
-    more, or what is no frame, is not listened to any longer, and `on_fault` is told: such a sandbox
-    serves no other call.
+    The agent replies to requests, and may send output of user code until it has. If it sends more,
+    or malformed frames, it is not read any further and `on_fault` is called: such a sandbox serves
+    no other call.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class AgentChannel:
         self._socket, self.far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.setblocking(False)
         self._received = bytearray()
-        self._answer: OnAnswer | None = None  # while a frame is awaited
+        self._answer: OnAnswer | None = None  # while a reply is awaited
         self._taker: FrameTaker | None = None
         self._reply_bytes_max = 0
         self._log_frames = 0
@@ -77,13 +77,13 @@ class AgentChannel:
 
     @property
     def broken(self) -> bool:
-        """Whether no answer can come any more."""
+        """Whether no reply can come any more."""
         return bool(self._broken)
 
     def expect(
         self, *, reply_bytes_max: int = 1 << 20, descriptors_max: int = 0
     ) -> asyncio.Future[Reply]:
-        """Give a future of the next frame, with so many open files at most."""
+        """Return a future of the next reply, which may carry up to `descriptors_max` open files."""
         reply: asyncio.Future[Reply] = self._loop.create_future()
 
         def answer(found: Reply | SandboxDied) -> None:
@@ -103,7 +103,7 @@ class AgentChannel:
         return reply
 
     def hear(self, answer: OnAnswer, *, reply_bytes_max: int, descriptors_max: int = 0) -> None:
-        """Have the next frame told, or that none will come; never before this returns."""
+        """Call `answer` with the next reply or an error; never before this returns."""
         if self._answer is not None:
             raise RuntimeError("the agent answers one request at a time")
         self._reply_bytes_max = reply_bytes_max
@@ -118,14 +118,14 @@ class AgentChannel:
             self._tell(SandboxDied(self._broken))
 
     def share(self, taker: FrameTaker, *, reply_bytes_max: int) -> None:
-        """Hand all frames on from now on: several calls are under way, answered in any order."""
+        """Pass all frames on from now on: several calls run, and are answered in any order."""
         self._taker = taker
         self._reply_bytes_max = reply_bytes_max
         if self._broken:
             taker.failed(SandboxDied(self._broken))
 
     def send(self, header: Header, body: bytes) -> None:
-        """Write one frame; what the socket does not take at once follows when it can."""
+        """Send one frame; what the socket does not accept at once is sent later."""
         head = _encode(header)
         data = b"".join((_HEAD.pack(len(head), len(body)), head, body))
         try:
@@ -140,7 +140,7 @@ class AgentChannel:
             self._loop.add_writer(self._socket.fileno(), self._writable)
 
     def fail(self, message: str, *, oom: bool = False, status: int | None = None) -> None:
-        """No answer will come any more."""
+        """Fail the awaited reply, and all later ones."""
         self._broken = self._broken or message
         self._drop_descriptors()
         if self._taker is not None:
@@ -148,7 +148,7 @@ class AgentChannel:
         self._tell(SandboxDied(message, oom=oom, status=status))
 
     def close(self) -> None:
-        """Close both ends that this process holds."""
+        """Close the socket pair's ends that this process holds."""
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.remove_writer(self._socket.fileno())
@@ -177,7 +177,8 @@ class AgentChannel:
         except OSError:
             piece = b""
         if not piece:
-            # The process's end is told by its pid: user code may close this descriptor alone.
+            # The process's end is noticed by its pidfd: user code may have closed this descriptor
+            # only.
             self._loop.remove_reader(self._socket.fileno())
             return
         self._received += piece
@@ -186,9 +187,9 @@ class AgentChannel:
             self._fault(_UNASKED)
 
     def _receive(self) -> bytes | memoryview:
-        """Read what has come; what is given holds until the next is read."""
+        """Read what has arrived; the result is only valid until the next read."""
         if not self._descriptors_max:
-            # The kernel closes what nobody takes.
+            # The kernel closes descriptors that are not received.
             return _READ_INTO[: self._socket.recv_into(_READ_INTO)]
         piece, descriptors, _, _ = socket.recv_fds(
             self._socket,
@@ -220,7 +221,7 @@ class AgentChannel:
                 answer, self._answer = self._answer, None
                 assert answer is not None
                 descriptors, self._descriptors = self._descriptors, []
-                if self._received:  # first, so that no other call begins there
+                if self._received:  # before the reply, so that no other call begins here
                     self._fault(_UNASKED)
                 answer(Reply(header, body, descriptors))
                 return
@@ -239,7 +240,7 @@ class AgentChannel:
         return True
 
     def _next_frame(self) -> tuple[Header, bytes] | None:
-        """Give the next frame, if it is whole and somebody waits for it."""
+        """Return the next frame, if it is complete and awaited; else None."""
         received = self._received
         if len(received) < _HEAD.size or (self._taker is None and self._answer is None):
             return None
@@ -260,13 +261,13 @@ class AgentChannel:
         return header, body
 
     def _tell(self, died: SandboxDied) -> None:
-        """Tell that there is no answer: later, for who asks may be about to write."""
+        """Fail the awaited reply: later, since the caller may be about to send."""
         if self._answer is not None:
             self._loop.call_soon(self._answer, died)
             self._answer = None
 
     def _fault(self, message: str) -> None:
-        """Listen no longer: what goes on sending must not cost the loop anything."""
+        """Stop reading: an agent that keeps sending must not cost the loop anything."""
         self._loop.remove_reader(self._socket.fileno())
         self._received.clear()
         self.fail(message)
@@ -274,5 +275,5 @@ class AgentChannel:
 
 
 def beats_allowed(seconds: float) -> float:
-    """Give how many heartbeats a call may have told of after so long."""
+    """Return how many heartbeats a call may have sent after so many seconds."""
     return _BEATS_FREE + _BEATS_PER_S * seconds

@@ -1,7 +1,7 @@
-"""Process groups of sandboxes, remembered on disk: what a killed runner left behind can be ended.
+"""Process groups of sandboxes, recorded on disk so that leftovers of a killed runner can be ended.
 
-For sandboxes without a namespace or a control group of their own. Their filter bars leaving the
-group, so all that a sandbox started is in it, whoever its parent is now.
+For sandboxes without a namespace or a control group. Their filter prevents leaving the process
+group, so everything that a sandbox started is in it, even if reparented.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ProcessGroups:
         self._folder = folder
 
     def note(self, name: str, *, pid: int, user: int) -> None:
-        """Remember a sandbox by its first process, before that reads user code; raises OSError."""
+        """Record a sandbox by its first process, before that reads user code; raises OSError."""
         found = _process(pid)
         if found is None:
             return
@@ -53,28 +53,29 @@ class ProcessGroups:
         (self._folder / name).write_bytes(msgspec.json.encode(record))
 
     def forget(self, name: str) -> None:
-        """Forget a sandbox whose group has been killed."""
+        """Delete the record of a sandbox whose group has been killed."""
         (self._folder / name).unlink(missing_ok=True)
 
     def reap(self) -> int:
-        """Kill what an earlier runner left, where it is surely its own; how many groups there were.
+        """Kill what is certainly left of an earlier runner; return the number of groups killed.
 
-        A record cut short is of a sandbox without user code, which ends with its channel.
+        A truncated record belongs to a sandbox without user code, which ends with its channel.
         """
         return sum(self.end(file.name) for file in list(self._folder.glob("*")))
 
     def names(self) -> set[UUID]:
-        """List the sandboxes that are remembered."""
+        """Return the recorded sandboxes."""
         return {UUID(file.name) for file in self._folder.glob("*")}
 
     def end(self, name: str) -> bool:
-        """Kill a remembered group where it is surely the sandbox's, and forget it."""
+        """Kill a recorded group if it certainly is the sandbox's, and delete the record."""
         file = self._folder / name
         killed = False
         with contextlib.suppress(msgspec.DecodeError, FileNotFoundError):
             record = msgspec.json.decode(file.read_bytes(), type=_Record)
             members = [each for each in _processes() if each.group == record.group]
-            # One that ends meanwhile tells nothing: who forks without a pause would be spared.
+            # Processes that end meanwhile are ignored: otherwise constant forking would prevent the
+            # kill.
             known = [of for each in members if (of := _is_of(record, each)) is not None]
             if known and all(known):
                 killed = True
@@ -85,11 +86,10 @@ class ProcessGroups:
 
 
 def _is_of(record: _Record, process: _Process) -> bool | None:
-    """Whether a process is the sandbox's, and not of a group that was given the same number.
+    """Return whether a process belongs to the sandbox, not to a later group of the same number.
 
-    None when it has ended.
-    The first process may be gone, and the number stays taken while the group has members. What
-    tells them from others cannot be shed: the filter, the user, the session that was not left.
+    None if it has ended. The first process may be gone; the number is not reused while the group
+    has members. They are recognised by what they cannot change: filter, user and session.
     """
     if record.boot != _BOOT.read_text() or process.session != record.group:
         return False
@@ -117,7 +117,7 @@ def _process(pid: int) -> _Process | None:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    # The name in brackets may hold spaces and brackets itself; fields count from its end.
+    # The name in brackets may contain spaces and brackets; fields are counted from its end.
     state, _, group, session, *rest = stat.rpartition(")")[2].split()
     if state in {"Z", "X"}:
         return None

@@ -1,4 +1,4 @@
-"""What every sandbox of this machine has, whatever it is made of: an agent's channel and output."""
+"""What all local sandboxes share: the channel to the agent, and its output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.runner.gateways.sandbox.shared import SharedAgent
 
 
 class HeldAgent:
-    """Talks to an agent; whoever extends it starts and ends what that lives in."""
+    """Talks to an agent; subclasses start and end what it runs in."""
 
     def __init__(self, *, on_fault: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -34,11 +34,11 @@ class HeldAgent:
 
     @property
     def ended(self) -> asyncio.Future[int]:
-        """Done, with the exit status, once the sandbox is gone."""
+        """Done once the sandbox has ended, with its exit status."""
         return self._ended
 
     def alive(self) -> bool:
-        """Tell whether the sandbox still runs and can answer."""
+        """Return whether the sandbox still runs and can reply."""
         return not self._ended.done() and not self._channel.broken
 
     def request(
@@ -49,7 +49,7 @@ class HeldAgent:
         reply_bytes_max: int = 1 << 20,
         descriptors_max: int = 0,
     ) -> asyncio.Future[Reply]:
-        """Send one frame and await its answer; raises SandboxDied."""
+        """Send one frame and return a future of its reply; fails with SandboxDied."""
         answer = self._channel.expect(
             reply_bytes_max=reply_bytes_max, descriptors_max=descriptors_max
         )
@@ -59,7 +59,7 @@ class HeldAgent:
     def ask(
         self, header: Header, body: bytes, on_answer: OnAnswer, *, reply_bytes_max: int
     ) -> None:
-        """Send one frame and have its answer told, or that none will come."""
+        """Send one frame and call `on_answer` with its reply or SandboxDied."""
         self._channel.hear(on_answer, reply_bytes_max=reply_bytes_max)
         self._channel.send(header, body)
 
@@ -69,16 +69,16 @@ class HeldAgent:
         on_beat: OnBeat | None = None,
         mask: Mask = NO_MASK,
     ) -> None:
-        """Forget what was printed until now; a sink takes what follows, `on_beat` heartbeats.
+        """Forget earlier output; what follows goes to `sink`, heartbeats to `on_beat`.
 
-        Nothing that the mask takes out is kept or passed on.
+        What the mask matches is neither kept nor passed on.
         """
         self._output.begin(sink, on_beat, mask)
 
     def output_tails(self) -> tuple[str, str]:
-        """Give what was printed since `begin_output`."""
+        """Return the output since `begin_output`."""
         return self._output.tails()
 
     def share(self, *, reply_bytes_max: int) -> SharedAgent:
-        """Let several calls be under way from now on."""
+        """Allow several concurrent calls from now on."""
         return SharedAgent(self._channel, self._output, reply_bytes_max=reply_bytes_max)

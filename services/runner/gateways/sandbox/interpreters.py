@@ -1,4 +1,4 @@
-"""The Pythons of this machine, each with the agent compiled for it."""
+"""This machine's Pythons, each with the agent compiled for it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from services.kit.pythons import Interpreter as Found
 from services.runner.gateways.sandbox.port import Interpreter
 
 _AGENT: Final = Path(__file__).resolve().parents[2] / "agent"
-# Run by the very Python that it is for: the code of `main`, and of all that it imports, is put into
-# the code of `joined`, which says why.
+# Run by the Python that it is for: puts the code of `main` and of its imports into the code of
+# `joined`, which explains why.
 _JOIN: Final = """
 import importlib.util, marshal, os, re, sys
 
@@ -62,7 +62,7 @@ with open(target, "wb") as file:
 def prepare_interpreters(found: Iterable[Found], folder: Path) -> dict[str, Interpreter]:
     """Compile the agent for each Python into one file, once per version of both.
 
-    A Python that cannot is left out. Without this each sandbox would compile the agent anew.
+    Otherwise each sandbox would compile it again. A Python for which that fails is left out.
     """
     digest = _digest()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

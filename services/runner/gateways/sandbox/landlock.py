@@ -1,4 +1,4 @@
-"""T1: Landlock, the filter and resource limits, where no namespace can be had."""
+"""T1: Landlock, the filter and resource limits, where namespaces are not available."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/de
 
 
 class LandlockHost:
-    """Starts agents that wall themselves in before they read user code.
+    """Starts agents that confine themselves before they read user code.
 
-    Files and sockets are limited; processes of the same user can still be seen by number. Root
-    makes each sandbox a user of its own, which also counts its processes.
+    Files and sockets are restricted; processes of the same user can still be seen by number. Under
+    root each sandbox has its own user, which also limits its processes.
     """
 
     tier = Tier.T1
-    # Without a network of its own there is no way out that could be guarded
+    # Without a network namespace a way out could not be controlled.
     networks: Sequence[Reach] = ()
 
     def __init__(self, folder: Path, *, cgroups: CgroupHost | None, groups: ProcessGroups) -> None:
@@ -48,7 +48,7 @@ class LandlockHost:
         self._filter = base64.b64encode(build_filter(namespaced=False)).decode()
 
     async def start(self, spec: SandboxSpec) -> Sandbox:
-        """Start a sandbox whose agent is ready to load; raises SandboxDied."""
+        """Start a sandbox whose agent is ready to load code; raises SandboxDied."""
         own = self._folder / str(spec.sandbox_id)
         uid = next(self._users)
         if uid is not None and not _open_to_all(spec.prefix):
@@ -92,7 +92,7 @@ class LandlockHost:
         rlimits = {
             "CORE": 0,
             "NOFILE": spec.limits.open_files,
-            # Of one file, at once; the sum of all is looked at now and then.
+            # Of a single file; the sum of all is checked periodically.
             "FSIZE": spec.limits.temporary_bytes,
         }
         if cgroup is None:
@@ -108,7 +108,7 @@ class LandlockHost:
                 confine={"read": read, "write": write, "filter": self._filter},
             )
         except SandboxDied:
-            self._groups.forget(name)  # now, and not only when the loop comes to it
+            self._groups.forget(name)  # now, not only when the loop runs the callback
             raise
         holding = asyncio.ensure_future(hold(sandbox, own, spec.limits.temporary_bytes))
         self._holding.add(holding)
@@ -116,11 +116,11 @@ class LandlockHost:
         return sandbox
 
     async def living(self) -> set[UUID]:
-        """List the sandboxes of this home that there are, by their notes."""
+        """Return the ids of this home's sandboxes, by their records."""
         return self._groups.names()
 
     async def strays(self) -> set[UUID]:
-        """None: they die with this process, and what an earlier one left was ended first."""
+        """Return none: they die with this process, and earlier leftovers were ended first."""
         return set()
 
     async def remove(self, sandbox_id: UUID) -> None:
@@ -131,7 +131,7 @@ class LandlockHost:
 
 
 def _places(spec: SandboxSpec, own: Path) -> tuple[list[str], list[str]]:
-    """Give what the agent may read, and what it may write."""
+    """Return the paths that the agent may read, and those it may write."""
     read = [*_READ, *_READ_OF_PROC, str(spec.prefix)]
     if spec.environment is not None:
         read.append(str(spec.environment))
@@ -147,5 +147,5 @@ def _open_to_all(folder: Path) -> bool:
 
 
 def _forget(folder: Path) -> None:
-    """Remove a dead sandbox's files, beside the loop: there may be many."""
+    """Remove a dead sandbox's files in a thread: there may be many."""
     asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, folder, True)

@@ -1,4 +1,4 @@
-"""The ends of what user code prints: read as it comes, kept up to a cap."""
+"""The output of user code: read from pipes as it comes, with its last bytes kept."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from services.runner.domain.node_logs import Stream, shown_bytes
 from services.runner.domain.secrets import NO_MASK, Mask, StreamMask
 from services.runner.gateways.sandbox.port import Header, OnBeat, OutputSink
 
-TAIL_BYTES: Final = 8 * 1024 - 64  # a result carries 8 KiB, the mark of what is left out included
+TAIL_BYTES: Final = 8 * 1024 - 64  # a result holds 8 KiB, including the note of what is left out
 _PIPE_BYTES: Final = 1024 * 1024
 _READ_BYTES: Final = 1024 * 1024
-# A sandbox that prints without end must not take the loop from its neighbours: after this much in
-# one call its pipe is read at intervals only, and its writes wait.
+# A sandbox that prints without end must not starve others: after this much in one call its pipe is
+# only read at intervals, so that its writes block.
 _FREE_BYTES: Final = 16 * 1024 * 1024
 _PAUSE_S: Final = 0.005
 
 
 class Tail:
-    """The last bytes of what was written."""
+    """The last bytes of a stream."""
 
     def __init__(self) -> None:
         self._kept = bytearray()
         self.total = 0
 
     def clear(self) -> None:
-        """Forget what came until now."""
+        """Forget everything."""
         if self.total:
             self._kept.clear()
             self.total = 0
 
     def take(self, piece: bytes) -> None:
-        """Take what was written."""
+        """Append output."""
         self.total += len(piece)
         self._kept += piece[-TAIL_BYTES:]
         if len(self._kept) > 2 * TAIL_BYTES:
             del self._kept[:-TAIL_BYTES]
 
     def text(self) -> str:
-        """Give the end of it, marked where the start is left out."""
+        """Return the end of the stream, with a note if its start was left out."""
         if self.total == 0:
             return ""
         text = shown_bytes(bytes(self._kept[-TAIL_BYTES:]))
@@ -61,7 +61,7 @@ class OutputTail:
         self._mask: StreamMask | None = None
         self.read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.read_end, False)
-        with contextlib.suppress(OSError):  # above the user's pipe quota the default size stays
+        with contextlib.suppress(OSError):  # above the user's quota the default size stays
             fcntl.fcntl(self._write_end(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._tail = Tail()
         self._resume: asyncio.TimerHandle | None = None
@@ -72,13 +72,13 @@ class OutputTail:
         return self.write_end
 
     def begin(self, sink: OutputSink | None = None, mask: Mask = NO_MASK) -> None:
-        """Forget what came until now; a sink takes what comes from now on, without secrets."""
+        """Forget earlier output; what follows goes to `sink`, with secrets masked."""
         self._tail.clear()
         self._sink = sink
         self._mask = StreamMask(mask) if mask else None
 
     def take(self, piece: bytes) -> None:
-        """Take what was written to this stream, from the pipe or told by the agent."""
+        """Process output of this stream, from the pipe or sent by the agent."""
         self._keep(piece if self._mask is None else self._mask.feed(piece))
 
     def _keep(self, piece: bytes) -> None:
@@ -87,9 +87,9 @@ class OutputTail:
             self._sink.printed(self._stream, piece)
 
     def text(self) -> str:
-        """Give the end of what came since `begin`, marked where the start is left out.
+        """Return the end of what came since `begin`, with a note if its start was left out.
 
-        What was written before the agent's answer is in the pipe when that answer is read.
+        Output written before the agent's reply is in the pipe when that reply is read.
         """
         if self._open:
             self._drain(limit=4)
@@ -99,11 +99,11 @@ class OutputTail:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing came since `begin`, of what was read until now."""
+        """Whether nothing was read since `begin`."""
         return not self._tail.total and self._mask is None
 
     def close(self) -> None:
-        """Stop reading; what is kept stays readable."""
+        """Stop reading; what was kept is still available."""
         if not self._open:
             return
         self._drain(limit=4)
@@ -126,7 +126,7 @@ class OutputTail:
             self._loop.add_reader(self.read_end, self._readable)
 
     def _drain(self, *, limit: int) -> bool:
-        """Read what is there, at most `limit` pieces; False at the end of the pipe."""
+        """Read what is available, at most `limit` pieces; False at the end of the pipe."""
         for _ in range(limit):
             try:
                 piece = os.read(self.read_end, _READ_BYTES)
@@ -139,7 +139,7 @@ class OutputTail:
 
 
 class Output:
-    """Both streams of a sandbox, and whoever takes what the call under way writes."""
+    """Both streams of a sandbox, and the sink of the current call."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._stdout = OutputTail(loop, Stream.STDOUT)
@@ -158,7 +158,7 @@ class Output:
         on_beat: OnBeat | None = None,
         mask: Mask = NO_MASK,
     ) -> None:
-        """Forget what was printed until now; a sink takes what follows, without secrets."""
+        """Forget earlier output; what follows goes to `sink`, with secrets masked."""
         self._sink = sink
         self._on_beat = on_beat
         self._mask = mask
@@ -166,14 +166,14 @@ class Output:
         self._stderr.begin(sink, mask)
 
     def tails(self) -> tuple[str, str]:
-        """Give the ends of both since `begin`."""
-        # Most calls print nothing: both pipes are asked at once, and neither is read.
+        """Return the ends of both streams since `begin`."""
+        # Most calls print nothing: one poll of both pipes avoids reading either.
         if self._stdout.silent and self._stderr.silent and not self._both.poll(0):
             return "", ""
         return self._stdout.text(), self._stderr.text()
 
     def told(self, header: Header, body: bytes) -> None:
-        """Take what the agent tells of the call's output: Python's own streams and `logging`."""
+        """Process output that the agent sends: Python's own streams and `logging`."""
         match header:
             case {"s": 1}:
                 self._stdout.take(body)
@@ -185,16 +185,16 @@ class Output:
                 )
 
     def beaten(self, progress: bytes) -> None:
-        """Take what the agent tells of the call itself: that it goes on, and how far it is."""
+        """Process a heartbeat, with the progress of the call, if any."""
         if self._on_beat is not None:
             self._on_beat(self._mask.value(progress) if progress else progress)
 
     def close_write_ends(self) -> None:
-        """Leave the writing to the sandbox, so that its end is the pipes' end."""
+        """Close the write ends here, so that the pipes end with the sandbox."""
         for end in self.write_ends:
             os.close(end)
 
     def close(self) -> None:
-        """Stop reading; what is kept stays readable."""
+        """Stop reading; what was kept is still available."""
         self._stdout.close()
         self._stderr.close()

@@ -1,4 +1,4 @@
-"""The port that every sandbox tier fills."""
+"""The port that every sandbox tier implements."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     import asyncio
 
 Header = Mapping[str, Any]
-OnBeat = Callable[[bytes], None]  # takes how far the code has come, JSON text; untrusted
-# Takes a sandbox's listening socket, closes this process's copy, and answers on it until what it
-# gives is called.
+OnBeat = Callable[[bytes], None]  # receives the code's progress, as JSON text; untrusted
+# Takes over a sandbox's listening socket, closes this process's copy, and serves on it until the
+# returned function is called.
 ServeEgress = Callable[[int], Callable[[], None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxSpec:
-    """What to start: an interpreter, its environment and its caps."""
+    """What to start: an interpreter, its environment and its limits."""
 
     sandbox_id: UUID
     python: Path
@@ -35,17 +35,17 @@ class SandboxSpec:
     agent: Path
     environment: Path | None
     limits: Limits
-    binds: Sequence[tuple[Path, str]] = ()  # (host directory, place), read-write
-    exchange: Path | None = None  # where files are handed over
-    egress: ServeEgress | None = None  # of limits whose network is egress: the way out
+    binds: Sequence[tuple[Path, str]] = ()  # (host folder, path inside), read-write
+    exchange: Path | None = None  # folder to exchange files
+    egress: ServeEgress | None = None  # the way out, if the network is egress
 
 
 class Reply(NamedTuple):
-    """One answer of the agent. Untrusted: user code shares its process."""
+    """A reply of the agent. Untrusted: user code shares its process."""
 
     header: Header
     body: bytes = b""
-    descriptors: Sequence[int] = ()  # open files that came along; whoever takes them closes them
+    descriptors: Sequence[int] = ()  # open files that were sent along; the receiver closes them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +56,12 @@ class SandboxUsage:
     cpu_us: int = 0
 
     def as_json(self) -> dict[str, object]:
-        """Give the form that `containers.resource_usage` keeps."""
+        """Return the form stored in `containers.resource_usage`."""
         return {"memory_peak_bytes": self.memory_peak_bytes, "cpu_us": self.cpu_us}
 
 
 class SandboxDied(Exception):  # noqa: N818 - it is an event as much as an error
-    """The sandbox ended before it answered."""
+    """The sandbox ended before it replied."""
 
     def __init__(self, message: str, *, oom: bool = False, status: int | None = None) -> None:
         super().__init__(message)
@@ -73,17 +73,17 @@ OnAnswer = Callable[[Reply | SandboxDied], None]
 
 
 class OutputSink(Protocol):
-    """Takes what user code writes during one call, as it comes."""
+    """Receives the output of user code during one call, as it comes."""
 
     def printed(self, stream: Stream, piece: bytes) -> None:
-        """Take what was written to stdout or stderr."""
+        """Receive output written to stdout or stderr."""
 
     def recorded(self, level: int, logger: str, text: str) -> None:
-        """Take one record of `logging`. Untrusted, like all that an agent says."""
+        """Receive one record of `logging`; untrusted, like all that an agent sends."""
 
 
 class Talk(Protocol):
-    """What one call says to an agent, and hears."""
+    """The conversation of one call with an agent."""
 
     def request(
         self,
@@ -93,7 +93,7 @@ class Talk(Protocol):
         reply_bytes_max: int = 1 << 20,
         descriptors_max: int = 0,
     ) -> Awaitable[Reply]:
-        """Send one frame and await its answer; raises SandboxDied."""
+        """Send one frame and await its reply; raises SandboxDied."""
 
     def begin_output(
         self,
@@ -101,28 +101,28 @@ class Talk(Protocol):
         on_beat: OnBeat | None = None,
         mask: Mask = NO_MASK,
     ) -> None:
-        """Forget what was printed until now; a sink takes what follows, `on_beat` heartbeats.
+        """Forget earlier output; what follows goes to `sink`, heartbeats to `on_beat`.
 
-        Nothing that the mask takes out is kept or passed on.
+        What the mask matches is neither kept nor passed on.
         """
 
     def output_tails(self) -> tuple[str, str]:
-        """Give the ends of stdout and stderr since `begin_output`."""
+        """Return the ends of stdout and stderr since `begin_output`."""
 
 
 class SharedTalk(Talk, Protocol):
-    """The same, of a call that is not the only one."""
+    """The same for a call that shares its agent with others."""
 
     @property
     def answered(self) -> asyncio.Future[Reply]:
-        """Done once there is an answer, or none will come."""
+        """Done once there is a reply, or none will come."""
 
     @property
     def met(self) -> bool:
-        """Whether another call was under way at the same time: what ended both may be of either."""
+        """Whether another call ran at the same time: either may have caused the end of both."""
 
     def cancel(self) -> None:
-        """Have the call's task cancelled; what becomes of it is its answer."""
+        """Cancel the call's task in the agent; the call still gets a reply."""
 
 
 class SharedCalls(Protocol):
@@ -133,54 +133,54 @@ class SharedCalls(Protocol):
 
 
 class Sandbox(Talk, Protocol):
-    """A live sandbox with an agent inside that answers one request at a time."""
+    """A live sandbox with an agent inside that handles one request at a time."""
 
     tier: Tier
     spec: SandboxSpec
-    name: str  # the adapter and what this machine calls it: the same for one sandbox always
-    environment_path: str  # where the agent finds the packages; empty without any
-    files_path: str  # where it finds files that are handed to it; empty without an exchange
-    output_path: str  # the file that it may write, however large
+    name: str  # the adapter and what this machine calls it; never changes
+    environment_path: str  # where the agent finds packages; empty without any
+    files_path: str  # where it finds lent files; empty without an exchange
+    output_path: str  # the file that it may write, of any size
 
     def ask(
         self, header: Header, body: bytes, on_answer: OnAnswer, *, reply_bytes_max: int
     ) -> None:
-        """Send one frame and have its answer, or that none will come, told in the loop's callback.
+        """Send one frame and call `on_answer` from the loop with its reply or SandboxDied.
 
-        That is never before this returns.
+        Never before this returns.
         """
 
     def share(self, *, reply_bytes_max: int) -> SharedCalls:
-        """Let several calls be under way from now on: its agent has loaded code that can."""
+        """Allow several concurrent calls from now on; the loaded code must support that."""
 
     def usage(self) -> SandboxUsage:
-        """Give what it used until now, as the kernel counts it; nothing where nobody does."""
+        """Return the usage so far, as counted by the kernel; zeros if it does not count."""
 
     async def kill(self, *, grace_s: float = 0.0) -> SandboxUsage:
-        """End every process inside: SIGTERM to the agent first where a grace is given."""
+        """Kill every process inside; with a grace period, send SIGTERM to the agent first."""
 
     def alive(self) -> bool:
-        """Whether the sandbox still runs."""
+        """Return whether the sandbox still runs."""
 
     @property
     def ended(self) -> asyncio.Future[int]:
-        """Done, with the exit status, once the sandbox is gone."""
+        """Done once the sandbox has ended, with its exit status."""
 
 
 class SandboxHost(Protocol):
     """Starts sandboxes of one tier."""
 
     tier: Tier
-    networks: Sequence[Reach]  # what it can give of the network, besides nothing
+    networks: Sequence[Reach]  # the kinds of network access that it offers besides none
 
     async def start(self, spec: SandboxSpec) -> Sandbox:
-        """Start a sandbox whose agent is ready to load; raises SandboxDied."""
+        """Start a sandbox whose agent is ready to load code; raises SandboxDied."""
 
     async def living(self) -> set[UUID]:
-        """List the sandboxes of this home that there are, whoever started them."""
+        """Return the ids of this home's existing sandboxes, whoever started them."""
 
     async def strays(self) -> set[UUID]:
-        """List those that this host does not know: nobody will end them."""
+        """Return those that this host does not know, so that nothing else would end them."""
 
     async def remove(self, sandbox_id: UUID) -> None:
         """End a sandbox that nobody here wants."""
@@ -188,7 +188,7 @@ class SandboxHost(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """One Python found on this machine."""
+    """A Python found on this machine."""
 
     version: str
     executable: Path
@@ -197,7 +197,7 @@ class Interpreter:
 
 
 def status_text(status: int) -> str:
-    """Say how a process ended: by which signal, or with which status."""
+    """Describe how a process ended: by a signal, or with a status."""
     number = -status if status < 0 else status - 128
     if number > 0:
         with contextlib.suppress(ValueError):

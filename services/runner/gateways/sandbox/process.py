@@ -1,4 +1,4 @@
-"""One sandboxed process tree: spawn, talk, watch, kill. The tiers differ by command line alone."""
+"""One sandboxed process tree: spawn, talk, watch, kill. Tiers differ only by command line."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class SandboxProcess(HeldAgent):
         if cgroup is not None:
             argv = cgroup.command(argv)
         try:
-            # In the loop's thread, which is the main thread: a sandbox dies with the thread that
-            # started it. No preexec_fn, so the child is made by vfork and runs no Python of ours.
+            # In the loop's thread, the main one: a sandbox dies with the thread that started it.
+            # Without preexec_fn the child is made by vfork and runs no Python code of ours.
             self._process = subprocess.Popen(  # noqa: S603
                 argv,
                 stdin=subprocess.DEVNULL,
@@ -103,9 +103,9 @@ class SandboxProcess(HeldAgent):
         rooms: Sequence[str] = (),
         confine: Header | None = None,
     ) -> None:
-        """Take the agent's greeting, confine it, and let it give up its rights.
+        """Await the agent's greeting, confine it, and have it drop its privileges.
 
-        `rooms` are temporary folders of the sandbox's own: what calls leave there is looked for.
+        `rooms` are the sandbox's own temporary folders, which are checked for leftovers of calls.
         """
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
@@ -114,7 +114,7 @@ class SandboxProcess(HeldAgent):
                     raise SandboxDied("the agent did not greet")
                 if self._cgroup is None or self._cgroup.entered:
                     self._confine()
-                else:  # to move another process may take the kernel a while
+                else:  # the kernel may take a while to move another process
                     await asyncio.to_thread(self._confine)
                 setup = {"op": "setup", "uid": uid, "rlimits": rlimits, "confine": confine}
                 await make_ready(self, {**setup, "rooms": rooms})
@@ -135,7 +135,7 @@ class SandboxProcess(HeldAgent):
             raise
 
     def usage(self) -> SandboxUsage:
-        """Read what its control group counted until now, also after its end."""
+        """Return what its control group has counted so far, also after its end."""
         if self._cgroup is not None:
             self._usage = SandboxUsage(
                 memory_peak_bytes=self._cgroup.memory_peak_bytes(), cpu_us=self._cgroup.cpu_us()
@@ -143,7 +143,7 @@ class SandboxProcess(HeldAgent):
         return self._usage
 
     async def kill(self, *, grace_s: float = 0.0) -> SandboxUsage:
-        """End every process inside; safe to call twice."""
+        """Kill every process inside; idempotent."""
         self._killed = True
         if not self._ended.done() and grace_s > 0 and self._agent_pid:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -156,12 +156,12 @@ class SandboxProcess(HeldAgent):
         return self._usage
 
     def end(self, why: str) -> None:
-        """End every process inside at once, and have whoever waits for an answer told why."""
+        """Kill every process inside at once; `why` becomes the error of the awaited reply."""
         self._why = why
         self._kill_all()
 
     def _kill_all(self) -> None:
-        """Kill the namespace's first process, which takes the rest with it, then the group."""
+        """Kill the namespace's first process, with which the others end, then the group."""
         for pid in self._members:
             if not self._ended.done():
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -175,7 +175,7 @@ class SandboxProcess(HeldAgent):
                 self._process.kill()
 
     async def _release(self) -> None:
-        """Remove the group once nobody is in it; whoever ends the sandbox waits for that."""
+        """Remove the control group once it is empty; concurrent callers all wait for that."""
         self.usage()
         cgroup, self._cgroup = self._cgroup, None
         if cgroup is not None:
@@ -184,7 +184,7 @@ class SandboxProcess(HeldAgent):
             await asyncio.shield(self._releasing)
 
     def _confine(self) -> None:
-        """Put the agent in its control group, found from outside, before it reads user code."""
+        """Put the agent into its control group, found from outside, before it reads user code."""
         tree = _descendants(self._process.pid)
         self._members = tree
         self._agent_pid = tree[-1] if tree else self._process.pid
@@ -194,7 +194,7 @@ class SandboxProcess(HeldAgent):
     def _exited(self) -> None:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
-        # What it started may live on in its group, whose number is surely ours until the wait.
+        # Its children may live on in its process group, whose number is ours until the wait.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         status = self._process.wait()
@@ -232,7 +232,7 @@ def _children(pid: int) -> Sequence[int]:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Follow the first children below a process: bwrap's inner process, then the agent."""
+    """Follow the first child of each process: bwrap's inner process, then the agent."""
     chain: list[int] = []
     current = pid
     deadline = time.monotonic() + 1

@@ -1,7 +1,7 @@
-"""How much of the machine's disk a sandbox takes that has no file system of its own.
+"""Limits the disk space of sandboxes that have no file system of their own.
 
-No limit of the kernel's bounds a folder, so it is looked at again and again: between two looks
-there can be more. A single file is bounded at once, by RLIMIT_FSIZE.
+The kernel cannot limit a folder, so it is measured periodically, and may exceed the limit in
+between. A single file is limited at once, by RLIMIT_FSIZE.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from services.runner.domain.limits import MIB
 from services.runner.gateways.sandbox.process import SandboxProcess
 
 _EVERY_S: Final = 0.5
-_BLOCK_BYTES: Final = 512  # of st_blocks, on every file system
-# What is empty takes room too: a million files of nothing fill a disk's table of them.
+_BLOCK_BYTES: Final = 512  # unit of st_blocks, on every file system
+# Empty files count too: a million of them exhaust a disk's inodes.
 _ENTRY_BYTES: Final = 4096
 
 
 async def hold(sandbox: SandboxProcess, folder: Path, bytes_max: int) -> None:
-    """End a sandbox that has more in its folder than it may; until it has ended anyway."""
+    """End a sandbox that exceeds the limit of its folder; returns once the sandbox has ended."""
     while not sandbox.ended.done():
         try:
             more = await asyncio.to_thread(_has_more, folder, sandbox.pid, bytes_max)
@@ -39,7 +39,7 @@ async def hold(sandbox: SandboxProcess, folder: Path, bytes_max: int) -> None:
 
 
 def _has_more(folder: Path, pid: int, bytes_max: int) -> bool:
-    """Add up what lies in the folder and what was deleted and is open, until that is too much."""
+    """Sum up the folder's files, and open ones that were deleted, until that is too much."""
     used = 0
     folders = [os.fspath(folder)]
     while folders:
@@ -51,7 +51,7 @@ def _has_more(folder: Path, pid: int, bytes_max: int) -> bool:
                         return True
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-        except PermissionError:  # hidden from its own user
+        except PermissionError:  # made unreadable for its own user
             return True
         except OSError:  # removed meanwhile
             continue
@@ -59,7 +59,7 @@ def _has_more(folder: Path, pid: int, bytes_max: int) -> bool:
 
 
 def _deleted_bytes(first: int, device: int) -> int:
-    """Add up the files without a name that a process or one below it holds open."""
+    """Sum up the deleted files that a process or a descendant holds open."""
     found: dict[int, int] = {}
     pids = [first]
     while pids:

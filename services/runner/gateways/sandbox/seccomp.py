@@ -1,7 +1,7 @@
-"""The seccomp filter, assembled here: a fresh machine has no libseccomp.
+"""The seccomp filter, assembled here, since a fresh machine has no libseccomp.
 
-A deny list: what a node has no use for and a sandbox's history says is dangerous. Denied calls
-answer EPERM, so that libraries which only probe go on. See seccomp(2) and linux/bpf_common.h.
+A deny list of calls that nodes do not need and that have a history of sandbox escapes. Denied calls
+fail with EPERM, so that libraries which only probe continue. See seccomp(2) and linux/bpf_common.h.
 """
 
 from __future__ import annotations
@@ -104,12 +104,12 @@ _MACHINES: Final[Mapping[str, _Machine]] = {
 def build_filter(
     *, machine: str | None = None, namespaced: bool = True, network: Reach = Reach.NONE
 ) -> bytes:
-    """Give the program as the bytes of `struct sock_filter[]`, ready for bwrap's --seccomp.
+    """Return the program as the bytes of `struct sock_filter[]`, for bwrap's --seccomp.
 
-    Sockets other than AF_UNIX are refused, but for those of the internet where a `network` is
-    reached, and where that is the machine's also what asks for its routes. Without namespaces
-    (`namespaced=False`) AF_UNIX is refused too, for abstract names would be in reach, and so is
-    leaving the process group, by which the sandbox is killed then; socketpair stays.
+    Sockets other than AF_UNIX are refused, except internet ones where a `network` is reached, and
+    netlink on the machine's network. Without namespaces (`namespaced=False`) AF_UNIX is refused as
+    well, since abstract names would be reachable, and so is leaving the process group, by which the
+    sandbox is killed then; socketpair is always allowed.
     """
     shape = _MACHINES.get(machine or platform.machine())
     if shape is None:
@@ -120,7 +120,7 @@ def build_filter(
     code.load(_NUMBER)
     if shape.audit == _MACHINES["x86_64"].audit:
         code.when_at_least_return(_X32, _ERRNO | errno.ENOSYS)
-    # glibc falls back to clone, whose flags a filter can see.
+    # glibc then falls back to clone, whose flags a filter can check.
     code.when_equal_return(shape.clone3, _ERRNO | errno.ENOSYS)
     for number in sorted(set(shape.denied.values())):
         code.when_equal_return(number, _ERRNO | errno.EPERM)
@@ -166,7 +166,7 @@ class _Program:
     def when_equal_test(
         self, number: int, argument: int, tests: list[tuple[int, int]], answer: int
     ) -> None:
-        """For one call, look at the low word of one argument."""
+        """For one call, test the low word of one argument."""
         length = 1 + 2 * len(tests) + 1
         self._instructions.append((_JEQ, 0, length, number))
         self.load(argument)
@@ -176,7 +176,7 @@ class _Program:
         self.give(_ALLOW)
 
     def when_socket(self, number: int, families: Sequence[int]) -> None:
-        """Allow a call with one of these as its first argument, and refuse it with any other."""
+        """Allow a call if its first argument is one of `families`, else refuse it."""
         self._instructions.append((_JEQ, 0, 2 + 2 * len(families), number))
         self.load(_ARGUMENT_0)
         for family in families:

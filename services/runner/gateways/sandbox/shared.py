@@ -1,4 +1,4 @@
-"""Several calls of one agent at once: told apart by a number of their own."""
+"""Several concurrent calls of one agent, distinguished by numbers."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from services.runner.gateways.sandbox.port import Header, OnBeat, OutputSink, Re
 
 
 class SharedAgent:
-    """The calls under way in one sandbox.
+    """The running calls in one sandbox.
 
-    What is written past Python's own streams, by a library or a child process, names no call: it is
-    taken as of the one that began first.
+    Output that bypasses Python's own streams, from a library or a child process, names no call: it
+    counts as the oldest call's.
     """
 
     def __init__(self, channel: AgentChannel, output: Output, *, reply_bytes_max: int) -> None:
         self._channel = channel
         self._output = output
         self._numbers = itertools.count(1)
-        self._calls: dict[int, SharedCall] = {}  # the oldest first
+        self._calls: dict[int, SharedCall] = {}  # oldest first
         output.begin(self)
         channel.share(self, reply_bytes_max=reply_bytes_max)
 
@@ -42,15 +42,15 @@ class SharedAgent:
         return call
 
     def end(self, call: SharedCall) -> None:
-        """Forget a call."""
+        """Remove a call."""
         self._calls.pop(call.number, None)
 
     def send(self, header: Header, body: bytes = b"") -> None:
-        """Write one frame."""
+        """Send one frame."""
         self._channel.send(header, body)
 
     def broken(self) -> bool:
-        """Whether no answer can come any more."""
+        """Return whether no reply can come any more."""
         return self._channel.broken
 
     def drain(self) -> None:
@@ -58,7 +58,7 @@ class SharedAgent:
         self._output.tails()
 
     def take(self, header: Header, body: bytes) -> str:
-        """Take one frame; gives what is wrong with it, or nothing."""
+        """Process one frame; return what is wrong with it, or ""."""
         match header:
             case {"op": "result", "id": int(number)} if number in self._calls:
                 self._calls.pop(number).take_answer(Reply(header=header, body=body))
@@ -71,23 +71,23 @@ class SharedAgent:
         return "the agent answered a call that it was not asked for"
 
     def failed(self, died: SandboxDied) -> None:
-        """Tell all calls that no answer will come."""
+        """Fail all calls: no reply will come."""
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.fail(died)
 
     def printed(self, stream: Stream, piece: bytes) -> None:
-        """Take what was written to a pipe."""
+        """Process output written to a pipe."""
         oldest = next(iter(self._calls.values()), None)
         if oldest is not None:
             oldest.take_printed(stream, piece)
 
     def recorded(self, level: int, logger: str, text: str) -> None:
-        """Take nothing: records name their call."""
+        """Do nothing: records of `logging` name their call, so none arrives here."""
 
 
 class SharedCall:
-    """One call of several."""
+    """One of several calls."""
 
     def __init__(self, agent: SharedAgent, number: int) -> None:
         self.number = number
@@ -106,7 +106,7 @@ class SharedCall:
 
     @property
     def answered(self) -> asyncio.Future[Reply]:
-        """Done once there is an answer, or none will come."""
+        """Done once there is a reply, or none will come."""
         return self._answered
 
     def begin_output(
@@ -115,12 +115,12 @@ class SharedCall:
         on_beat: OnBeat | None = None,
         mask: Mask = NO_MASK,
     ) -> None:
-        """Have what this call writes taken by a sink, and its heartbeats by `on_beat`."""
+        """Send this call's output to `sink`, and its heartbeats to `on_beat`."""
         assert not mask, "a call with secrets has a process of its own"
         self._sink, self._on_beat = sink, on_beat
 
     def output_tails(self) -> tuple[str, str]:
-        """Give the ends of what this call wrote."""
+        """Return the ends of this call's output."""
         return self._tails[Stream.STDOUT].text(), self._tails[Stream.STDERR].text()
 
     async def request(
@@ -131,8 +131,8 @@ class SharedCall:
         reply_bytes_max: int = 1 << 20,
         descriptors_max: int = 0,
     ) -> Reply:
-        """Send the call and await its answer; raises SandboxDied. No open files come with it."""
-        del reply_bytes_max, descriptors_max  # the agent's own bound holds, and there are no files
+        """Send the call and await its reply, which has no open files; raises SandboxDied."""
+        del reply_bytes_max, descriptors_max  # the agent has its own limit, and there are no files
         if self._agent.broken():
             self._agent.end(self)
             raise SandboxDied("the sandbox has ended")
@@ -147,31 +147,31 @@ class SharedCall:
         return reply._replace(header={**reply.header, "id": header.get("id")})
 
     def cancel(self) -> None:
-        """Have the call's task cancelled; what becomes of it is its answer."""
+        """Cancel the call's task in the agent; the call still gets a reply."""
         self._is_cancelled = True
         if self._is_sent:
             self._agent.send({"op": "cancel", "id": self.number})
 
     def take_answer(self, reply: Reply) -> None:
-        """Take the answer."""
+        """Process the reply."""
         self._agent.drain()
         if not self._answered.done():
             self._answered.set_result(reply)
 
     def fail(self, died: SandboxDied) -> None:
-        """Take that there is none."""
+        """Fail the call."""
         if not self._answered.done():
             self._answered.set_exception(died)
-            self._answered.exception()  # seen, also where the caller has gone
+            self._answered.exception()  # marks it as retrieved: the caller may be gone
 
     def take_printed(self, stream: Stream, piece: bytes) -> None:
-        """Take what was written to stdout or stderr."""
+        """Process output written to stdout or stderr."""
         self._tails[stream].take(piece)
         if self._sink is not None:
             self._sink.printed(stream, piece)
 
     def take_log(self, header: Header, body: bytes) -> str:
-        """Take what the agent tells of output; gives what is wrong with it, or nothing."""
+        """Process output that the agent sends; return what is wrong with the frame, or ""."""
         self._log_frames += 1
         if self._log_frames > LOG_FRAMES_MAX or len(body) > LOG_BYTES_MAX:
             return "the agent told more than allowed"
@@ -185,7 +185,7 @@ class SharedCall:
         return ""
 
     def take_beat(self, body: bytes) -> str:
-        """Take a heartbeat; gives what is wrong with it, or nothing."""
+        """Process a heartbeat; return what is wrong with it, or ""."""
         self._beats += 1
         if self._beats > beats_allowed(self._loop.time() - self._began_s):
             return "the agent told of more heartbeats than allowed"

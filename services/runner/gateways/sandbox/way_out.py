@@ -1,8 +1,8 @@
-"""The only way out of a sandbox with egress: a socket of its own loopback, served from outside.
+"""The only way out of a sandbox with egress: a socket on its loopback, served from outside.
 
-The agent opens it inside, before any user code is read, and hands it over. What listens there is
-then of the sandbox's network and its server of the machine's: nothing has to run beside user code,
-and no place of the machine has to be shown to it.
+The agent opens it inside, before user code is read, and passes it out. The socket listens in the
+sandbox's network, while its server runs in the machine's: so no proxy runs beside user code, and no
+path of the machine has to be visible in the sandbox.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Asked(Protocol):
 
 
 async def make_ready(sandbox: _Asked, setup: Header) -> None:
-    """Have the agent give up its rights, and serve its way out where it has one."""
+    """Have the agent drop its privileges, and serve its way out, if it has one."""
     serve = sandbox.spec.egress
     if sandbox.spec.limits.network.reach is not Reach.EGRESS:
         serve = None

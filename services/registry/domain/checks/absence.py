@@ -68,7 +68,10 @@ class Absence:
         return self._event("completed", name) if name in self.handled else _NOTHING
 
     def needs_failure(self, edge: Connection) -> bool:
-        """Tell whether its target runs only where something failed, which its source does not."""
+        """Return whether the target of an edge runs only after a failure.
+
+        Failures that its source needs as well do not count.
+        """
         needed = self.runs[edge.target] & ~self.runs[edge.source]
         return needed & self.failures != _NOTHING
 

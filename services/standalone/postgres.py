@@ -58,7 +58,7 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "log_timezone": "UTC",
 }
 
-# A clean environment: variables such as PGDATA would change the server's behavior.
+# A clean environment: variables such as PGDATA would affect the server.
 _ENVIRONMENT: Final[Mapping[str, str]] = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 

@@ -68,7 +68,7 @@ class Listed:
 
     table: LiteralString
     shown: LiteralString  # the rows that every tenant may read, as in the policy and the indexes
-    size_bytes: LiteralString  # approximate size of a row read; $3 says whether it is read whole
+    size_bytes: LiteralString  # rough size of a row when read; $3: whether read whole
     fields: FieldTable
     orders: Sequence[OrderField]
 
@@ -238,7 +238,7 @@ async def find_near(
 ) -> list[Found]:
     """Find a page of frequent matches among the first `walked` of the tenant's own rows.
 
-    An incomplete result is no valid page: its length only tells the hit rate of the filter.
+    An incomplete result is not a page: its length only shows the hit rate of the filter.
     """
     text, parameters = statement(listed, question, walked=walked)
     rows = await db.fetch(text, tenant_id, question.limit, question.full, *parameters)

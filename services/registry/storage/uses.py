@@ -29,7 +29,8 @@ async def list_users(
     return [(row["id"], row["name"]) for row in rows]
 
 
-# In a fixed order, to avoid deadlocks. Conflicts with changes of such a node, not with its use.
+# In a fixed order, to avoid deadlocks. Conflicts with changes of such a node, but not with other
+# transactions that use it.
 _HOLD_NODES: Final[LiteralString] = """
     SELECT n.id
       FROM python_nodes n

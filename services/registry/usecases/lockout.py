@@ -1,4 +1,4 @@
-"""Delay sign-ins after failed ones, as long as the domain's rules say."""
+"""Delay sign-ins after failed ones, by the rules of the domain."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Locks:
         self.wake = asyncio.Event()
 
     async def resolve_soon(self, pending: PendingLock, *, wait_s: float) -> None:
-        """Start to resolve a lock and wait up to `wait_s` seconds; resolving goes on after that."""
+        """Start to resolve a lock and wait up to `wait_s` seconds; resolving may take longer."""
         task = self._begin(pending)
         await asyncio.wait({task}, timeout=wait_s)
 

@@ -47,7 +47,7 @@ def _refused(reason: str, what: str, nodes: Sequence[UsedNode], advice: str) -> 
 
 
 async def check_unused(db: Db, node: Node) -> None:
-    """Raise if a workflow of the tenant uses a locked node; other tenants' do not hinder."""
+    """Raise if a workflow of the tenant uses a locked node; those of other tenants do not count."""
     await _check_users(
         db,
         node,

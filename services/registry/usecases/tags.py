@@ -32,7 +32,7 @@ __all__ = ["NODE_TAGS", "WORKFLOW_TAGS", "change_tags", "create_tag", "delete_ta
 
 log = structlog.get_logger()
 
-# So many tags, with names of 100 characters each, fit into one message along with the largest node.
+# This many tags, with names of 100 characters, fit into one message along with the largest node.
 TAGS_PER_SUBJECT_MAX: Final = 100
 _NAME_CHARS_MAX: Final = 100
 _NOBODY: Final = UUID(int=0)

@@ -142,7 +142,7 @@ def _moment_in(record: Path) -> str | None:
 
 
 def _end_with(parent: int) -> None:
-    """End orderly when the parent process ends, since nobody would read the result."""
+    """Exit in an orderly way when the parent process ends, since nobody would read the result."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         sys.exit(1)

@@ -177,7 +177,7 @@ def _refuse_other_programs(source: Source, facts: Facts, kind: Kind) -> None:
 
 @contextmanager
 def _room(folder: BackupFolder) -> Iterator[None]:
-    """Report a full disk as such; what was written has been removed by then."""
+    """Report a full disk clearly; the incomplete backup has been removed by then."""
     try:
         yield
     except OSError as error:

@@ -92,7 +92,7 @@ def checked(
         wrong = [
             index
             for index, (value, time_us) in enumerate(zip(each.values, each.times_us, strict=True))
-            # Not a number is within no bounds.
+            # NaN is within no bounds.
             if not -_VALUE_BOUND < value < _VALUE_BOUND or not earliest_us <= time_us <= latest_us
         ]
         if not wrong:

@@ -61,7 +61,7 @@ class BackupStatus:
 class Backups:
     """Manages this deployment's backups.
 
-    The folder is authoritative, this holds what is in progress.
+    The folder is authoritative; this object holds what is in progress and recent failures.
     """
 
     def __init__(self, pool: Pool, program: BackupProgram, policy: BackupPolicy) -> None:

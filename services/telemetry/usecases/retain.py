@@ -31,8 +31,8 @@ log = structlog.get_logger()
 # Per kind of record and pass; the rest is left to the next pass and reported as incomplete.
 BATCHES_MAX: Final = 10_000
 
-# Deletes one batch of up to so many rows; returns the number of rows, None while another process
-# holds the lock.
+# Deletes one batch of at most so many rows; returns the number deleted, or None while another
+# process holds the lock.
 Batch = Callable[[Db, int], Awaitable[int | None]]
 
 

@@ -149,7 +149,7 @@ class Absence:
     def _some(self, ways: Sequence[Events], count: int, *besides: str) -> Events:
         """Return the events common to any `count` of these ways.
 
-        What they do not determine is represented by an event of its own.
+        What they leave open is represented by a separate event.
         """
         if count >= len(ways):
             return reduce(or_, ways)

@@ -25,7 +25,7 @@ _OPEN_INPUT: Final = InputSpec(type=ANY_OR_NONE, required=False)
 
 
 def settings(check: Check) -> None:
-    """Check all settings against the table, wherever the definition came from."""
+    """Check all settings against the table, whatever the origin of the definition."""
     for setting, fault in outside(check.definition.settings()):
         check.error(setting.name, "SETTING_OUT_OF_BOUNDS", fault)
     within: set[tuple[object, ...]] = set()  # most nodes share their settings with another

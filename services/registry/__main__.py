@@ -17,13 +17,13 @@ from services.kit.errors import InvalidArgument, QflowError
 
 
 def main(arguments: list[str], env: Mapping[str, str]) -> int:
-    """Run one command; gives the exit code of the process."""
+    """Run one command; returns the exit code of the process."""
     asked = _parser().parse_args(arguments)
     if asked.command is None:
-        from services.registry.app import serve  # late: the other commands need no server
+        from services.registry.app import serve  # late: other commands need no server
 
         return serve()
-    # Alone on stdout stands what was asked for, so that a script can take it.
+    # Only the result is written to stdout, so that scripts can capture it.
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
@@ -32,13 +32,13 @@ def main(arguments: list[str], env: Mapping[str, str]) -> int:
         env = settings.with_secrets(env)
         url = settings.required(env, "QFLOW_REGISTRY_AUTH_DATABASE_URL")
         if asked.command == "create-user":
-            # Before there is a loop, in which Ctrl-C would not end the question.
+            # Before the event loop starts, in which Ctrl-C would not interrupt the prompt.
             asked.password = asked.password or _password()
         asyncio.run(_run(asked, url, env))
     except (QflowError, settings.EnvError) as error:
-        print(error, file=sys.stderr)  # noqa: T201  # a command speaks to a terminal
+        print(error, file=sys.stderr)  # noqa: T201  # a command prints to a terminal
         return 2
-    except (KeyboardInterrupt, EOFError):  # at the question for a password
+    except (KeyboardInterrupt, EOFError):  # at the password prompt
         return 130
     return 0
 
@@ -61,7 +61,7 @@ async def _run(asked: argparse.Namespace, url: str, env: Mapping[str, str]) -> N
 
 
 def _password() -> str:
-    """Ask for a password at the terminal, or take the first line of what is piped in."""
+    """Prompt for a password at a terminal, or read it from the first line of a pipe."""
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
     password = getpass.getpass("Password: ")

@@ -1,4 +1,4 @@
-"""The registry put together."""
+"""The composition of the registry service."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ from services.registry.usecases.workflows import Workflows
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the servicers of a registry are made of."""
+    """What the registry's servicers are built from."""
 
     pool: Pool
     auth_pool: Pool
@@ -87,7 +87,7 @@ class Parts:
 
 @asynccontextmanager
 async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
-    """Open what the registry needs, and close it afterwards."""
+    """Open the registry's resources, and close them afterwards."""
     settings = Settings.from_env(env)
     async with AsyncExitStack() as stack:
         pool = await _pool(stack, settings.database_url, "qflow-registry", settings.pool_size_max)
@@ -197,5 +197,5 @@ async def _pool(stack: AsyncExitStack, url: str, name: str, size_max: int) -> Po
 
 
 def serve() -> int:
-    """Run the registry until it is told to stop."""
+    """Run the registry until it is stopped; returns the exit code."""
     return run_service("registry", build)

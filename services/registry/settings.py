@@ -1,4 +1,4 @@
-"""What the registry is told by its environment."""
+"""Settings of the registry from its environment."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _SESSION_S: Final = 7 * 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything, read once."""
+    """All settings, read once."""
 
     database_url: str = field(repr=False)
     auth_database_url: str = field(repr=False)
     engine_database_url: str = field(repr=False)
     service_token: str = field(repr=False)
-    redis_url: str | None = field(repr=False)  # None: everything is asked of PostgreSQL
+    redis_url: str | None = field(repr=False)  # None: no cache, everything is read from PostgreSQL
     listen_default: str
-    runner_address: str  # where services reach it
+    runner_address: str  # the address for calls between services
     trust: Trust | None
     session_lifetime: timedelta
     python_version: str
-    caps: Mapping[str, int]  # of what nodes may use, by setting; the runner enforces them
+    caps: Mapping[str, int]  # caps on node settings, by name; the runner enforces them
     pool_size_max: int
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
-        """Read the settings; EnvError names the one that is wrong."""
+        """Read the settings; raises EnvError naming an invalid one."""
         own = ".".join(map(str, sys.version_info[:2]))
         python_version = read.text(env, "QFLOW_PYTHON_VERSION", own)
         if python_version not in VERSIONS:
@@ -66,7 +66,7 @@ class Settings:
 
 
 def _caps(env: Mapping[str, str]) -> Mapping[str, int]:
-    """Read QFLOW_NODE_<LIMIT>_MAX, as the runner does; 0 caps nothing."""
+    """Read QFLOW_NODE_<LIMIT>_MAX, as the runner does; 0 means no cap."""
     found = {setting.name: _cap(env, setting) for setting in CAPPED}
     return {name: cap for name, cap in found.items() if cap}
 

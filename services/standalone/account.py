@@ -15,26 +15,26 @@ from typing import Final
 from services.standalone import process
 from services.standalone.process import StandaloneError
 
-# Whom to be instead, the first that this machine has: initdb looks up its own name.
+# Candidates to run as, first match wins; a real name is needed, since initdb looks it up.
 _ORDINARY_USERS: Final = ("postgres", "nobody", "daemon", "bin")
 
 
 class Account:
-    """The identity under which a program works in a folder; probed, not assumed.
+    """The identity under which a program runs in a folder; determined by trying.
 
-    Ourselves where that is allowed; else a user namespace in which we bear another's name; else,
-    where those are barred, that other user, to whom the folder is given.
+    Our own user if possible; otherwise a user namespace in which we appear as another user;
+    otherwise, if namespaces are not allowed, that other user, who then owns the folder.
     """
 
     def __init__(self, folder: Path, *, program: Path, env: Mapping[str, str]) -> None:
-        """Describe it; `program --version` is run for the probe."""
+        """Nothing runs yet; `program --version` is run to probe identities."""
         self._folder = folder
         self._program = program
         self._env = env
 
     @cached_property
     def identity(self) -> str:
-        """The identity, as `process.start` takes it."""
+        """The identity, in the form that `process.start` takes."""
         if os.geteuid() != 0 and _is_named(os.geteuid()):
             return "same"
         with contextlib.suppress(FileNotFoundError):
@@ -65,17 +65,17 @@ class Account:
 
     @property
     def keeps_owner(self) -> bool:
-        """Whether the program's files belong to us as they are."""
+        """Whether the program's files stay owned by us."""
         return self.identity == "same" or self.identity.startswith("namespace:")
 
     def own(self, path: Path) -> None:
-        """Give a path to the account, where it is another's."""
+        """Change the owner of a path to the account, unless that is ours."""
         if not self.keeps_owner:
             uid, gid = (int(part) for part in self.identity.split(":"))
             os.chown(path, uid, gid)
 
     def can_run_as(self, identity: str) -> bool:
-        """Really start the program in the folder with an identity: nothing less is proof."""
+        """Return whether the program starts in the folder under an identity, by starting it."""
         child = process.start(
             [str(self._program), "--version"],
             log=None,
@@ -93,7 +93,7 @@ class Account:
         return all(_may_enter(parent, uid) for parent in self._folder.absolute().parents)
 
     def _open_the_way(self) -> None:
-        """Let others pass through our home, which is made closed: what lies in it stays closed."""
+        """Let other users traverse our home, which is created closed; its contents stay closed."""
         home = self._folder.absolute().parent
         status = home.stat()
         if status.st_uid == os.geteuid():

@@ -1,4 +1,4 @@
-"""Where the four services listen and how the others reach them."""
+"""The addresses at which the four services listen and are reached."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from services.standalone.process import StandaloneError
 
 SERVICES: Final = ("registry", "orchestrator", "runner", "telemetry")
 _PORT_BASE: Final = 7100
-_METRICS_OFFSET: Final = 10  # of the port on which a service is scraped
+_METRICS_OFFSET: Final = 10  # offset of a service's metrics port
 _PORT_MAX: Final = 65535
 
 Ports: TypeAlias = Literal["fixed", "auto"]
 
 
 class PortTakenError(StandaloneError):
-    """Another program listens on a port that is needed."""
+    """A required port is used by another program."""
 
     def __init__(self, message: str, *, port: str) -> None:
         super().__init__(message)
@@ -31,16 +31,16 @@ class PortTakenError(StandaloneError):
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """What each service listens on, as host:port or unix:path, and the runners' own door."""
+    """The listen addresses, as host:port or unix:path, of the services and for runners."""
 
     listen: Mapping[str, str]
     attach: str
     metrics: Mapping[str, str]  # host:port
-    # Where other services reach the runner, when they prove to each other who they are.
+    # The runner's address for other services, which authenticate each other by TLS.
     runner_internal: str | None = None
 
     def client(self, service: str) -> str:
-        """Give the address a client on this machine dials."""
+        """Return the address that a client on this machine connects to."""
         listen = self.listen[service]
         if listen.startswith("unix:"):
             return listen
@@ -49,7 +49,7 @@ class Addresses:
         return f"{reachable.get(host, host)}:{port}"
 
     def env(self, service: str) -> dict[str, str]:
-        """Give the settings of one service: its own door, and everybody's address."""
+        """Return the settings of one service: its listen addresses, and all services' addresses."""
         addresses = {f"QFLOW_{name.upper()}_ADDRESS": self.client(name) for name in SERVICES}
         own = {
             f"QFLOW_{service.upper()}_LISTEN": self.listen[service],
@@ -64,12 +64,12 @@ class Addresses:
         return {**addresses, **own, "QFLOW_ORCHESTRATOR_ATTACH_ADDRESS": self.attach}
 
     def as_json(self) -> dict[str, str]:
-        """Give what `endpoints.json` holds."""
+        """Return the content of `endpoints.json`."""
         return {**{name: self.client(name) for name in SERVICES}, "attach": self.attach}
 
 
 def plan(env: Mapping[str, str], *, ports: Ports, sockets: Path) -> Addresses:
-    """Choose an address for each service and prove that it can be had, or say what is wrong."""
+    """Choose an address for each service and check that it can be bound; raises StandaloneError."""
     listen, metrics = _free_ports() if ports == "auto" else _fixed_ports(env)
     for planned, suffix in ((listen, "LISTEN"), (metrics, "METRICS_LISTEN")):
         for name in SERVICES:
@@ -89,7 +89,7 @@ def plan(env: Mapping[str, str], *, ports: Ports, sockets: Path) -> Addresses:
 
 
 def check_host(setting: str, host: str) -> None:
-    """Refuse a host name that cannot be resolved, naming the setting that holds it."""
+    """Raise if a host name cannot be resolved, naming its setting."""
     try:
         socket.getaddrinfo(host, None)
     except (socket.gaierror, UnicodeError) as error:
@@ -115,7 +115,7 @@ def _fixed_ports(env: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]
 
 
 def _free_ports() -> tuple[dict[str, str], dict[str, str]]:
-    # All held at once, so that they differ; a service takes its own a moment later.
+    # All are bound at once, so that they differ; the services bind them a moment later.
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(socket.socket()) for _ in range(2 * len(SERVICES))]
         for one in held:
@@ -136,7 +136,7 @@ def _check(setting: str, listen: str) -> None:
         bare, int(port), type=socket.SOCK_STREAM
     )[0]
     with socket.socket(family, kind, protocol) as probe:
-        # As a server would: connections that linger from before are no obstacle.
+        # As a server does: lingering connections from before are no obstacle.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)

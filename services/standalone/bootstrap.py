@@ -1,4 +1,4 @@
-"""The first owner's way in and the services' tokens, kept as files of mode 0600."""
+"""The first owner's credentials and the services' tokens, kept as files of mode 0600."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ OWNER_TOKEN: Final = "owner.token"  # noqa: S105 - a file's name
 
 
 def ensure(urls: Mapping[str, str], home: Path) -> dict[str, str]:
-    """Make the owner, a token of theirs that is valid, and the services' tokens; give the latter.
+    """Create the owner, a valid token of theirs and the services' tokens.
 
-    An owner's token that still works is left alone: it may be in use.
+    Returns the services' tokens by name. An owner's token that still works is kept, since it may be
+    in use.
     """
     from services.registry.usecases import bootstrap  # late: the lean supervisor never needs it
 
@@ -33,7 +34,7 @@ def ensure(urls: Mapping[str, str], home: Path) -> dict[str, str]:
 
 
 def renew_owner_token(urls: Mapping[str, str], home: Path) -> Path:
-    """Make a new session of the owner and end the one before; give the file of its token."""
+    """Create a new session for the owner and end the previous one; returns the token's file."""
     from services.registry.usecases import bootstrap
 
     return asyncio.run(bootstrap.bootstrap_owner(urls["qflow_registry_auth"], home))

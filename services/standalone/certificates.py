@@ -1,7 +1,7 @@
-"""Certificates for a suite: an authority of its own, and one short-lived certificate per service.
+"""Certificates of a suite: its own authority, and a short-lived certificate per service.
 
-A process of its own (`python -m services.standalone certificates`), because what makes keys is
-large and is needed for a moment. What still holds for a while is left as it is.
+Run as a separate process (`python -m services.standalone certificates`), since the library is large
+and only needed for a moment. Certificates that are still valid for a while are kept.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from services.standalone.tls_files import AUTHORITY, certificate_of, key_of
 
 LIFE_DAYS: Final = 7
 _AUTHORITY_DAYS: Final = 3650
-# Clocks of two machines differ by so much at most.
+# The largest expected difference between two machines' clocks.
 _BEFORE: Final = timedelta(minutes=5)
-# Renewed when so much of its life is left: a suite that slept for days has time to notice.
+# The remaining fraction of its life at which a certificate is renewed: a suite that was suspended
+# for days still has time to notice.
 _LEFT_MIN: Final = 0.5
 _LOCAL: Final = ("localhost", "127.0.0.1", "::1")
-_ANYWHERE: Final = frozenset({"0.0.0.0", "::", "*", ""})  # noqa: S104 - names no host
+_ANYWHERE: Final = frozenset({"0.0.0.0", "::", "*", ""})  # noqa: S104 - not a host name
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,10 @@ def ensure(
     days: int = LIFE_DAYS,
     renew: bool = False,
 ) -> list[str]:
-    """Make what is missing, about to end or for other hosts; give the services it was made for.
+    """Create missing certificates and renew those about to expire or for other hosts.
 
-    With `renew` every service gets a new key and certificate. The authority is made once: whoever
-    believes it goes on believing those that it signs.
+    Returns the services whose certificates were made. With `renew` all services get new keys and
+    certificates. The authority is created once, so that clients that trust it keep doing so.
     """
     now = now or datetime.now(UTC)
     try:
@@ -71,7 +72,7 @@ def ensure(
 
 
 def hosts_of(env: Mapping[str, str]) -> list[str]:
-    """Give the names and addresses by which users may reach this machine's services."""
+    """Return the names and addresses by which users may reach this machine's services."""
     found = [socket.gethostname(), *listed(env)]
     for service in SERVICES:
         listen = env.get(f"QFLOW_{service.upper()}_LISTEN", "")
@@ -81,7 +82,7 @@ def hosts_of(env: Mapping[str, str]) -> list[str]:
 
 
 def listed(env: Mapping[str, str]) -> Iterator[str]:
-    """Give the names and addresses of QFLOW_TLS_HOSTS."""
+    """Return the names and addresses of QFLOW_TLS_HOSTS."""
     text = env.get("QFLOW_TLS_HOSTS", "")
     yield from (each.strip() for each in text.split(",") if each.strip())
 
@@ -130,7 +131,7 @@ def _issue(
         )
         .sign(signer.key, hashes.SHA256())
     )
-    # The key first: until the certificate follows, whoever looks sees that they do not fit.
+    # The key first: until the certificate follows, readers see that the two do not match.
     _write(key_of(folder, service), _pem(key))
     _write(certificate_of(folder, service), signed.public_bytes(serialization.Encoding.PEM))
 
@@ -138,13 +139,13 @@ def _issue(
 def _holds(
     folder: Path, service: str, hosts: Sequence[str], signer: _Signer, now: datetime
 ) -> bool:
-    """Tell whether a service's certificate is this authority's, for these hosts, and fresh."""
+    """Return whether a service's certificate is from this authority, for these hosts, and fresh."""
     try:
         found = x509.load_pem_x509_certificate(certificate_of(folder, service).read_bytes())
         found.verify_directly_issued_by(signer.certificate)
         key = serialization.load_pem_private_key(key_of(folder, service).read_bytes(), None)
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except Exception:  # noqa: BLE001 - whatever is wrong with it, another takes its place
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, it is replaced
         return False
     ends = found.not_valid_after_utc
     life = ends - found.not_valid_before_utc
@@ -211,7 +212,7 @@ def _write(path: Path, text: bytes) -> None:
 
 
 def main(folder: Path, hosts: Sequence[str], *, days: int, renew: bool) -> str:
-    """Make certificates and say what was made, for a person or for the log."""
+    """Create or renew certificates; returns a message about what was made."""
     made = ensure(folder, [*hosts_of(os.environ), *hosts], days=days, renew=renew)
     if not made:
         return f"the certificates in {folder} hold for a while yet; --renew makes others"

@@ -1,4 +1,4 @@
-"""The children of a suite: each is started again when it ends, and all are stopped in an order."""
+"""The child processes of a suite: restarted when they end, and stopped in order."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from services.standalone.home import Home
 from services.standalone.process import ProcessMark, StandaloneError, describe_exit
 
 _FIRST_FAILURES_MAX: Final = 3
-_EXIT_MISCONFIGURED: Final = 2  # how a service says that another try will not help
+_EXIT_MISCONFIGURED: Final = 2  # a service's exit code for a wrong configuration: no retry
 _STEADY_S: Final = 30.0
 RESTART_PAUSE_MAX_S: Final = 30.0
 _LOG_CHECK_S: Final = 10.0
-# From SIGTERM to the end: runners hand over what they finish while orchestrators still take it.
+# Seconds from SIGTERM to SIGKILL. Runners stop first, since they hand over their results to
+# orchestrators.
 _STOP_ORDER: Final = ((("runner",), 20.0), (("orchestrator", "registry", "telemetry"), 6.0))
 _KILL_WAIT_S: Final = 1.0
 LONGEST_STOP_S: Final = _STOP_ORDER[0][1]
@@ -30,7 +31,7 @@ _BACKOFF_FIRST_S: Final = 0.25
 
 @dataclass(slots=True)
 class Kept:
-    """One child that is started again when it ends."""
+    """A child process that is restarted when it ends."""
 
     name: str
     start: Callable[[], subprocess.Popen[bytes]]
@@ -41,33 +42,33 @@ class Kept:
 
 @dataclass(slots=True)
 class Children:
-    """Those of one run of the suite; PostgreSQL and Redis are stopped by ways of their own."""
+    """The children of one run of the suite; PostgreSQL and Redis have their own ways to stop."""
 
     home: Home
     say: Callable[[str], None]
     restart_pause_max_s: float = RESTART_PAUSE_MAX_S
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)  # set: none is started again
-    hurried: asyncio.Event = field(default_factory=asyncio.Event)  # set: `stop` waits no longer
-    failed: list[str] = field(default_factory=list)  # what does not start, and why
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)  # once set, none is restarted
+    hurried: asyncio.Event = field(default_factory=asyncio.Event)  # once set, `stop` does not wait
+    failed: list[str] = field(default_factory=list)  # messages about services that do not start
     _kept: dict[str, Kept] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Kept:
-        """Give one of them by its name."""
+        """Return a child by name."""
         return self._kept[name]
 
     def keep(self, name: str, start: Callable[[], subprocess.Popen[bytes]]) -> None:
-        """Start a child, to be started again when it ends."""
+        """Start a child that is restarted when it ends."""
         kept = Kept(name, start)
         self._kept[name] = kept
         kept.child = start()
         self._remember()
 
     def restarting(self) -> list[Coroutine[Any, Any, None]]:
-        """Give what starts each again, to be run while the suite stays."""
+        """Return one coroutine per child that keeps restarting it."""
         return [self._restart(kept) for kept in self._kept.values()]
 
     async def _restart(self, kept: Kept) -> None:
-        """Start a child again whenever it ends, waiting longer each time it ends soon."""
+        """Restart a child whenever it ends, with growing pauses if it ends soon."""
         while True:
             began = time.monotonic()
             assert kept.child is not None
@@ -86,22 +87,22 @@ class Children:
             self.say(f"{kept.name} ended ({describe_exit(code)}), starts again in {pause_s:g} s")
             await asyncio.sleep(pause_s)
             try:
-                # In this thread, the main one: children die with the thread that starts them.
+                # In the main thread: children are killed when the thread that started them ends.
                 kept.child = kept.start()
                 self._remember()
             except (StandaloneError, OSError) as error:
-                # OSError: the machine has no process, memory or file left at the moment.
+                # OSError: out of processes, memory or files at the moment.
                 self.say(f"{kept.name}: {error}")
 
     async def cap_logs(self) -> None:
-        """Keep what they write small, for as long as it runs."""
+        """Keep the log files of all children small, until cancelled."""
         while True:
             await asyncio.sleep(_LOG_CHECK_S)
             for log in self.home.log.glob("*.log"):
                 process.cap_log(log)
 
     async def stop(self) -> None:
-        """Stop services in their order; `hurried` kills."""
+        """Stop the services in order; once `hurried` is set, kills them."""
         for names, patience_s in _STOP_ORDER:
             children = [
                 kept.child
@@ -117,7 +118,7 @@ class Children:
             await all_gone(children, timeout_s=_KILL_WAIT_S)
 
     async def _unless_hurried(self, drain: Coroutine[Any, Any, None]) -> None:
-        """Wait for a drain, but no longer once Ctrl-C came again."""
+        """Wait for the work, but no longer once `hurried` is set."""
         draining = asyncio.ensure_future(drain)
         hurried = asyncio.ensure_future(self.hurried.wait())
         await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
@@ -126,9 +127,9 @@ class Children:
         await asyncio.gather(draining, hurried, return_exceptions=True)
 
     def reap(self) -> None:
-        """End what a killed supervisor left; its children should have died with it."""
+        """Kill children that outlived a killed supervisor, which they normally do not."""
         for name, mark in self.home.remembered().items():
-            if name != "postgres":  # has a way of its own to be stopped without harm
+            if name != "postgres":  # stopped without harm in its own way
                 mark.end([(signal.SIGKILL, 5.0)])
 
     def _remember(self) -> None:
@@ -140,20 +141,20 @@ class Children:
         self.home.remember(marks)
 
     def log_of(self, name: str) -> str:
-        """Give the end of what a child has written, and where it lies."""
+        """Return the end of a child's log, and the log's path."""
         log = self.home.log / f"{name}.log"
         return f"The end of {log}:\n{process.tail(log)}"
 
 
 def backoff_s(failures: int, *, max_s: float) -> float:
-    """Give the pause before a start: none after the first end, then doubling to the longest."""
+    """Return the pause before a restart: none after the first end, then doubling up to `max_s`."""
     if failures <= 1:
         return 0.0
     return min(max_s, _BACKOFF_FIRST_S * 2.0 ** min(failures - 2, 20))
 
 
 async def all_gone(children: Sequence[subprocess.Popen[bytes]], *, timeout_s: float) -> None:
-    """Wait until all have ended, or for so long."""
+    """Wait until all have ended, up to `timeout_s` seconds."""
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             for child in children:

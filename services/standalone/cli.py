@@ -27,7 +27,7 @@ _NOT_RUNNING: Final = 3
 
 
 def main(given: list[str] | None = None) -> int:
-    """Do the command; a problem is one message that says what to do, never a trace."""
+    """Run a command; returns the exit code. Prints an error as one message, without a traceback."""
     asked = _parser().parse_args(given)
     home = Home.from_env(os.environ)
     try:
@@ -65,7 +65,7 @@ def _do(asked: argparse.Namespace, home: Home) -> int:  # noqa: PLR0911 - one fo
             )
             return 0
         case command if command in arguments.NAMES:
-            from services.standalone.backup import commands  # imports much: only here
+            from services.standalone.backup import commands  # a large import: only here
 
             return commands.do(asked, home, say=_say)
         case "demo":
@@ -84,7 +84,7 @@ def up(
     say: Callable[[str], None],
     then: Callable[[Supervisor], Awaitable[int]] | None = None,
 ) -> int:
-    """Start the suite; stay until a signal, or do `then` and stop."""
+    """Start the suite; run until a signal, or run `then` and stop."""
     began = time.monotonic()
 
     async def started(suite: Supervisor) -> int:
@@ -155,7 +155,7 @@ def _status(home: Home) -> int:
 
 
 def _token(home: Home) -> int:
-    """Make a new token for the owner, starting the database for it where it does not run."""
+    """Create a new token for the owner, starting the database if it is not running."""
     from services.standalone import people  # imports the registry: only here
 
     path = people.renew_owner_token(home)
@@ -164,7 +164,7 @@ def _token(home: Home) -> int:
 
 
 def _certificates(asked: argparse.Namespace, home: Home) -> int:
-    from services.standalone import certificates  # imports what makes keys: only here
+    from services.standalone import certificates  # imports cryptography: only here
 
     folder = home.tls if asked.folder is None else asked.folder
     _say(certificates.main(folder, asked.host, days=asked.days, renew=asked.renew))
@@ -172,7 +172,7 @@ def _certificates(asked: argparse.Namespace, home: Home) -> int:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - the face of the program
+    print(text, flush=True)  # noqa: T201 - the program's output
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -191,7 +191,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "token", help="make a new token for the owner, end the one before, say where it lies"
     )
-    # What follows is the doctor's own, options too: here no letter begins one.
+    # All further arguments belong to the doctor, options too: no prefix character here matches
+    # them.
     doctor = commands.add_parser(
         "doctor",
         help="ask of every invariant of the database whether it holds",

@@ -1,4 +1,4 @@
-"""Run a real workflow on a suite of its own, show how to go on, stop."""
+"""Run a real workflow on a suite, and print what to do next."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from services.standalone.process import StandaloneError
 from services.standalone.supervisor import Supervisor
 from services.standalone.tls_files import ENDPOINTS_KEY
 
-# What a shell gives for a program that Ctrl-C ended.
+# The exit code of a program interrupted by Ctrl-C.
 _INTERRUPTED: Final = 130
-# Where to look when the ports that the guides name are taken.
+# Alternatives if the ports named in the guides are taken.
 _OTHER_BASES: Final = range(7200, 8100, 100)
 
 
 def demo(home: Home, env: Mapping[str, str], *, say: Callable[[str], None]) -> int:
-    """Start the suite, run the example with live progress, print how to go on, stop.
+    """Start the suite, run the example with live progress, print the next steps, and stop.
 
-    On a home whose suite runs already that one is used and left running.
+    If a suite already runs on this home, it is used and left running.
     """
     console = Console(highlight=False, soft_wrap=True)
     holder = home.holder()
@@ -56,7 +56,10 @@ def _alone(
     say: Callable[[str], None],
     again: bool = False,
 ) -> tuple[int, Mapping[str, str]]:
-    """Run it on a suite that is started for it; gives the exit code and where the ports stand."""
+    """Run it on a suite started for it.
+
+    Returns the exit code and the settings with the ports used.
+    """
     env = _on_free_ports(env, say=say)
     suite = Supervisor(home, env, ports="fixed", say=say)
     ended: list[int] = []
@@ -75,13 +78,13 @@ def _alone(
     except StandaloneError as error:
         if again or "cannot listen on" not in str(error):
             raise
-        # Somebody took a port between our look and the service's start.
+        # A port was taken between the check and the service's start.
         say("A port was taken meanwhile; starting again on free ones …")
         return _alone(home, env, console, say=say, again=True)
 
 
 async def _example(endpoints: Mapping[str, str], home: Home, console: Console) -> int:
-    from examples.demo import run  # late: it loads the client
+    from examples.demo import run  # imported late: loads the client
     from services.standalone.reach import open_local
 
     token_file = home.secrets / bootstrap.OWNER_TOKEN
@@ -106,9 +109,9 @@ def _endpoints(home: Home) -> dict[str, str]:
 
 
 def _on_free_ports(env: Mapping[str, str], *, say: Callable[[str], None]) -> Mapping[str, str]:
-    """Prefer the ports that the guides name; a demo must not fail because one is taken.
+    """Use the ports named in the guides, or other ones if one of them is taken.
 
-    Others are set as for `make run`, so that what is printed holds for it, too.
+    Others are set in the same way as for `make run`, so that the printed commands work there too.
     """
     try:
         addresses.plan(env, ports="fixed", sockets=Path())

@@ -1,4 +1,4 @@
-"""What each child of the suite has in its environment: its own secrets, and nobody else's."""
+"""The environment of each child process: only its own secrets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FOR_ONE: Final = frozenset({"QFLOW_SERVICE_TOKEN", *_SECRETS_KEYS, *_DATA_KEYS}
 
 
 def common(env: Mapping[str, str], home: Home) -> dict[str, str]:
-    """Give our environment without secrets that are for one process only."""
+    """Return our environment without the secrets meant for one process only."""
     return {
         name: value
         for name, value in env.items()
@@ -23,7 +23,7 @@ def common(env: Mapping[str, str], home: Home) -> dict[str, str]:
     } | {
         "QFLOW_HOME": str(home.root),
         "QFLOW_STANDALONE": "1",
-        # glibc gives each thread a heap of its own otherwise; these processes have few threads.
+        # Otherwise glibc creates an arena per thread; these processes have few threads.
         "MALLOC_ARENA_MAX": env.get("MALLOC_ARENA_MAX", "2"),
     }
 
@@ -35,10 +35,10 @@ def of_service(
     prepared: Mapping[str, Any],
     redis_url: str | None,
 ) -> dict[str, str]:
-    """Give what a service is told besides addresses; `prepared` has its logins and its token."""
+    """Return a service's environment, without addresses; `prepared` holds the logins and tokens."""
     return {
         **common(env, home),
-        # Its own logins: nobody gets another's, nor the migrating owner's.
+        # Only its own logins: neither another service's nor the migrating owner's.
         **{
             f"{login.upper()}_DATABASE_URL": url
             for login, url in prepared["urls"].items()
@@ -53,13 +53,13 @@ def of_service(
 
 
 def _secrets_key(env: Mapping[str, str], home: Home) -> dict[str, str]:
-    """Give the runner alone what opens secrets: what our environment says, or our own key."""
+    """Return the root key of secrets, for the runner only: from our environment or our file."""
     told = {name: env[name] for name in _SECRETS_KEYS if env.get(name)}
     return told or {"QFLOW_SECRETS_KEY_FILE": str(home.secrets_key())}
 
 
 def _data_key(env: Mapping[str, str], home: Home) -> dict[str, str]:
-    """Give what opens data at rest: what our environment says, or our own key, if there is."""
+    """Return the key of data at rest: from our environment, or our own file; empty without one."""
     told = {name: env[name] for name in _DATA_KEYS if env.get(name)}
     own = home.data_key(make=not told and read.flag(env, "QFLOW_ENCRYPT_DATA"))
     return told or ({} if own is None else {"QFLOW_DATA_KEY_FILE": str(own)})

@@ -1,4 +1,4 @@
-"""Commands to copy: as they are printed they mean this home, these ports and this Python."""
+"""Commands to copy, complete with this home, these ports and this Python."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOME_DEFAULT: Final = CHECKOUT / ".qflow"
 
 
 def standalone(command: str, *, home: Path) -> str:
-    """Give a command of the suite, with the Python that has what it needs."""
+    """Return a command of the suite, with a Python that has its dependencies."""
     python = Path(sys.executable)
     if python.is_relative_to(Path.cwd()):
         python = python.relative_to(Path.cwd())
@@ -21,7 +21,7 @@ def standalone(command: str, *, home: Path) -> str:
 
 
 def make(target: str, *, home: Path, env: Mapping[str, str]) -> str:
-    """Give a make target, from whatever folder it is called."""
+    """Return a make command that works from the current folder."""
     folder = "" if Path.cwd() == CHECKOUT else f"-C {shlex.quote(str(CHECKOUT))} "
     return f"{_settings(home, env)}make {folder}{target}"
 

@@ -1,4 +1,4 @@
-"""The one folder that holds everything a suite on one machine keeps."""
+"""The folder that holds everything a suite on one machine keeps."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from services.kit.key_files import DATA, SECRETS, file_of
 from services.standalone import hints
 from services.standalone.process import ProcessMark, StandaloneError, wait_until
 
-# A unix socket's path fits 107 bytes; the longest name we put into the folder follows.
+# The limit for a Unix socket's path, and the longest name used within the folder.
 _SOCKET_PATH_BYTES_MAX: Final = 107
 _SOCKET_NAME_LONGEST: Final = "/attach-00.sock"
 _SOCKETS_PREFIX: Final = "qflow-"
 
 
 class Home:
-    """Paths under QFLOW_HOME, its lock, its secrets and its short folder for sockets."""
+    """Paths under QFLOW_HOME, its lock, its secrets and a folder with a short path for sockets."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
@@ -38,11 +38,11 @@ class Home:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
-        """Use QFLOW_HOME, else .qflow in the folder of this checkout, wherever it is called."""
+        """Use QFLOW_HOME, or .qflow in this checkout, whatever the current folder."""
         return cls(Path(env.get("QFLOW_HOME") or hints.HOME_DEFAULT))
 
     def make(self) -> None:
-        """Make the folders, closed to everybody else."""
+        """Create the folders, accessible only to us."""
         for folder in (self.root, self.secrets, self.log, self.run):
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -55,11 +55,11 @@ class Home:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for this process, or refuse with who holds it."""
+        """Lock the folder for this process, or raise naming the process that holds it."""
         self.make()
         descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            # Not once: a `status` that looks who holds it takes it for a moment.
+            # With retries, since a `status` that checks the lock holds it for a moment.
             if not wait_until(lambda: _try_lock(descriptor), timeout_s=0.3):
                 raise StandaloneError(_in_use(self.root, self.holder()))
             os.ftruncate(descriptor, 0)
@@ -72,7 +72,10 @@ class Home:
             os.close(descriptor)
 
     def holder(self) -> int | None:
-        """Give the pid of the suite that runs on this folder, if one does."""
+        """Return the process id of the suite running on this folder.
+
+        None without one, 0 if unknown.
+        """
         try:
             with (self.root / "lock").open("r+b") as file:
                 try:
@@ -85,7 +88,7 @@ class Home:
         return None
 
     def secret(self, name: str) -> str:
-        """Read a secret kept under the folder, making a random one the first time."""
+        """Return a secret stored under the folder, creating a random one the first time."""
         path = self.secrets / name
         try:
             return path.read_text(encoding="ascii").strip()
@@ -95,16 +98,16 @@ class Home:
             return value
 
     def secrets_key(self) -> Path:
-        """Give the file of the root key of secrets, making a random one the first time.
+        """Return the file of the root key of secrets, creating it the first time.
 
-        Whoever loses it loses the secrets: it is no part of a backup of the database.
+        It is in no backup of the database; without it the secrets are lost.
         """
         return self._root_key(file_of(SECRETS))
 
     def data_key(self, *, make: bool) -> Path | None:
-        """Give the file of the root key of data at rest; None where there is none and none is made.
+        """Return the file of the root key of data at rest; None if there is none and not `make`.
 
-        Whoever loses it loses the inputs and outputs that are sealed: it is in no backup either.
+        It is in no backup either; without it sealed inputs and outputs are lost.
         """
         name = file_of(DATA)
         return self._root_key(name) if make or (self.secrets / name).exists() else None
@@ -117,7 +120,7 @@ class Home:
         return path
 
     def sockets(self) -> Path:
-        """Give a folder for unix sockets whose path is short enough, closed to all others."""
+        """Return a private folder for Unix sockets whose path is short enough."""
         longest = len(os.fsencode(self.run)) + len(_SOCKET_NAME_LONGEST)
         if longest <= _SOCKET_PATH_BYTES_MAX:
             return self.run
@@ -131,13 +134,16 @@ class Home:
         digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:8]
         base = os.environ.get("XDG_RUNTIME_DIR", "")
         if not os.access(base, os.W_OK) or len(base) > 40:  # noqa: PLR2004 - /run/user/N is short
-            base = "/tmp"  # noqa: S108 - mkdtemp makes a name nobody knew before, mode 0700
+            base = "/tmp"  # noqa: S108 - mkdtemp creates an unpredictable name, mode 0700
         folder = Path(tempfile.mkdtemp(prefix=f"{_SOCKETS_PREFIX}{digest}-", dir=base))
         write_private(record, str(folder))
         return folder
 
     def _leave_sockets(self) -> None:
-        """Remove the short folder for sockets, where there is one: nothing of ours runs now."""
+        """Remove the folder for sockets outside the home, if any.
+
+        Called when nothing runs any more.
+        """
         record = self.run / "sockets"
         with suppress(OSError):
             folder = Path(record.read_text(encoding="utf-8"))
@@ -146,12 +152,12 @@ class Home:
             record.unlink()
 
     def remember(self, marks: Mapping[str, ProcessMark]) -> None:
-        """Write down which processes are ours, for the start after a kill -9."""
+        """Record which processes are ours, for the start after a kill -9."""
         known = {name: [mark.pid, mark.started_ticks] for name, mark in marks.items()}
         write_private(self.run / "processes.json", json.dumps({"boot": _boot(), "known": known}))
 
     def remembered(self) -> dict[str, ProcessMark]:
-        """Give the processes of the last start, of this boot, that still live."""
+        """Return the recorded processes that are still alive, if they are from this boot."""
         try:
             record = json.loads((self.run / "processes.json").read_text(encoding="utf-8"))
             if record["boot"] != _boot():
@@ -163,7 +169,7 @@ class Home:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file of mode 0600 whole or not at all."""
+    """Write a file of mode 0600 atomically."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

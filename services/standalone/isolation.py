@@ -1,4 +1,4 @@
-"""What the runner proved of the walls around user code, told to a person."""
+"""Messages about the isolation of user code that the runner has proven."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WEAKER: Final = (
 
 
 def told_isolation(proven: str) -> str:
-    """Say the tier, and loudly when user code runs behind less than the default walls, and why."""
+    """Describe the tier, with a warning if user code is less isolated than by default."""
     if not proven.startswith(("T0", "T1")):
         return proven
     said = f"{proven}  <- WEAKER than the default, T2"
@@ -23,7 +23,7 @@ def told_isolation(proven: str) -> str:
 
 
 def nothing_runs(proven: str, env: Mapping[str, str]) -> str:
-    """Say why the runner takes no node and what to do; empty where it takes them."""
+    """Return why the runner accepts no nodes and what to do; empty if it accepts them."""
     tier, minimum = proven[:2], env.get("QFLOW_MINIMUM_TIER") or "T1"
     if proven == "unknown" or read.flag(env, "QFLOW_UNSAFE_NO_SANDBOX"):
         return ""

@@ -1,4 +1,4 @@
-"""Commands on the machine itself, with the database alone, while the suite runs or not."""
+"""Commands that need only the database, whether or not the suite runs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from services.telemetry.__main__ import main as telemetry
 
 
 def renew_owner_token(home: Home) -> str:
-    """Give the path of the file that holds the owner's new token; the one before ends."""
-    # What is done is said by the command.
+    """Create a new token for the owner and end the previous one; returns the path of its file."""
+    # The command reports the result itself.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with logins(home) as urls:
         try:
@@ -32,14 +32,17 @@ def renew_owner_token(home: Home) -> str:
 
 
 def create_user(home: Home, *, email: str, role: str) -> int:
-    """Make a user by the registry's own command, which asks for the password; gives its code."""
+    """Create a user by the registry's own command, which asks for the password.
+
+    Returns its code.
+    """
     with logins(home) as urls:
         env = {"QFLOW_REGISTRY_AUTH_DATABASE_URL": urls["qflow_registry_auth"]}
         return registry(["create-user", f"--role={role}", "--", email], env)
 
 
 def examine(home: Home, arguments: list[str]) -> int:
-    """Ask of every invariant whether it holds, by telemetry's own command; gives its code."""
+    """Check the invariants by telemetry's own command; returns its exit code."""
     with logins(home) as urls:
         url = urls.get("qflow_telemetry_doctor")
         if url is None:
@@ -52,7 +55,7 @@ def examine(home: Home, arguments: list[str]) -> int:
 
 @contextmanager
 def logins(home: Home) -> Iterator[dict[str, str]]:
-    """Give the logins' URLs; the embedded database is started for them where none runs."""
+    """Yield the URLs of the logins; starts the embedded database for that time if none runs."""
     given = os.environ.get("QFLOW_DATABASE_URL")
     if given or home.holder() is not None:
         yield _known(home, given or _running_database(home))

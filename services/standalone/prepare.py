@@ -1,8 +1,9 @@
-"""Migrate the database and make the first owner and the services' tokens; then end.
+"""Migrate the database and create the first owner and the services' tokens, then exit.
 
-A process of its own, started before PostgreSQL answers: what it imports is large, is loaded while
-the server starts, and is gone from memory when the suite runs. Reads one line of JSON from stdin
-(`{"database_url", "home", "create"}`), writes one to stdout (`{"urls", "tokens"}` or `{"error"}`).
+A separate process, started before PostgreSQL accepts connections: its imports are large, are loaded
+while the server starts, and do not stay in memory. Reads one line of JSON from stdin
+(`{"database_url", "home", "create"}`), and writes one to stdout (`{"urls", "tokens"}` or
+`{"error"}`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from services.standalone import bootstrap
 
 
 def prepare(*, database_url: str, home: Path, create: bool) -> dict[str, Any]:
-    """Bring a database to this version and give the logins' URLs and the services' tokens."""
+    """Migrate a database to this version; returns the logins' URLs and the services' tokens."""
     if create:
         _create_database(database_url)
     urls = dict(migrations.upgrade(database_url, home))
@@ -33,7 +34,7 @@ def prepare(*, database_url: str, home: Path, create: bool) -> dict[str, Any]:
 
 
 def variable(login: str) -> str:
-    """Give the name of the setting that holds a login's URL."""
+    """Return the name of the setting with a login's URL."""
     return f"{login.upper()}_DATABASE_URL"
 
 
@@ -47,14 +48,14 @@ def _create_database(database_url: str) -> None:
 
 
 def _main() -> int:
-    # The answer alone goes to stdout; whatever else is said, by whomever, goes to the log.
+    # Only the result goes to stdout; all other output, also of libraries, goes to the log.
     answer_to = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    # A server that drops what is sent to it must not hold the start for minutes.
+    # A server that drops packets must not block the start for minutes.
     os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
     line = sys.stdin.readline()
     if not line:
-        return 0  # the supervisor gave up before the database was there
+        return 0  # the supervisor gave up before the database was ready
     asked = json.loads(line)
     try:
         answer = prepare(
@@ -64,7 +65,7 @@ def _main() -> int:
         answer = {"error": migrations.complaint(error)}
     except RolesRefused as error:
         answer = {"error": f"QFLOW_DATABASE_URL: {error}"}
-    except ValueError as error:  # it names the setting: EnvError, or an address that is none
+    except ValueError as error:  # names the setting: EnvError, or an invalid address
         answer = {"error": str(error)}
     answer_to.write(json.dumps(answer) + "\n")
     answer_to.close()

@@ -1,9 +1,9 @@
-"""Wait until services say that they serve; a process of its own, so the supervisor stays lean.
+"""Wait until services report that they are serving, in a process that spares the supervisor gRPC.
 
     python -m services.standalone.probe registry=127.0.0.1:7101 … [authorities=FILE]
 
-Prints the name of each as it becomes ready, then how the runner isolates user code, and ends with 0
-when all are ready.
+Prints the name of each service as it becomes ready, then the runner's isolation of user code, and
+exits with 0 when all are ready.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _OPTIONS = (
 
 
 async def serving(address: str, authorities: str | None = None) -> bool:
-    """Ask once whether the service at an address serves."""
+    """Return whether the service at an address reports that it is serving."""
     async with open_local(address, authorities, options=_OPTIONS) as channel:
         try:
             ask = channel.unary_unary(
@@ -51,11 +51,11 @@ async def serving(address: str, authorities: str | None = None) -> bool:
 async def _report(name: str, address: str, authorities: str | None) -> None:
     while not await serving(address, authorities):  # noqa: ASYNC110 - another process cannot set our event
         await asyncio.sleep(_ASK_AGAIN_S)
-    print(name, flush=True)  # noqa: T201 - the supervisor reads it
+    print(name, flush=True)  # noqa: T201 - read by the supervisor
 
 
 async def isolation(address: str, token: str, authorities: str | None = None) -> str:
-    """Ask a runner which tier it has proven, and what the proof found wanting."""
+    """Return the tier that a runner has proven, and which of its checks failed."""
     async with open_local(address, authorities, options=_OPTIONS) as channel:
         ask = channel.unary_unary(
             "/qflow.runner.v1.RunnerService/GetRunner",
@@ -82,7 +82,7 @@ async def _main(arguments: list[str], env: Mapping[str, str]) -> None:
         for name, address in addresses.items():
             tasks.create_task(_report(name, address, authorities))
     home = Home.from_env(env)
-    with suppress(OSError, grpc.aio.AioRpcError):  # told where it can be; nothing hangs on it
+    with suppress(OSError, grpc.aio.AioRpcError):  # informational only, so errors are ignored
         token = (home.secrets / OWNER_TOKEN).read_text(encoding="utf-8").strip()
         told = await isolation(addresses["runner"], token, authorities)
         print(f"isolation={told}", flush=True)  # noqa: T201

@@ -1,4 +1,4 @@
-"""Child processes that die with the supervisor, and proof of which process is which."""
+"""Child processes that die with the supervisor, and reliable identification of processes."""
 
 from __future__ import annotations
 
@@ -20,33 +20,36 @@ _LOG_BYTES_MAX: Final = 10 * 1024 * 1024
 
 
 class StandaloneError(Exception):
-    """The suite cannot start or go on; the text says what to do about it."""
+    """The suite cannot start or continue; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessMark:
-    """A process that is surely the same one: a pid alone may have been given to another."""
+    """Identifies a process: a pid alone may have been reused."""
 
     pid: int
     started_ticks: int
 
     @classmethod
     def of(cls, pid: int) -> ProcessMark | None:
-        """Give the mark of a living process, or None where there is none."""
+        """Return the mark of a live process; None if there is none."""
         try:
             stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return None
-        # The name in brackets may hold spaces and brackets itself; fields count from its end.
+        # The name in parentheses may contain spaces and parentheses; fields count from its end.
         fields = stat.rpartition(")")[2].split()
         return None if fields[0] in {"Z", "X"} else cls(pid, int(fields[19]))
 
     def is_alive(self) -> bool:
-        """Tell whether this very process still lives."""
+        """Return whether this very process is alive."""
         return ProcessMark.of(self.pid) == self
 
     def end(self, ladder: Sequence[tuple[signal.Signals, float]]) -> bool:
-        """Send each signal in turn, giving it its seconds; tell whether the process went."""
+        """Send each signal in turn with its timeout in seconds.
+
+        Returns whether the process ended.
+        """
         for number, patience_s in ladder:
             if not self.is_alive():
                 return True
@@ -58,7 +61,7 @@ class ProcessMark:
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
-    """Ask a cheap local question every few milliseconds until it is true or time is up."""
+    """Poll a cheap local condition until it is true; returns False after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() >= deadline:
@@ -79,9 +82,9 @@ def start(
     stdout: int | None = None,
     stderr: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a child whose life is tied to the calling thread: call it from the main thread.
+    """Start a child that dies with the calling thread: call it from the main thread.
 
-    Its output goes to the end of `log`, or is inherited where that is None.
+    Its output is appended to `log`, or inherited if that is None.
     """
     wrapped = [sys.executable, "-I", "-S", _SPAWN, str(os.getpid()), str(int(death_signal))]
     with contextlib.ExitStack() as stack:
@@ -97,20 +100,21 @@ def start(
             stderr=out if stderr is None else stderr,
             env=dict(env),
             cwd=cwd,
-            # A Ctrl-C at the terminal is the supervisor's to hand on, in its own order.
+            # Ctrl-C at the terminal must reach only the supervisor, which stops children in its own
+            # order.
             start_new_session=True,
         )
 
 
 async def wait(child: subprocess.Popen[bytes]) -> int:
-    """Wait for a child's end; give how it ended."""
+    """Wait for a child to end; returns its exit code."""
     if child.poll() is None:
         await over(child)
     return child.wait()
 
 
 def describe_exit(code: int) -> str:
-    """Say how a process ended, for people."""
+    """Return a description of an exit code."""
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -120,7 +124,7 @@ def describe_exit(code: int) -> str:
 
 
 def tail(log: Path, *, lines: int = 20) -> str:
-    """Give the last lines of a log for a message."""
+    """Return the last lines of a log."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 64 * 1024))
@@ -130,9 +134,9 @@ def tail(log: Path, *, lines: int = 20) -> str:
 
 
 def cap_log(log: Path, *, bytes_max: int = _LOG_BYTES_MAX) -> None:
-    """Keep a log file and one predecessor under the cap.
+    """Limit the size of a log file and of one predecessor.
 
-    Copied and emptied in place: the child holds the file open for appending.
+    It is copied and truncated in place, since the child has it open for appending.
     """
     try:
         if log.stat().st_size <= bytes_max:

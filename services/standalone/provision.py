@@ -1,9 +1,9 @@
-"""Bring a deployment's database to this version and lay out what each of its services may know.
+"""Migrate a deployment's database and write each service's secrets into its own folder.
 
-For services that are started one by one: by a container engine, systemd or Kubernetes. What is kept
-between two provisions (passwords, the owner's token, the authority's key) stays in QFLOW_HOME; each
-service gets a folder of its own with its settings as files, to be read through
-QFLOW_SECRETS_FOLDER, and its certificate. A process of its own: what it imports is large.
+For services that are started one by one: by a container engine, systemd or Kubernetes. What
+persists between two runs (passwords, the owner's token, the authority's key) stays in QFLOW_HOME.
+Each service gets a folder with its settings as files, to be read through QFLOW_SECRETS_FOLDER, and
+its certificate. A separate process, since its imports are large.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ BACKUP_LOGIN: Final = "qflow_backup"
 CERTIFICATE: Final = "service.crt"
 KEY: Final = "service.key"
 WEBHOOK_KEY: Final = "webhook.key"
-# How long a start waits for PostgreSQL, which may be starting itself, to take connections.
+# How long to wait for PostgreSQL to accept connections, in seconds; it may be starting.
 _CONNECT_S: Final = "10"
 
 
 def provision(
     home: Home, folder: Path, env: Mapping[str, str], *, hosts: Sequence[str], days: int
 ) -> str:
-    """Do it all, again and again without harm; gives what to say about it."""
+    """Provision a deployment; idempotent. Returns a message about the result."""
     try:
         url = read.required(read.with_secrets(env), "QFLOW_DATABASE_URL")
         home.make()
@@ -47,9 +47,9 @@ def provision(
         raise StandaloneError(migrations.complaint(error)) from None
     except RolesRefused as error:
         raise StandaloneError(f"QFLOW_DATABASE_URL: {error}") from None
-    except ValueError as error:  # it names the setting: EnvError, or an address that is none
+    except ValueError as error:  # names the setting: EnvError, or an invalid address
         raise StandaloneError(str(error)) from None
-    # Not by this machine's own name, which in a container is another each time.
+    # Not for this machine's own name, which in a container is different each time.
     renewed = certificates.ensure(home.tls, [*certificates.listed(env), *hosts], days=days)
     for service in SERVICES:
         _lay_out(
@@ -60,7 +60,7 @@ def provision(
 
 
 def settings_of(service: str, urls: Mapping[str, str], token: str) -> dict[str, str]:
-    """Give the secret settings of one service: nobody gets another's logins."""
+    """Return the secret settings of one service, with its own logins only."""
     own = {
         variable(login): url
         for login, url in urls.items()
@@ -71,7 +71,7 @@ def settings_of(service: str, urls: Mapping[str, str], token: str) -> dict[str, 
 
 
 def root_keys_of(home: Home, service: str, env: Mapping[str, str]) -> dict[str, Path]:
-    """Give what opens secrets, to runners alone, and data at rest, to those who seal it."""
+    """Return a service's root keys: of secrets for the runner, of data for those who seal it."""
     keys = {SECRETS: home.secrets_key()} if service == "runner" else {}
     if service in {"runner", "orchestrator"}:
         data = home.data_key(make=read.flag(env, "QFLOW_ENCRYPT_DATA"))
@@ -93,7 +93,7 @@ def _lay_out(
             write_private(folder / name, f"{value}\n")
         copied = {
             tls_files.AUTHORITY: home.tls / tls_files.AUTHORITY,
-            # The key first: until the certificate follows, whoever looks sees that they do not fit.
+            # The key first: until the certificate follows, readers see that the two do not match.
             KEY: tls_files.key_of(home.tls, service),
             CERTIFICATE: tls_files.certificate_of(home.tls, service),
         }

@@ -1,4 +1,4 @@
-"""Channels from this machine to its own suite, whatever it speaks."""
+"""Channels to this machine's own suite, with or without TLS."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import grpc.aio
 def open_local(
     address: str, authorities: str | None, *, options: tuple[tuple[str, Any], ...] = ()
 ) -> grpc.aio.Channel:
-    """Open a channel to a service of this machine; TLS where `authorities` names a file.
+    """Open a channel to a service on this machine; with TLS if `authorities` names a file.
 
-    A certificate of the operator's own names the host that users dial, not this machine: it is
-    believed as it is, by the name that stands in it.
+    An operator's own certificate names the host that users connect to, not this machine: it is
+    trusted as it is, under the name that it contains.
     """
     if authorities is None or address.startswith("unix:"):
         return grpc.aio.insecure_channel(address, options=options)
@@ -28,8 +28,8 @@ def open_local(
 
 
 def _name_in(text: bytes) -> str | None:
-    """Give a name of the server whose certificate this is; None where it is an authority's."""
-    from cryptography import x509  # late: a suite in plain text does without
+    """Return a name from a server's certificate; None for that of an authority."""
+    from cryptography import x509  # imported late: not needed without TLS
 
     extensions = x509.load_pem_x509_certificate(text).extensions
     try:

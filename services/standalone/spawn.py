@@ -1,7 +1,7 @@
-"""Become another program that dies with its parent; run with `python -I -S` before every child.
+"""Exec a program so that it dies with its parent; run with `python -I -S` before every child.
 
-A file of its own, standard library only, because what happens between fork and exec must not
-happen in the supervisor: it may have threads, and it must never change its own identity.
+A separate file that needs only the standard library: this work between fork and exec must not
+happen in the supervisor, which may have threads and must never change its own identity.
 
     spawn.py PARENT_PID SIGNAL IDENTITY COMMAND...
 
@@ -47,7 +47,7 @@ def _drop_to(identity: str) -> None:
 
 
 def main() -> None:
-    """Take the identity, tie the life to the parent's, become the command."""
+    """Take the identity, tie this process's life to the parent's, and exec the command."""
     parent, death_signal, identity = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     command = sys.argv[4:]
     libc = ctypes.CDLL(None, use_errno=True)
@@ -58,7 +58,7 @@ def main() -> None:
             _drop_to(identity)
     except OSError as error:
         _refuse(f"identity {identity}: {error}")
-    # After the identity: a change of credentials clears it.
+    # After the identity, since a change of credentials clears it.
     libc.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
     if os.getppid() != parent:  # it died before the line above
         os._exit(EXIT_CANNOT_START)

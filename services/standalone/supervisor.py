@@ -1,4 +1,4 @@
-"""Keep PostgreSQL, Redis and the four services running as one, on one machine."""
+"""Run PostgreSQL, Redis and the four services together on one machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from services.standalone.process import StandaloneError, describe_exit
 from services.standalone.tls_files import ENDPOINTS_KEY
 
 _READY_TIMEOUT_S: Final = 60.0
-_CERTIFICATES_CHECK_S: Final = 3600.0  # they are renewed when half of their life is over
+_CERTIFICATES_CHECK_S: Final = 3600.0  # certificates are renewed after half of their life
 _STOPPING: Final = (
     f"Stopping: what runs has up to {LONGEST_STOP_S:.0f} s to end; Ctrl-C again ends it now."
 )
@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 @dataclass(slots=True)
 class Supervisor:
-    """One run of the suite on one home."""
+    """One run of the suite on a home folder."""
 
     home: Home
     env: Mapping[str, str]
@@ -42,19 +42,19 @@ class Supervisor:
     cache: str = field(init=False, default="")
     database: str = field(init=False, default="")
     isolation: str = field(init=False, default="unknown")
-    authorities: str | None = field(init=False, default=None)  # None: plain text
+    authorities: str | None = field(init=False, default=None)  # None: no TLS
     children: Children = field(init=False)
     _postgres: Postgres | None = field(init=False, default=None)
     _redis: redis.Redis | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        """Begin without a child."""
+        """Start without children."""
         self.children = Children(self.home, self.say)
 
     async def run(self, then: Callable[[Supervisor], Awaitable[int]]) -> int:
-        """Start everything, do `then` until it ends or a signal comes, stop everything.
+        """Start everything, run `then` until it ends or a signal arrives, and stop everything.
 
-        Gives the exit code; raises StandaloneError where the suite cannot start or go on.
+        Returns the exit code; raises StandaloneError if the suite cannot start or continue.
         """
         self._on_signals()
         with self.home.locked():
@@ -109,12 +109,12 @@ class Supervisor:
         )
 
     def endpoints(self) -> dict[str, str]:
-        """Give what a client on this machine needs: addresses, and whom to believe if it is TLS."""
+        """Return what a client on this machine needs: addresses, and with TLS the file to trust."""
         believed = {} if self.authorities is None else {ENDPOINTS_KEY: self.authorities}
         return {**self.addresses.as_json(), **believed}
 
     async def _make_certificates(self) -> None:
-        """Have certificates made, or renewed where they are due: services notice by themselves."""
+        """Create or renew certificates in a child process; services reload them by themselves."""
         making = self._python(
             *("services.standalone", "certificates", "--folder", str(self.home.tls)),
             log="certificates",
@@ -132,7 +132,7 @@ class Supervisor:
             if parts.hostname:
                 addresses.check_host("QFLOW_DATABASE_URL", parts.hostname)
             self.database = f"PostgreSQL at {parts.hostname or 'a local socket'}"
-            (self.home.secrets / "database.url").unlink(missing_ok=True)  # an embedded one's
+            (self.home.secrets / "database.url").unlink(missing_ok=True)  # of an embedded server
             return given, False
         binaries = Binaries.find(self.env)
         server = Postgres(
@@ -189,8 +189,8 @@ class Supervisor:
         asked = {"database_url": database_url, "home": str(self.home.root), "create": create}
         assert preparing.stdin is not None
         assert preparing.stdout is not None
-        # Small enough for a pipe both ways, so nobody waits but for the process' end.
-        with suppress(BrokenPipeError):  # it has failed already: its log says why
+        # Both messages fit into a pipe's buffer, so only the end of the process is awaited.
+        with suppress(BrokenPipeError):  # it has failed already; its log says why
             preparing.stdin.write(json.dumps(asked).encode() + b"\n")
             preparing.stdin.flush()
         await process.wait(preparing)
@@ -236,7 +236,7 @@ class Supervisor:
             stdout=subprocess.PIPE if pipes else None,
         )
 
-    # Stay.
+    # Run.
 
     async def _until_end(self, then: Callable[[Supervisor], Awaitable[int]]) -> int:
         result: list[int] = []
@@ -261,7 +261,7 @@ class Supervisor:
         return result[0] if result else 0
 
     async def _unless_stopped(self, work: Awaitable[None]) -> bool:
-        """Do the work, but let it go when the suite stops; tell whether it was done."""
+        """Run the work, but cancel it when the suite stops; returns whether it finished."""
         doing = asyncio.ensure_future(work)
         stopped = asyncio.ensure_future(self.children.stopping.wait())
         await asyncio.wait({doing, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -275,7 +275,7 @@ class Supervisor:
         return True
 
     async def _ready(self) -> None:
-        """Wait until every service serves; the probe says so name by name."""
+        """Wait until all services are serving, as reported by the probe line by line."""
         probe = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "services.standalone.probe"),
             *(f"{name}={address}" for name, address in self._probed().items()),
@@ -321,7 +321,7 @@ class Supervisor:
     # Stop.
 
     async def _stop(self) -> None:
-        """Stop services, then Redis, then PostgreSQL."""
+        """Stop the services, then Redis, then PostgreSQL."""
         await self.children.stop()
         if self._redis is not None:
             self._redis.stop()
@@ -337,13 +337,13 @@ class Supervisor:
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self.children.stopping.is_set():
-            # A person loses patience with Ctrl-C. A terminal that closes may hang up twice, and
-            # whoever manages processes may ask them twice to end: neither means "now".
+            # Only a second Ctrl-C means "now": a closing terminal may send SIGHUP twice, and
+            # process managers may send SIGTERM twice.
             if number == signal.SIGINT:
                 self.children.hurried.set()
             return
         self.children.stopping.set()
-        with suppress(OSError):  # the terminal that hung up takes no line
+        with suppress(OSError):  # the terminal may be gone
             self.say(_STOPPING)
 
 
@@ -351,7 +351,7 @@ def _redis_host(url: str) -> str | None:
     try:
         parts = urlsplit(url)
         if parts.scheme in {"redis", "rediss", "unix"}:
-            _ = parts.port  # it is read only now
+            _ = parts.port  # parsed, and so validated, only on access
             return parts.hostname
     except ValueError:
         pass
@@ -361,7 +361,7 @@ def _redis_host(url: str) -> str | None:
 def _first_of(
     group: BaseExceptionGroup[BaseException], kind: type[BaseException]
 ) -> BaseException | None:
-    """Give the first error of a kind in a group, however deep."""
+    """Return the first error of a kind in a group, at any depth."""
     for error in group.exceptions:
         found = _first_of(error, kind) if isinstance(error, BaseExceptionGroup) else error
         if isinstance(found, kind):

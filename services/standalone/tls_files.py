@@ -1,4 +1,4 @@
-"""Where the certificates of a suite lie, and what its services and clients are told of them."""
+"""The paths of a suite's certificates, and the TLS settings of its services and clients."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Final
 from services.kit import env as read
 
 AUTHORITY: Final = "authority.crt"
-# In `endpoints.json`, beside the addresses: the file by which a client believes the services.
+# The key in `endpoints.json` of the file with which clients verify the services.
 ENDPOINTS_KEY: Final = "authorities"
 
 
 def certificate_of(folder: Path, service: str) -> Path:
-    """Give the file of a service's certificate."""
+    """Return the path of a service's certificate."""
     return folder / f"{service}.crt"
 
 
 def key_of(folder: Path, service: str) -> Path:
-    """Give the file of a service's private key."""
+    """Return the path of a service's private key."""
     return folder / f"{service}.key"
 
 
 def wanted(env: Mapping[str, str]) -> bool:
-    """Whether the suite on one machine speaks TLS: QFLOW_TLS."""
+    """Return whether the suite uses TLS, by QFLOW_TLS."""
     return read.flag(env, "QFLOW_TLS")
 
 
 def settings_of(folder: Path, service: str, env: Mapping[str, str]) -> dict[str, str]:
-    """Give the settings of one service; what an operator has set is not touched."""
+    """Return the TLS settings of one service; an operator's own settings take precedence."""
     certificate, key = str(certificate_of(folder, service)), str(key_of(folder, service))
     own = {
         "QFLOW_SERVICE_CERTIFICATE_FILE": certificate,
@@ -42,6 +42,6 @@ def settings_of(folder: Path, service: str, env: Mapping[str, str]) -> dict[str,
 
 
 def believed(folder: Path, env: Mapping[str, str]) -> Path:
-    """Give the file by which clients believe what users are shown."""
+    """Return the file with which clients verify the certificates that users see."""
     given = read.optional(env, "QFLOW_TLS_CERTIFICATE_FILE")
     return Path(given) if given else folder / AUTHORITY

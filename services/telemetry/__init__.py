@@ -1,1 +1,1 @@
-"""Telemetry: what runs cost, what went wrong, how the machines are, and what may be forgotten."""
+"""Telemetry: metrics, error logs, health samples, retention and backups."""

@@ -21,10 +21,10 @@ _REFUSED: Final = 2
 
 
 def main(arguments: list[str], env: Mapping[str, str]) -> int:
-    """Run one command; gives the exit code of the process: 1 where something does not hold."""
+    """Run one command; returns the process's exit code, 1 if an invariant does not hold."""
     asked = _parser().parse_args(arguments)
     if asked.command is None:
-        from services.telemetry.app import build  # late: the doctor needs no server
+        from services.telemetry.app import build  # imported late: the doctor needs no server
 
         return run_service("telemetry", build)
     structlog.configure(
@@ -36,14 +36,14 @@ def main(arguments: list[str], env: Mapping[str, str]) -> int:
         url = settings.required(env, "QFLOW_TELEMETRY_DOCTOR_DATABASE_URL")
         return asyncio.run(_examine(url, asked))
     except (QflowError, settings.EnvError) as error:
-        print(error, file=sys.stderr)  # noqa: T201  # a command speaks to a terminal
+        print(error, file=sys.stderr)  # noqa: T201  # a command prints to a terminal
         return _REFUSED
     except KeyboardInterrupt:
         return 130
 
 
 async def _examine(url: str, asked: argparse.Namespace) -> int:
-    from services.kit.pg import open_pool  # late: serving opens its own
+    from services.kit.pg import open_pool  # imported late: serving opens its own
     from services.telemetry.domain.invariant import Verdict
     from services.telemetry.domain.report import as_json, told
     from services.telemetry.usecases.doctor import Doctor

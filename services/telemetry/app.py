@@ -1,4 +1,4 @@
-"""Telemetry put together."""
+"""The composition of the telemetry service."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ from services.telemetry.usecases.retention import Retention
 
 # Retention deletes in batches that may take longer than any call.
 _MAINT_STATEMENT_TIMEOUT_S = 60.0
-# A question of the doctor's may read a whole table.
+# A query of the doctor may scan a whole table.
 _DOCTOR_STATEMENT_TIMEOUT_S = 60.0
 
-# On which an orchestrator says that it has begun to work, or has stopped.
+# Orchestrators notify this channel when they start to work and when they stop.
 _MEMBERS_CHANNEL = "qflow_members"
 
 
 @asynccontextmanager
 async def build(env: Mapping[str, str]) -> AsyncIterator[App]:
-    """Put telemetry together: calls see what their caller may see, loops see every tenant."""
+    """Build telemetry: calls see what their caller may see, loops see all tenants."""
     settings = Settings.from_env(env)
     pool = await open_pool(
         settings.database_url,

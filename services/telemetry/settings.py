@@ -1,4 +1,4 @@
-"""Telemetry's settings: read once, passed as plain values."""
+"""Settings of telemetry from its environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.telemetry.domain.retention import RULES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a deployment says of telemetry."""
+    """All settings, read once."""
 
     database_url: str = field(repr=False)
     maint_database_url: str = field(repr=False)
@@ -34,10 +34,10 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
-        """Read the environment; a missing or wrong value stops the process with its name."""
+        """Read the settings; raises EnvError naming a missing or invalid one."""
         keeps_backups = read.optional(env, "QFLOW_BACKUP_FOLDER") is not None
         if keeps_backups:
-            read.required(env, "QFLOW_BACKUP_DATABASE_URL")  # the program reads it by itself
+            read.required(env, "QFLOW_BACKUP_DATABASE_URL")  # read by the backup program itself
         return cls(
             database_url=read.required(env, "QFLOW_TELEMETRY_DATABASE_URL"),
             maint_database_url=read.required(env, "QFLOW_TELEMETRY_MAINT_DATABASE_URL"),

@@ -1,3 +1,3 @@
-"""What the registry decides: pure functions over frozen values."""
+"""Rules of the registry: pure functions over frozen values."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Accounts: what is known of a user, and what may become of one."""
+"""User accounts: their data, their states, and the errors about them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ USER_FIELDS: Final = (*PROFILE_FIELDS, "role")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """A user as callers may see one: nothing of the password but whether there is one."""
+    """A user as callers see one; of the password only whether there is one."""
 
     id: UUID
     email: str
@@ -37,16 +37,16 @@ class Account:
 
     @property
     def etag(self) -> str:
-        """What changes with every change of the user."""
+        """A tag that changes with each change of the user."""
         return f"{self.updated_at.timestamp() * 1_000_000:.0f}"
 
     def facts(self) -> dict[str, Any]:
-        """Return what the audit trail keeps: no address or name, which could never be taken out."""
+        """Return what the audit trail stores: no address or name, which could never be removed."""
         return {"role": self.role, "is_owner": self.is_owner, "state": self.state}
 
 
 def state_of(*, is_active: bool, has_password: bool, is_anonymized: bool) -> State:
-    """Tell whether and how a user can come in."""
+    """Return the state of an account."""
     if is_anonymized:
         return "anonymized"
     if not is_active:
@@ -55,12 +55,12 @@ def state_of(*, is_active: bool, has_password: bool, is_anonymized: bool) -> Sta
 
 
 def personal_name_from(text: str, *, field: str) -> str:
-    """Return a first or last name, which may be left out."""
+    """Return a valid first or last name; empty if left out."""
     return name_from(text, field=field) if text else ""
 
 
 def merged(before: Account, changes: Account, mask: Sequence[str]) -> Account:
-    """Take what the mask names from the changes; the owner stays an administrator."""
+    """Apply the fields in the mask; raises if the owner would not stay an administrator."""
     after = replace(before, **{name: getattr(changes, name) for name in mask})
     if before.is_owner and after.role != "admin":
         raise is_owner(before)
@@ -68,7 +68,7 @@ def merged(before: Account, changes: Account, mask: Sequence[str]) -> Account:
 
 
 def check_not_anonymized(account: Account) -> None:
-    """Refuse to change somebody whose data is gone for ever."""
+    """Raise if the user was anonymized."""
     if account.state == "anonymized":
         raise FailedPrecondition(
             "USER_ANONYMIZED",
@@ -78,7 +78,7 @@ def check_not_anonymized(account: Account) -> None:
 
 
 def is_owner(account: Account) -> QflowError:
-    """Make the refusal of what would leave the deployment without an owner."""
+    """Return the error for what would leave the deployment without an owner."""
     return FailedPrecondition(
         "USER_IS_OWNER",
         "the user owns the deployment; make another the owner first (TransferOwnership)",
@@ -87,7 +87,7 @@ def is_owner(account: Account) -> QflowError:
 
 
 def not_active(account: Account) -> QflowError:
-    """Make the refusal of what only a user who can come in may get."""
+    """Return the error for what only an active user may get."""
     return FailedPrecondition(
         "USER_NOT_ACTIVE",
         f"the user is {account.state}",
@@ -96,10 +96,10 @@ def not_active(account: Account) -> QflowError:
 
 
 def not_found(user_id: UUID) -> NotFound:
-    """Make the answer to an id of nobody, or of somebody whom the caller may not see."""
+    """Return the error for a user that does not exist or that the caller may not see."""
     return NotFound("USER_NOT_FOUND", "there is no such user", resource=("user", str(user_id)))
 
 
 def anonymous_email(user_id: UUID) -> str:
-    """Return what stands for the address of whoever was anonymised; no such host can exist."""
+    """Return the address of an anonymized user; its host cannot exist."""
     return f"anonymized-{user_id}@qflow.invalid"

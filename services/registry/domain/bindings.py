@@ -1,6 +1,6 @@
-"""What feeds inputs besides edges and literals: variables, and parameters of the definition.
+"""Check what feeds inputs besides edges and literals: variables and parameters.
 
-Either brings a value as it stands, so its type must be one that the input takes without conversion.
+Both supply a value without conversion, so the input must accept their type directly.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _ADVICE: Final = "give it a type that the input takes as it stands"
 
 
 class Findings(Protocol):
-    """The check that this is a part of."""
+    """The check that collects findings."""
 
     def add(self, severity: str, place: str, code: str, message: str, hint: str = "") -> None:
-        """Note what was found."""
+        """Add a finding."""
 
     def judge(self, source: Type, target: Type, conversion: str) -> Verdict:
-        """Say what is known of an edge between two types."""
+        """Return the verdict on an edge between two types."""
 
     def value(self, place: str, of: Type, text: str) -> None:
-        """Note what hinders a text from being a value of a type."""
+        """Add findings if a JSON text is not a value of the type."""
 
 
 @dataclass(slots=True)
 class Bindings:
-    """The variables that are known, and the parameters that the definition declares."""
+    """The known variables, and the parameters that the definition declares."""
 
     check: Findings
     variables: Mapping[str, Type]
@@ -48,7 +48,7 @@ class Bindings:
     used: set[str] = field(default_factory=set)
 
     def declare(self, definition: Definition) -> tuple[Parameter, ...]:
-        """Check the declared parameters by themselves; fill in their types."""
+        """Check the declared parameters; returns them with their types filled in."""
         filled = []
         for index, each in enumerate(definition.parameters):
             place = f"parameters[{index}]"
@@ -76,14 +76,17 @@ class Bindings:
             return None
 
     def unused(self, definition: Definition) -> None:
-        """Tell of parameters that feed nothing."""
+        """Report parameters that nothing uses."""
         for index, each in enumerate(definition.parameters):
             if each.name not in self.used:
                 message = f"the parameter {each.name} feeds nothing"
                 self.check.add(INFO, f"parameters[{index}]", "PARAMETER_UNUSED", message)
 
     def variable(self, place: str, name: str, target: Type) -> None:
-        """Check that a variable is there and fits; one that is made later is only warned of."""
+        """Check that a variable exists and fits.
+
+        Warns if it is missing, since it can be set later.
+        """
         of = self.variables.get(name)
         if of is None:
             message = f"there is no variable {name} of the tenant or the workflow"

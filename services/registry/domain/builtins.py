@@ -1,4 +1,4 @@
-"""The nodes that the engine itself runs, described as Python nodes are."""
+"""The built-in nodes, which the engine runs itself, described like Python nodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.registry.domain.definition import InputSpec, Signature
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltinNode:
-    """A node without source; where a place says the type of an output, it is `Any` here."""
+    """A built-in node; outputs whose type is stated at the place are `Any` here."""
 
     id: UUID
     kind: str
@@ -79,7 +79,7 @@ BY_KIND: Final = {each.kind: each for each in BUILTINS}
 
 
 def signature_of(construct: Construct) -> Signature | None:
-    """Give what edges need to know of a built-in node at a place; None for a sub-workflow."""
+    """Return the signature of a built-in node at a place; None for a sub-workflow."""
     described = BY_KIND.get(construct.kind)
     if described is None:
         return None

@@ -1,4 +1,4 @@
-"""A workflow as boxes and links: what every picture of it is drawn from."""
+"""A workflow as boxes and links, from which every picture of it is drawn."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from services.registry.domain.definition import Connection, Definition, Workflow
 
 Kind = Literal["input", "node", "choice", "output"]
 
-# Of a text in a picture: the rest is an ellipsis.
+# Longer texts in a picture end with an ellipsis.
 TEXT_CHARS_MAX: Final = 32
 WHOLE: Final = -1
-# Formats that turn the direction of what follows them, or cannot be seen.
+# Unicode categories that change text direction or are invisible.
 _CONTROLS: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _UNSEEN: Final = "\N{REPLACEMENT CHARACTER}"
-# What joins the parts of one sign, and turns nothing.
+# Joiners within one grapheme, which are harmless.
 _JOINERS: Final = frozenset("\u200c\u200d")
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A place, or an input or output of the workflow; names stand beside where links meet it."""
+    """A node, or an input or output of the workflow, with the names of its ports."""
 
     kind: Kind
     title: str
     subtitle: str = ""
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
-    # Beside inputs that no link feeds: the value that is written into the definition.
+    # Inputs that no link feeds, with the literal from the definition.
     values: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A line from an output to an input, each by the box's index and the index within it.
+    """A line from an output to an input, by the box's index and the port's index within it.
 
-    Where it carries nothing it leads from box to box, and the indexes within are `WHOLE`.
+    If it carries no value it connects the boxes, and both port indexes are `WHOLE`.
     """
 
     source: int
@@ -55,18 +55,18 @@ class Link:
 
     @property
     def look(self) -> str:
-        """What it is drawn as: its kind where that is not to carry a value, else its verdict."""
+        """The style key: the kind of an edge without a value, else its verdict."""
         return self.kind or self.verdict
 
     @property
     def written(self) -> str:
-        """What stands on it."""
+        """The label of the line."""
         return self.conversion or self.branch
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """All of it, under one title; `places` counts the boxes that are nodes."""
+    """A whole picture; `places` counts the boxes that are nodes."""
 
     title: str
     boxes: tuple[Box, ...]
@@ -75,7 +75,7 @@ class Chart:
 
 
 def chart_of(title: str, definition: Definition, names: Sequence[str]) -> Chart:
-    """Lay out what a definition says; `names` has the name of the Python node of each place."""
+    """Build the chart of a definition; `names` has the node's name for each place."""
     fed: dict[str, list[str]] = {}
     used: dict[str, list[str]] = {}
     for edge in filter(lambda each: each.is_value, definition.connections):
@@ -130,7 +130,7 @@ def _box(node: WorkflowNode, called: str, fed: Iterable[str], used: Iterable[str
 
 
 def _marks(node: WorkflowNode) -> Iterator[str]:
-    """Give what is to be seen of how a place runs."""
+    """Yield short notes on how a place runs."""
     if isinstance(node.construct, SubWorkflow):
         yield "workflow"
     if node.version:
@@ -150,7 +150,7 @@ def _marks(node: WorkflowNode) -> Iterator[str]:
 
 
 def seen(text: str, chars_max: int = TEXT_CHARS_MAX) -> str:
-    """Give a text as a picture shows it: on one line, cut, without what turns or hides others."""
+    """Return a text as shown in a picture: one line, cut, without invisible or bidi characters."""
     head = " ".join(text[: 8 * chars_max].split())
     shown = "".join(
         _UNSEEN if unicodedata.category(each) in _CONTROLS and each not in _JOINERS else each

@@ -1,4 +1,4 @@
-"""What a place of a graph may be besides a Python node that runs once: as frozen values."""
+"""What a place of a graph can be besides a Python node that runs once."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Final, TypeAlias
 
 from qflow.types import Type
 
-# How an edge is stored; an edge of data has no kind.
+# The kind of an edge as stored; a data edge has none.
 DATA: Final = ""
 ORDER: Final = "order"
 BRANCH: Final = "branch"
 FAILURE: Final = "failure"
-# What a failure edge may carry.
+# The only output that a failure edge can carry.
 ERROR_OUTPUT: Final = "error"
-# An edge whose source may end without a value gives this where its input has no default.
+# If the source of an edge may end without a value, its target gets null, unless it has a default.
 ABSENT_NULL: Final = "null"
 
 PYTHON: Final = "python"
@@ -32,10 +32,10 @@ FINISH: Final = "finish"
 FAIL: Final = "fail"
 
 
-# How much of a process calls share, and how strongly they are held; both from least to most strict.
+# How much of a process calls share, and how strongly they are isolated; weakest first.
 REUSES: Final = ("warm", "fork", "fresh", "container")
 TIERS: Final = ("T0", "T1", "T2", "T3", "T4")
-# What code reaches of the network, from nothing on.
+# Which network code can reach, least first.
 NETWORKS: Final = ("none", "egress", "host")
 EGRESS: Final = "egress"
 _LABEL: Final = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -46,7 +46,7 @@ HOST_PATTERN: Final = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requirements:
-    """What a place requires of the runner that it goes to."""
+    """What a place requires of its runner."""
 
     isolation: str = ""
     labels: tuple[tuple[str, str], ...] = ()
@@ -57,7 +57,7 @@ class Requirements:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A way out of a choice, taken where its condition is the first that holds."""
+    """A branch of a choice, taken if its condition is the first that holds."""
 
     name: str
     condition: str
@@ -65,7 +65,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Takes the first branch whose condition holds, else the default, else none."""
+    """Takes the first branch whose condition holds, else the default branch, else none."""
 
     kind = "choice"
     branches: tuple[Branch, ...] = ()
@@ -74,27 +74,27 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sleep:
-    """Waits for a time that its inputs say."""
+    """Waits for a time given by its inputs."""
 
     kind = "sleep"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """Waits for a value from outside; gives the default when the time is up, or fails."""
+    """Waits for a value from outside; on timeout uses the default, or fails without one."""
 
     kind = "signal"
     name: str = ""
     type: Type | None = None
     timeout_ms: int | None = None
     default_json: str | None = None
-    # The form of the type as a caller wrote it, as of a workflow's input.
+    # The type as the caller wrote it, as for a workflow's input.
     type_text: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
-    """Waits for a person who approves or does not, and may answer with a value."""
+    """Waits for a person's approval or rejection, with an optional value."""
 
     kind = "approval"
     name: str = ""
@@ -105,7 +105,7 @@ class Approval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubWorkflow:
-    """Runs another workflow: the place's `node_id` is that workflow's, and so is its version."""
+    """Runs another workflow: the place's `node_id` and `version` are that workflow's."""
 
     kind = WORKFLOW
 
@@ -115,7 +115,7 @@ Construct: TypeAlias = "Choice | Sleep | Signal | Approval | SubWorkflow"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Join:
-    """How many of its sources a place waits for; `count` is that of `n_of` alone."""
+    """How many of its sources a place waits for; `count` is only used by `n_of`."""
 
     policy: str = ALL
     count: int = 0
@@ -123,7 +123,7 @@ class Join:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Map:
-    """A place that runs once for each element of the list at one of its inputs."""
+    """Runs a place once for each element of the list at one of its inputs."""
 
     input: str
     depth: int = 1
@@ -133,13 +133,13 @@ class Map:
 
     @property
     def tolerates(self) -> bool:
-        """Whether elements may fail, whose values are null then."""
+        """Whether elements may fail; their results are then null."""
         return bool(self.max_failed or self.max_failed_ratio)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loop:
-    """A place that runs again while a condition holds; `carry` is of inputs and outputs."""
+    """Repeats a place while a condition holds; `carry` maps inputs to outputs."""
 
     condition: str
     max_turns: int

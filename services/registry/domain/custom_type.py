@@ -1,4 +1,4 @@
-"""What a caller writes to define a type, and what is made of it."""
+"""The definition of a custom type as written by a caller, and its record type."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from qflow.types import Field, Record, Type
 
-# Names that sources use for something else already.
+# Names that already have a meaning in sources.
 RESERVED: Final = frozenset(
     {*keyword.kwlist, *keyword.softkwlist, *dir(builtins), *typing.__all__}
     | {"datetime", "date", "time", "timedelta", "Decimal", "UUID", "Path"}
@@ -20,7 +20,7 @@ RESERVED: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class WrittenField:
-    """One field, with its type as an annotation writes it."""
+    """A field with its type as an annotation."""
 
     name: str
     expression: str
@@ -29,14 +29,14 @@ class WrittenField:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A definition as it was written: by fields, or by a JSON Schema."""
+    """A definition as written: by fields, or by a JSON Schema."""
 
     fields: tuple[WrittenField, ...] = ()
     json_schema: str = ""
 
 
 def written_to_json(written: Written) -> dict[str, Any]:
-    """Write what `custom_types.definition` holds besides the structural form."""
+    """Return what `custom_types.definition` stores besides the structural form."""
     if written.json_schema:
         return {"kind": "json_schema", "json_schema": written.json_schema}
     return {
@@ -49,7 +49,7 @@ def written_to_json(written: Written) -> dict[str, Any]:
 
 
 def written_from_json(stored: Mapping[str, Any]) -> Written:
-    """Read what `written_to_json` wrote."""
+    """Parse the result of `written_to_json`."""
     if stored["kind"] == "json_schema":
         return Written(json_schema=stored["json_schema"])
     return Written(
@@ -60,7 +60,7 @@ def written_from_json(stored: Mapping[str, Any]) -> Written:
 
 
 def record_of(name: str, fields: Sequence[WrittenField], types: Sequence[Type]) -> Record:
-    """Make the record of some fields: its values are dicts, since no source has its class."""
+    """Build a record type; its values are dicts, since no source defines a class for it."""
     return Record(
         "typeddict",
         name,

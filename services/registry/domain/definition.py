@@ -1,4 +1,4 @@
-"""Workflows as frozen values: what is stored, and what is found in it."""
+"""Workflow definitions as frozen values, and the findings of their check."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ INFO: Final = "info"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """When failed attempts of a node are tried again."""
+    """When a node's failed attempts are retried."""
 
     max_retries: int = int(table.MAX_RETRIES.default or 0)
     initial_delay_ms: int = int(table.INITIAL_DELAY.default or 0)
     factor: float = table.FACTOR.default or 0.0
     max_delay_ms: int = int(table.MAX_DELAY.default or 0)
     jitter: float = table.JITTER.default or 0.0
-    # Of error types; without any, every error is tried again that is not named as no use.
+    # Error types; without `retryable`, all errors except the `non_retryable` ones are retried.
     retryable: tuple[str, ...] = ()
     non_retryable: tuple[str, ...] = ()
 
     def settings(self) -> Iterator[tuple[Setting, float | None]]:
-        """Give each of its settings with its value."""
+        """Yield each setting with its value."""
         yield table.MAX_RETRIES, self.max_retries
         yield table.INITIAL_DELAY, self.initial_delay_ms
         yield table.FACTOR, self.factor
@@ -63,8 +63,8 @@ class Retry:
 class WorkflowNode:
     """One place of a graph.
 
-    `literals` are pairs of an input and JSON text, `variables` and `parameters` of an input and a
-    name.
+    `literals` are pairs of an input and JSON text; `variables` and `parameters` are pairs of an
+    input and a name.
     """
 
     id: str
@@ -76,7 +76,7 @@ class WorkflowNode:
     memory_bytes: int = MEMORY_BYTES_DEFAULT
     variables: tuple[tuple[str, str], ...] = ()
     parameters: tuple[tuple[str, str], ...] = ()
-    construct: Construct | None = None  # what runs here in the place of a Python node
+    construct: Construct | None = None  # None for a Python node
     join: Join | None = None
     condition: str = ""
     on_failure: str = ""
@@ -88,30 +88,30 @@ class WorkflowNode:
     total_timeout_ms: int | None = None
     limits: NodeLimits = DEFAULT_LIMITS
     cache_ttl_ms: int | None = None
-    reuse: str = ""  # empty: as much as the node's author allows
+    reuse: str = ""  # empty: as much sharing as the node's author allows
     runner: Requirements | None = None
     heartbeat_timeout_ms: int | None = None
-    network: str = ""  # empty: none
+    network: str = ""  # empty: no network
     egress_hosts: tuple[str, ...] = ()
     concurrency: int = 0  # 0: one call at a time
 
     @property
     def kind(self) -> str:
-        """What runs here."""
+        """The kind of what runs here."""
         return PYTHON if self.construct is None else self.construct.kind
 
     @property
     def continues(self) -> bool:
-        """Whether its failure is said not to stop the run."""
+        """Whether the run continues if this node fails."""
         return self.on_failure == CONTINUE
 
     @property
     def is_main(self) -> bool:
-        """Whether it runs as its sources end: not last of all, and not to undo another."""
+        """Whether it runs in the main phase: neither in the finally phase nor as a compensation."""
         return self.phase != FINALLY and not self.compensates
 
     def settings(self) -> Iterator[tuple[Setting, float | None]]:
-        """Give each of its settings with its value."""
+        """Yield each setting with its value."""
         yield table.NODE_TIMEOUT, self.timeout_ms
         yield table.MEMORY_LIMIT, self.memory_bytes
         yield from self.limits.settings()
@@ -140,21 +140,22 @@ class Connection:
     verdict: str = ""
     kind: str = DATA
     branch: str = ""
-    # What is given where the source ends without a value; decided by the check, as the next is.
+    # What the target gets if the source ends without a value; filled in by the check, as is the
+    # next.
     absent: str = ""
-    # What the conversion reads, where that is not the source's output as its version has it.
+    # The type the conversion reads, if it differs from the source's declared output.
     source_type: Type | None = None
-    # JSON text of a value that a refuted edge could not carry; such an edge is never stored.
+    # JSON text of a value that a refuted edge could not carry; such edges are never stored.
     counter_example: str = ""
 
     @property
     def is_lossless(self) -> bool:
-        """Whether what it carries always arrives, and can be told from all else."""
+        """Whether the conversion keeps every value distinct."""
         return self.conversion not in LOSSY
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """What makes two edges the same."""
+        """The identity of an edge; two edges with equal ends are duplicates."""
         ends = (self.source, self.source_output, self.target, self.target_input)
         return (*ends, self.kind, self.branch) if self.kind else ends
 
@@ -165,29 +166,29 @@ class Connection:
 
     @property
     def is_branch(self) -> bool:
-        """Whether it is a way out of a choice."""
+        """Whether it is a branch of a choice."""
         return self.kind == BRANCH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowInput:
-    """What a starter gives; without a type it is taken from what the input feeds."""
+    """An input of the workflow; without a type, the type is inferred from what the input feeds."""
 
     name: str
     type: Type | None = None
     default_json: str | None = None
-    # The form of the type as a caller wrote it: the check reads it, and tells what is wrong in it.
+    # The type as the caller wrote it; the check parses it and reports its faults.
     type_text: str = field(default="", compare=False)
 
     @property
     def required(self) -> bool:
-        """Whether a starter must give it."""
+        """Whether a start must provide a value."""
         return self.default_json is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowOutput:
-    """What a run answers with."""
+    """A result of a run."""
 
     name: str
     node: str
@@ -197,19 +198,19 @@ class WorkflowOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """What is filled in when a workflow is made of this one."""
+    """A value to fill in when a workflow is created from this template."""
 
     name: str
     type: Type | None = None
     description: str = ""
     default_json: str | None = None
-    # The form of the type as a caller wrote it, as of an input.
+    # The type as the caller wrote it, as for an input.
     type_text: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
-    """A graph, whole."""
+    """A whole workflow graph."""
 
     nodes: tuple[WorkflowNode, ...]
     connections: tuple[Connection, ...] = ()
@@ -219,7 +220,7 @@ class Definition:
     parameters: tuple[Parameter, ...] = ()
 
     def settings(self) -> Iterator[tuple[Setting, float | None]]:
-        """Give each of the settings of the whole graph with its value."""
+        """Yield each setting of the whole graph with its value."""
         yield table.RUN_TIMEOUT, self.timeout_ms
 
     @property
@@ -230,7 +231,7 @@ class Definition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSpec:
-    """An input of a node, as far as edges need to know it."""
+    """An input of a node, as far as edges need it."""
 
     type: Type
     required: bool
@@ -239,50 +240,50 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """What edges need to know of one version of a node."""
+    """The signature of a node version, as far as edges need it."""
 
     python_version: str
     inputs: Mapping[str, InputSpec]
     outputs: Mapping[str, Type]
-    # Of a workflow that runs as a node of another; the runs of its nodes have a Python each.
+    # True for a sub-workflow; it has no Python version, since its nodes have their own.
     is_workflow: bool = False
-    # Whether it takes whatever is connected to it, under any name.
+    # Whether it accepts any connected input, by any name.
     is_open: bool = False
-    # Whether its calls may meet on one event loop: it is an `async def`.
+    # Whether several calls can share one event loop, as for an `async def`.
     is_async: bool = False
 
 
-# By node and by the version that was asked for; 0 asks for the current one. None: no such version.
+# By node id and requested version, 0 for the current one. None: no such version.
 Signatures = Mapping[tuple[UUID, int], Signature | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something found in a definition, with the path of the part that has it."""
+    """A finding in a definition, with the path of the affected part."""
 
     severity: str
     place: str
     code: str
     message: str
     hint: str = ""
-    # Of a refuted edge: a value that it could not carry, and the conversions that would mend it.
+    # For a refuted edge: a value that it could not carry, and the conversions that would fix it.
     counter_example: str = ""
     mended_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A definition as it would be stored, and everything that was found in it, worst first."""
+    """A definition as it would be stored, with all findings, worst first."""
 
     definition: Definition
     findings: tuple[Finding, ...]
 
     @property
     def storable(self) -> bool:
-        """Whether nothing hinders storing it."""
+        """Whether it can be stored."""
         return all(each.severity != ERROR for each in self.findings)
 
     @property
     def activatable(self) -> bool:
-        """Whether nothing hinders starting it."""
+        """Whether it can be activated."""
         return all(each.severity == INFO for each in self.findings)

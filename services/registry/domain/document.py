@@ -1,6 +1,6 @@
-"""Texts that people keep: read to items that know where they stand, and written in one way only.
+"""JSON text parsed into items with their positions, and values written back canonically.
 
-A number is the digits that were written: what is read is written again as it was.
+A number keeps its digits, so that it is written exactly as it was read.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _WORDS: Final = (("true", True), ("false", False), ("null", None))
 
 
 class Number(str):
-    """A number as it is written."""
+    """A number, as the digits of its text."""
 
     __slots__ = ()
 
 
-# What is written: plain values, a number by its digits.
+# A value without positions, for writing.
 Plain: TypeAlias = "str | Number | int | bool | list[Plain] | dict[str, Plain] | None"
 Value: TypeAlias = "str | Number | bool | list[Item] | dict[str, Item] | None"
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A value of a text, with the line and the column where it begins, both from 1."""
+    """A parsed value, with the line and column where it starts, both from 1."""
 
     value: Value
     line: int
@@ -42,7 +42,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something wrong with a text, and where; `path` leads to the part that has it."""
+    """A fault in a text and its position; `path` names the affected part."""
 
     line: int
     column: int
@@ -52,7 +52,7 @@ class Fault:
 
 
 class DocumentError(Exception):
-    """A text cannot be read; says everything that was found until then."""
+    """A text cannot be parsed; holds all faults found until then."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(faults)
@@ -60,12 +60,12 @@ class DocumentError(Exception):
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a number as JSON writes it."""
+    """Return whether a text is a JSON number."""
     return _NUMBER.fullmatch(text) is not None
 
 
 def plain(item: Item) -> Plain:
-    """Give a value without its places."""
+    """Return a value without positions."""
     match item.value:
         case list(items):
             return [plain(each) for each in items]
@@ -76,12 +76,12 @@ def plain(item: Item) -> Plain:
 
 
 def to_json(value: Plain) -> str:
-    """Write a value as JSON on one line."""
+    """Return a value as JSON on one line."""
     return "".join(_written(value, "", ""))
 
 
 def to_json_lines(value: Plain) -> str:
-    """Write a value as JSON for people: a line per member, two spaces per level."""
+    """Return a value as indented JSON, one line per member."""
     return "".join(_written(value, "\n", "  ")) + "\n"
 
 
@@ -115,12 +115,12 @@ def _group(
 
 
 def read_json(text: str) -> Item:
-    """Read JSON; a key that stands twice, and nesting deeper than 64, are refused."""
+    """Parse JSON; raises DocumentError for duplicate keys and for nesting deeper than 64."""
     return _JsonReader(text).document()
 
 
 class _JsonReader:
-    """Reads from left to right; remembers where the line began."""
+    """A recursive-descent parser that tracks line numbers."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -141,7 +141,7 @@ class _JsonReader:
         return item
 
     def _place(self) -> tuple[int, int]:
-        """Say where the reader is; the lines are counted once each."""
+        """Return the current line and column; counts each line break once."""
         breaks = self._text.count("\n", self._counted, self._at)
         if breaks:
             self._line += breaks
@@ -182,7 +182,7 @@ class _JsonReader:
 
     def _string(self, path: str) -> str:
         try:
-            text, end = scanstring(self._text, self._at + 1, True)  # positional only
+            text, end = scanstring(self._text, self._at + 1, True)  # accepts no keywords
         except json.JSONDecodeError as error:
             self._at = error.pos
             raise self._syntax(path, f"the text in quotes is wrong: {error.msg}") from None
@@ -234,7 +234,7 @@ class _JsonReader:
 
 
 def joined(path: str, key: str) -> str:
-    """Give the path of a member, as people would write it; a long key is cut."""
+    """Return the path of a member, with a long key cut."""
     return f"{path}.{key[:80]}" if path else key[:80]
 
 
@@ -245,7 +245,7 @@ def _too_much(depth: int) -> str:
 
 
 def _is_kept(text: str) -> bool:
-    """Whether a text can be stored: no NUL, and nothing that UTF-8 does not have."""
+    """Return whether a text can be stored: no NUL and no lone surrogates."""
     if "\0" in text:
         return False
     return text.isascii() or not any("\ud800" <= each <= "\udfff" for each in text)

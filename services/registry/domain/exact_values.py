@@ -1,4 +1,4 @@
-"""Values of a document that keep their exact JSON text."""
+"""JSON values in documents that must keep their exact text."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from services.registry.domain.document import DocumentError, Number, Plain, plai
 from services.registry.domain.document import to_json as json_text
 from services.registry.domain.yaml_text import Inline
 
-# A value whose JSON text is not the one way to write it stands as that text, under this key.
+# A value whose text is not in canonical form is written as that text under this key.
 EXACT_KEY: Final = "$json"
 _VALUE_DEPTH_MAX: Final = 32
 
 
 def exact(text: str) -> Plain:
-    """Show JSON text as a value where that gives the same text back, else as text under a key."""
+    """Return JSON text as a value if that yields the same text again, else as text under a key."""
     try:
         value = plain(read_json(text))
     except DocumentError:
         return Inline({EXACT_KEY: text})
-    # Inside of a document it stands some levels deeper, and must be readable there too.
+    # In a document it is nested deeper, and must stay within the depth limit.
     if is_exact(value) or json_text(value) != text or _depth(value) > _VALUE_DEPTH_MAX:
         return Inline({EXACT_KEY: text})
     return value
@@ -47,12 +47,12 @@ def _parts(value: Plain) -> Iterable[Plain]:
 
 
 def is_exact(value: Plain) -> bool:
-    """Whether a value stands for the JSON text that it holds."""
+    """Return whether a value stands for the JSON text that it holds."""
     return isinstance(value, dict) and list(value) == [EXACT_KEY]
 
 
 def text_of(value: Plain) -> str:
-    """Give the JSON text that `exact` showed; ValueTextError where it is none that can be kept."""
+    """Return the JSON text that `exact` converted; raises ValueTextError if it is not valid."""
     text = json_text(value)
     if isinstance(value, dict) and is_exact(value):
         held = value[EXACT_KEY]

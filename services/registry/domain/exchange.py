@@ -1,8 +1,4 @@
-"""A workflow as a document: what stands in it, in one order, and nothing of one deployment.
-
-Nodes are told by a key of the document, and under that key by name and content. What has its
-default is left out.
-"""
+"""means that the place is pinned, 0 that it floats."""
 
 from __future__ import annotations
 
@@ -41,9 +37,9 @@ _KEY_CHARS_MAX: Final = 48
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A Python node as far as a document tells of it; `digest` is that of its code.
+    """A Python node as described in a document; `digest` is that of its code.
 
-    Without a description it is that of the code itself.
+    A description of None means the one from the code.
     """
 
     name: str
@@ -58,8 +54,8 @@ class Source:
 class Bundle:
     """A workflow with its nodes by key.
 
-    `node_id` of a place in the definition is not that of a node, but `placeholder` of its key's
-    index in `sources`; version 1 says that the place is pinned to it, 0 that it floats.
+    A place's `node_id` in the definition is the `placeholder` of its key's index in `sources`;
+    version
     """
 
     name: str
@@ -69,12 +65,12 @@ class Bundle:
 
 
 def placeholder(index: int) -> UUID:
-    """Give what stands in a bundle for the id of the node with this index."""
+    """Return the id that stands for the node with this index in a bundle."""
     return UUID(int=index + 1)
 
 
 def digest_of(code: str) -> str:
-    """Give the digest by which a source is told."""
+    """Return the digest that identifies a source."""
     return _DIGEST + hashlib.sha256(code.encode()).hexdigest()
 
 
@@ -84,13 +80,13 @@ def bundled(
     definition: Definition,
     found: Mapping[tuple[UUID, int], Source],
 ) -> Bundle:
-    """Put a workflow together with its nodes; those with the same content have one key."""
+    """Bundle a workflow with its nodes; nodes with equal content share one key."""
     keys: dict[Source, tuple[str, int]] = {}
     taken: set[str] = set()
     nodes = []
     for node in definition.nodes:
         if node.construct is not None:
-            nodes.append(node)  # it has no source, and is named as it stands
+            nodes.append(node)  # has no source, so it stays as it is
             continue
         source = found[node.node_id, node.version]
         if source not in keys:
@@ -117,7 +113,7 @@ def _key(source: Source, taken: set[str]) -> str:
 
 
 def written(bundle: Bundle) -> Plain:
-    """Write a bundle in its one order."""
+    """Return the document of a bundle, in canonical order."""
     definition = bundle.definition
     keys = list(bundle.sources)
     document: dict[str, Plain] = {"format": FORMAT, "name": bundle.name}
@@ -192,7 +188,7 @@ def _retry(retry: Retry) -> Plain:
 
 
 def _real(value: float) -> str:
-    """Write 2 and 2.0 alike: the tables keep whichever of them they were given."""
+    """Return a number's text as a float's: the tables store 2 or 2.0 as given."""
     return repr(float(value))
 
 

@@ -1,6 +1,7 @@
-"""What places and edges say besides, in a document: the words are those of the stored form.
+"""Constructs, settings and kinds of edges in documents, with the keys of the stored form.
 
-A built-in node stands under its kind, a workflow under its id: it is no part of the document.
+A built-in node is referred to by its kind, a sub-workflow by its id: neither is part of the
+document.
 """
 
 from __future__ import annotations
@@ -62,12 +63,12 @@ _VERSION_MAX: Final = 2**31 - 1
 
 
 def contract_name(key: str) -> str:
-    """Give the name that the contract has for a key of a place."""
+    """Return the contract's name for a document key of a place."""
     return _CONTRACT_NAMES.get(key) or key.removesuffix("_ms")
 
 
 def written_constructs(node: WorkflowNode) -> dict[str, Plain]:
-    """Write what a place says besides what every place says."""
+    """Return the optional keys of a place."""
     shown: dict[str, Plain] = {}
     if isinstance(node.construct, SubWorkflow):
         version = {"version": node.version} if node.version else {}
@@ -91,7 +92,7 @@ def written_constructs(node: WorkflowNode) -> dict[str, Plain]:
 
 
 def _where(node: WorkflowNode) -> dict[str, Plain]:
-    """Write how and where it is run."""
+    """Return the keys that say how and where a place runs."""
     shown: dict[str, Plain] = {"reuse": node.reuse} if node.reuse else {}
     if node.runner is not None:
         said = requirements_to_json(node.runner)
@@ -152,7 +153,7 @@ def _loop(loop: Loop) -> Plain:
 def constructs_from(
     read: Values, found: Mapping[str, Item], node: str, path: str
 ) -> dict[str, Any]:
-    """Read what a place says besides, as arguments of a place; `node` is its id."""
+    """Parse the optional keys of a place into arguments of WorkflowNode; `node` is its id."""
     given: dict[str, Any] = {
         key: read.text(found.get(key), f"{path}.{key}") for key in ("condition", "compensates")
     }
@@ -193,7 +194,7 @@ def _requirements_from(read: Values, item: Item, path: str) -> Requirements:
 
 
 def connection_from(read: Values, found: Mapping[str, Item], path: str) -> tuple[str, str]:
-    """Read the kind of an edge, and the branch that it is where it is one."""
+    """Parse the kind of an edge, and its branch if it is one."""
     if "branch" in found:
         if "kind" in found:
             read.add(found["kind"], f"{path}.kind", "KEY_UNKNOWN", "is said by branch already")

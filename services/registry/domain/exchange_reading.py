@@ -1,7 +1,7 @@
-"""Documents read back to workflows: every fault with its line and column, as many as there are.
+"""Parse documents into workflows; reports all faults with line and column.
 
-What the contract says of a definition's parts is not said again here: the rules for names, spans
-and sizes are held against the definition that was read, and their faults get its places.
+The contract's rules for names, times and sizes are not repeated here: they are checked against the
+resulting definition, and their faults are mapped to positions in the document.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ _OPTIONAL: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What a document says, and where each part of the definition and each source stands."""
+    """A parsed document, with the position of each part of the definition and each source."""
 
     bundle: Bundle
     places: Mapping[str, Fault]
 
     def at(self, place: str, code: str, message: str) -> Fault:
-        """Give a fault of a part the place in the text of that part, or of what is around it."""
+        """Return a fault with the position of the named part, or of its nearest known parent."""
         while place and place not in self.places:
             place = place[: max(place.rfind("."), place.rfind("["), 0)]
         where = self.places.get(place)
@@ -79,7 +79,7 @@ class Read:
 
 
 def read(document: Item) -> Read:
-    """Read a document; DocumentError with every fault."""
+    """Parse a document; raises DocumentError with all faults."""
     reader = _Reader()
     bundle = reader.bundle(document)
     if reader.faults:
@@ -133,7 +133,7 @@ class _Reader(Values):
         *,
         limit: int = NODES_MAX,
     ) -> dict[str, T]:
-        """Make something of each member of a mapping, and know where it stands."""
+        """Apply a function to each member of a mapping, and remember the members' positions."""
         if kind not in found:
             return {}
         members = self.mapping(found[kind], kind)
@@ -239,7 +239,7 @@ class _Reader(Values):
         return tuple(literals)
 
     def _names(self, item: Item | None, place: str, path: str) -> tuple[tuple[str, str], ...]:
-        """Read what inputs take of variables or parameters, by name."""
+        """Parse which variables or parameters feed inputs, by input name."""
         if item is None:
             return ()
         kind = place.rpartition(".")[2]
@@ -297,7 +297,7 @@ class _Reader(Values):
         )
 
     def _typed(self, found: Mapping[str, Item], place: str, path: str) -> tuple[str, str | None]:
-        """Read a type and a default, as their JSON texts."""
+        """Return the type and the default of a mapping, as JSON texts."""
         type_text, default = "", None
         if "type" in found:
             self.mark(f"{place}.type_json", found["type"], f"{path}.type")
@@ -323,7 +323,7 @@ class _Reader(Values):
             message = "must come either from a node or from an input of the workflow"
             self.add(item, path, "KEY_MISSING", message)
         kind, branch = connection_from(self, found, path)
-        # What carries nothing has no ports, and a failure may.
+        # Edges that carry nothing have no ports; a failure edge may have them.
         bare = bool(kind) and not (kind == FAILURE and "." in self._shown(found.get("to")))
         source = ("", self.text(found.get("input"), f"{path}.input"))
         if "from" in found:
@@ -344,7 +344,7 @@ class _Reader(Values):
         return item.value if item is not None and isinstance(item.value, str) else ""
 
     def _end(self, item: Item, path: str, *, bare: bool = False) -> tuple[str, str]:
-        """Read `node.name`, or a node alone: ids of nodes have no dots, names may."""
+        """Parse `node.name`, or a node alone; ids of nodes contain no dots, but names may."""
         if bare and "." not in self._shown(item):
             return self.text(item, path), ""
         node, dot, name = self.text(item, path).partition(".")

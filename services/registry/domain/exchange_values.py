@@ -1,4 +1,4 @@
-"""Values read from a document: each is told its place, and what is wrong with it is noted."""
+"""Typed access to values of a document; faults are collected with their positions."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from qflow.types import ValueTextError
 from services.registry.domain.document import Fault, Item, Number, joined, plain
 from services.registry.domain.exact_values import text_of
 
-# Spans and sizes are held to the contract's limits later; this much they must be to get there.
+# A coarse bound; the contract's limits on times and sizes are checked later.
 _INTEGER_MAX: Final = 2**40
 _INTEGER_DIGITS_MAX: Final = 13
 
 
 @dataclass(slots=True)
 class Values:
-    """What was found so far, and where each part of it stands."""
+    """The faults found so far, and the positions of the definition's parts."""
 
     faults: list[Fault] = field(default_factory=list)
     places: dict[str, Fault] = field(default_factory=dict)
 
     def add(self, item: Item, path: str, code: str, message: str) -> None:
-        """Note a fault where a value stands."""
+        """Add a fault at a value's position."""
         self.faults.append(Fault(item.line, item.column, path, code, message))
 
     def mark(self, place: str, item: Item, path: str) -> None:
-        """Remember where a part of the definition stands."""
+        """Remember the position of a part of the definition."""
         self.places[place] = Fault(item.line, item.column, path, "", "")
 
     def members(
         self, item: Item, path: str, required: Iterable[str] = (), optional: Iterable[str] = ()
     ) -> dict[str, Item]:
-        """Take a mapping whose keys are known."""
+        """Return the known members of a mapping; reports unknown and missing keys."""
         found = self.mapping(item, path)
         known = {*required, *optional}
         for key, member in found.items():
@@ -48,14 +48,14 @@ class Values:
         return {key: member for key, member in found.items() if key in known}
 
     def mapping(self, item: Item, path: str) -> dict[str, Item]:
-        """Take a mapping."""
+        """Return a mapping, empty if the value is none."""
         if isinstance(item.value, dict):
             return item.value
         self.add(item, path, "VALUE_INVALID", "must be a mapping of keys to values")
         return {}
 
     def sequence(self, item: Item | None, path: str) -> list[Item]:
-        """Take a list; none is an empty one."""
+        """Return a list; empty if absent."""
         if item is None:
             return []
         if isinstance(item.value, list):
@@ -64,7 +64,7 @@ class Values:
         return []
 
     def text(self, item: Item | None, path: str) -> str:
-        """Take a text; none is an empty one."""
+        """Return a text; empty if absent."""
         if item is None:
             return ""
         if isinstance(item.value, str) and not isinstance(item.value, Number):
@@ -73,16 +73,16 @@ class Values:
         return ""
 
     def texts(self, item: Item | None, path: str) -> tuple[str, ...]:
-        """Take a list of texts; none is an empty one."""
+        """Return a list of texts; empty if absent."""
         items = self.sequence(item, path)
         return tuple(self.text(each, f"{path}[{at}]") for at, each in enumerate(items))
 
     def span(self, item: Item | None, path: str) -> int | None:
-        """Take a span in whole milliseconds; none is none."""
+        """Return a duration in whole milliseconds; None if absent."""
         return None if item is None else self.integer(item, path, 1)
 
     def flag(self, item: Item | None, path: str) -> bool:
-        """Take true or false; none is false."""
+        """Return a boolean; false if absent."""
         if item is None:
             return False
         if not isinstance(item.value, bool):
@@ -90,7 +90,7 @@ class Values:
         return item.value is True
 
     def integer(self, item: Item | None, path: str, default: int) -> int:
-        """Take a whole number."""
+        """Return a whole number, or the default if absent or invalid."""
         if item is None:
             return default
         digits = item.value
@@ -106,7 +106,7 @@ class Values:
         return default
 
     def real(self, item: Item | None, path: str, default: float) -> float:
-        """Take a number."""
+        """Return a number, or the default if absent or invalid."""
         if item is None:
             return default
         if isinstance(item.value, Number):
@@ -115,7 +115,7 @@ class Values:
         return default
 
     def value_text(self, item: Item, path: str) -> str:
-        """Take any value, as its JSON text."""
+        """Return any value as its JSON text."""
         try:
             return text_of(plain(item))
         except ValueTextError as error:

@@ -1,6 +1,6 @@
-"""The check of a definition: every fault at once, each with its place, and a verdict per edge.
+"""Check a definition: all faults at once, each with its place, and a verdict per edge.
 
-All walks are loops over lists: a chain of 10,000 nodes is as good as any other graph.
+All traversals are iterative, so that a chain of 10,000 nodes does not exhaust the stack.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from services.registry.domain.definition import (
 from services.registry.domain.type_size import type_size
 
 FINDINGS_MAX: Final = 1_000
-# What an answer carries of types besides the graph itself: the largest star has 10,000 outputs.
+# Limits the types in a response besides the graph itself: the largest star has 10,000 outputs.
 TYPE_PARTS_MAX: Final = 50_000
 _RANK: Final = {ERROR: 0, WARNING: 1, INFO: 2}
 _NO_VARIABLES: Final[Mapping[str, Type]] = {}
@@ -47,11 +47,11 @@ def check(
     signatures: Signatures,
     variables: Mapping[str, Type] = _NO_VARIABLES,
 ) -> Checked:
-    """Check a definition against the versions of its nodes; changes nothing but what it fills in.
+    """Check a definition against the versions of its nodes; returns it filled in, with findings.
 
-    Filled in are conversions, verdicts, what is given for absent values, and the types of inputs,
-    outputs, parameters and waits. Errors hinder storing, warnings activation. `variables` are those
-    that the definition would read.
+    Filled in are conversions, verdicts, values for absent outputs, and the types of inputs,
+    outputs, parameters and waits. Errors prevent storing, warnings prevent activation. `variables`
+    are the types of those that the definition would read.
     """
     run = Check(definition, signatures)
     run.bindings.variables = variables

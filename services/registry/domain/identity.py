@@ -1,4 +1,4 @@
-"""Users: what an email address and a password may be."""
+"""Users: rules for email addresses, passwords and roles."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ EMAIL_CHARS_MAX: Final = 255
 PASSWORD_BYTES_MAX: Final = 1024
 PASSWORD_CHARS_MIN: Final = 8
 ROLES: Final = ("viewer", "user", "admin")
-# No more than what every address has: something, one @, something, and no blanks.
+# Only what every address has: a local part, one @, a domain, and no blanks.
 _EMAIL: Final = re.compile(r"[^\s@\"(),:;<>\[\]\\]{1,64}@[^\s@\"(),:;<>\[\]\\]{1,190}")
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who may sign in."""
+    """A user with what signing in needs."""
 
     id: UUID
     email: str
@@ -31,7 +31,7 @@ class User:
 
 
 def email_from(text: str) -> str:
-    """Return an address in the form that is stored: composed, in lower case."""
+    """Return an address in its stored form: NFC, in lower case."""
     email = unicodedata.normalize("NFC", text).lower()
     printable = email.isprintable() and len(email) <= EMAIL_CHARS_MAX
     if not printable or not _EMAIL.fullmatch(email):
@@ -40,7 +40,7 @@ def email_from(text: str) -> str:
 
 
 def check_password(password: str, *, field: str = "password", chars_min: int = 1) -> None:
-    """Refuse a password before any time is spent on hashing it."""
+    """Raise for an invalid password, before any time is spent on hashing it."""
     if len(password) < chars_min:
         raise _invalid("PASSWORD_INVALID", field, f"must have at least {chars_min} characters")
     if len(password.encode()) > PASSWORD_BYTES_MAX or "\0" in password:
@@ -50,7 +50,7 @@ def check_password(password: str, *, field: str = "password", chars_min: int = 1
 
 
 def role_from(text: str) -> str:
-    """Return a role of users; service is none."""
+    """Return a valid role of a user; `service` is not one."""
     if text not in ROLES:
         raise _invalid("ROLE_INVALID", "role", f"must be one of {', '.join(ROLES)}")
     return text

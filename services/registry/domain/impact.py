@@ -1,4 +1,4 @@
-"""What a change of a node does to a workflow: two checks of one definition, held side by side."""
+"""The effect of a node's change on a workflow: two checks of one definition compared."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHOWN_MAX: Final = 100
 
 
 class Impact(StrEnum):
-    """What is said of one workflow."""
+    """The effect on one workflow."""
 
     NONE = "none"
     CONVERTS = "converts"
@@ -22,7 +22,7 @@ class Impact(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EdgeChange:
-    """An edge that the change has judged otherwise."""
+    """An edge whose verdict or conversion changes."""
 
     place: str
     before: Connection
@@ -31,7 +31,7 @@ class EdgeChange:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What the change does to a workflow, its edges, and what hinders it since."""
+    """The effect on a workflow, its changed edges, and its new findings."""
 
     impact: Impact
     edges: tuple[EdgeChange, ...] = ()
@@ -49,7 +49,7 @@ class Starter:
 
 @dataclass(frozen=True, slots=True)
 class Starters:
-    """What starts the version that was looked at, be it by its number or as the current one."""
+    """What starts the examined version, by its number or as the current one."""
 
     schedules: tuple[Starter, ...] = ()
     triggers: tuple[Starter, ...] = ()
@@ -60,9 +60,9 @@ UNTOUCHED: Final = Difference(Impact.NONE)
 
 
 def compare(before: Checked, after: Checked) -> Difference:
-    """Tell what the second check of a definition says that the first did not.
+    """Return the differences between two checks of the same definition.
 
-    What hinders a start already is not the change's doing; a finding is new by its place and code.
+    Findings that existed before are left out; a finding is identified by its place and code.
     """
     known = {(each.place, each.code) for each in before.findings}
     found = [

@@ -1,7 +1,7 @@
-"""JSON Schemas as types: the part of them that says what a value is made of.
+"""Convert JSON Schemas to types, as far as they describe a value's structure.
 
-A keyword that narrows values further, such as `minimum` or `pattern`, is refused: nothing would
-enforce it. An object with `properties` has those fields and no others, as records do here.
+A keyword that narrows values further, such as `minimum` or `pattern`, is rejected, since nothing
+would enforce it. An object with `properties` has exactly those fields, as records do here.
 """
 
 # Each function here is one table over a closed set of keywords.
@@ -31,7 +31,7 @@ from qflow.types import (
 )
 
 DEPTH_MAX: Final = 64
-# What a schema may expand to by its references, before it is measured as a type.
+# Bounds the expansion of references, before the type's size is measured.
 _PARTS_MAX: Final = 1_000
 _NOTES: Final = frozenset(
     {"$schema", "$comment", "$defs", "definitions", "title", "description", "examples"}
@@ -47,7 +47,7 @@ _KEYWORDS: Final[Mapping[str, frozenset[str]]] = {
 
 
 class SchemaError(ValueError):
-    """A schema says what no type is; `reason` is its code, and the message says where."""
+    """A schema that no type can express; `reason` is its code, and the message names the place."""
 
     def __init__(self, reason: str, message: str, path: str) -> None:
         super().__init__(f"{path or 'the schema'}: {message}")
@@ -55,7 +55,7 @@ class SchemaError(ValueError):
 
 
 def type_from_schema(text: str, *, name: str) -> Type:
-    """Read a JSON Schema as a type; its records are named for the type and their place in it."""
+    """Convert a JSON Schema to a type; records are named after the type and their place in it."""
     try:
         schema = parse_strict(text, depth_max=4 * DEPTH_MAX)
     except ValueTextError as error:
@@ -68,7 +68,7 @@ def type_from_schema(text: str, *, name: str) -> Type:
 
 
 class _Reader:
-    """Reads one schema, and the parts that it refers to."""
+    """Converts one schema, following its references."""
 
     def __init__(self, root: object) -> None:
         self._root = root
@@ -100,7 +100,7 @@ class _Reader:
         if isinstance(kind, list):
             if not kind:
                 raise SchemaError("SCHEMA_INVALID", "names no type", f"{path}.type")
-            # A keyword says something of the one kind that has it.
+            # With several types, a keyword applies only to the type that has it.
             _only(said, {key for each in kind if isinstance(each, str) for key in _of(each)}, path)
             own = [({k: v for k, v in said.items() if k in _of(each)}, each) for each in kind]
             return union_of(self._kind(each, rest, path, name, depth) for rest, each in own)
@@ -169,7 +169,7 @@ class _Reader:
         return Record("typeddict", name, tuple(fields))
 
     def reference(self, target: object, path: str, name: str, depth: int) -> Type:
-        """Read what `$ref` names; a schema that leads back to itself has no end."""
+        """Convert what `$ref` names; raises SchemaError for a recursive schema."""
         if not isinstance(target, str) or not target.startswith("#/"):
             raise SchemaError("SCHEMA_INVALID", "$ref leads into this schema: #/$defs/…", path)
         if target in self._open:
@@ -187,7 +187,7 @@ class _Reader:
             self._open.pop()
 
     def choices(self, members: object, path: str, name: str, depth: int) -> Type:
-        """Read `anyOf` and `oneOf`: one of several."""
+        """Convert `anyOf` and `oneOf` to a union."""
         if not isinstance(members, list) or not members:
             raise SchemaError("SCHEMA_INVALID", "anyOf and oneOf are arrays of schemas", path)
         return union_of(
@@ -233,7 +233,7 @@ def _only(said: Mapping[str, Any], keywords: set[str], path: str) -> None:
         raise SchemaError("SCHEMA_KEYWORD_REFUSED", message, path)
 
 
-# Keywords that say the whole of a schema.
+# Keywords that determine a schema on their own.
 _WHOLE: Final[Mapping[str, Callable[[_Reader, Any, str, str, int], Type]]] = {
     "$ref": _Reader.reference,
     "enum": lambda _, values, path, _name, _depth: _constants(values, f"{path}.enum"),

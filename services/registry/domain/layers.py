@@ -1,7 +1,7 @@
-"""Where the boxes of a chart stand: in layers from left to right, with few crossings.
+"""Place the boxes of a chart in layers from left to right, with few crossings.
 
-The steps are those of Sugiyama's method: layers by the longest way from a start, points where a
-line passes a layer, orders by the mean of the neighbours, and heights that pull lines straight.
+The steps are those of Sugiyama's method: layers by the longest path from a start, dummy points
+where a line passes a layer, order by the mean of the neighbours, and heights that straighten lines.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Final
 
 _SWEEPS: Final = 12
 _PULLS: Final = 24
-# Lines that would pass more layers than this in all are drawn as they fall.
+# Above this total of passed layers, lines are drawn directly, without points.
 _POINTS_MAX: Final = 20_000
 _POINT_WEIGHT: Final = 4.0
-# By how little the height of an end counts against the place of its box.
+# The weight of an end's height, relative to the position of its box.
 _WITHIN: Final = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a box takes, and how high above its middle line each of its ends stands."""
+    """The width and height of a box."""
 
     width: float
     height: float
@@ -42,29 +42,29 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where boxes begin, the columns that they stand in, and the heights that lines pass at."""
+    """The tops and columns of the boxes, and the heights at which lines pass columns."""
 
     tops: tuple[float, ...]
     columns: tuple[int, ...]
-    # For each line, its height in every column that it passes without a box.
+    # For each line, its height in every column that it crosses between its boxes.
     ways: tuple[tuple[float, ...], ...]
     height: float
 
 
 @dataclass(slots=True)
 class _Item:
-    """A box or a point of a line, in its layer."""
+    """A box, or a dummy point of a line, in its layer."""
 
     height: float
     weight: float
-    # (item, height of the end there, height of the end here) to both sides.
+    # (item, height of its end there, height of the end here) for each side.
     before: list[tuple[int, float, float]]
     after: list[tuple[int, float, float]]
     top: float = 0.0
 
 
 def place(sizes: Sequence[Size], lines: Sequence[Line], *, gap: float) -> Layout:
-    """Give every box a column and a height; lines may form cycles, and then some run backwards."""
+    """Compute a column and a height for every box; in cycles some lines run backwards."""
     columns = _columns(len(sizes), [(line.source, line.target) for line in lines])
     items = [_Item(size.height, 1.0, [], []) for size in sizes]
     layers: list[list[int]] = [[] for _ in range(max(columns, default=-1) + 1)]
@@ -89,7 +89,7 @@ def place(sizes: Sequence[Size], lines: Sequence[Line], *, gap: float) -> Layout
 
 
 def _columns(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """Put each box behind all that it needs, and what needs nothing beside what needs it."""
+    """Put each box right of all its sources, and a start directly left of its first target."""
     after: list[list[int]] = [[] for _ in range(count)]
     for source, target in dict.fromkeys(pairs):
         if source != target:
@@ -106,7 +106,7 @@ def _columns(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
 def _longest(
     after: Sequence[Sequence[int]], needs: Counter[int], starts: Iterable[int]
 ) -> list[int]:
-    """Find the longest way to each box; of a cycle, the first box is taken for a start."""
+    """Return the longest path length to each box; breaks a cycle at its first box."""
     column = [0] * len(after)
     done = [False] * len(after)
     for first in (*starts, *range(len(after))):
@@ -130,7 +130,7 @@ def _threaded(
     line: Line,
     count: int,
 ) -> list[int]:
-    """Join two boxes by way of a point in each layer between them."""
+    """Connect two boxes through a dummy point in each layer between them."""
     if columns[line.target] <= columns[line.source]:
         return []
     way = []
@@ -152,7 +152,7 @@ def _join(items: list[_Item], left: int, left_y: float, right: int, right_y: flo
 
 
 def _ordered(layers: list[list[int]], items: Sequence[_Item]) -> list[list[int]]:
-    """Order every layer by the mean place of its neighbours; the best of some sweeps stays."""
+    """Order every layer by the mean position of its neighbours; returns the best of some sweeps."""
     best, fewest = layers, _crossings(layers, items)
     for sweep in range(_SWEEPS):
         forwards = sweep % 2 == 0
@@ -171,7 +171,7 @@ def _ordered(layers: list[list[int]], items: Sequence[_Item]) -> list[list[int]]
 def _sorted(
     layer: Sequence[int], beside: Sequence[int], items: Sequence[_Item], *, forwards: bool
 ) -> list[int]:
-    """Sort a layer by where its neighbours in the one beside it stand."""
+    """Sort a layer by the positions of its neighbours in the adjacent layer."""
     place = {item: index for index, item in enumerate(beside)}
     keys = []
     for index, item in enumerate(layer):
@@ -182,7 +182,7 @@ def _sorted(
 
 
 def _crossings(layers: Sequence[Sequence[int]], items: Sequence[_Item]) -> int:
-    """Count the pairs of lines that cross between neighbouring layers."""
+    """Count the crossings between neighbouring layers."""
     count = 0
     for left, right in pairwise(layers):
         place = {item: index for index, item in enumerate(right)}
@@ -199,7 +199,7 @@ def _crossings(layers: Sequence[Sequence[int]], items: Sequence[_Item]) -> int:
 
 
 def _pull(layers: Sequence[Sequence[int]], items: Sequence[_Item], gap: float) -> None:
-    """Move boxes to where their lines run straight, without changing their order."""
+    """Move boxes towards heights where their lines are straight, keeping their order."""
     for layer in layers:
         at = 0.0
         for item in layer:
@@ -226,12 +226,15 @@ def _wanted(items: Sequence[_Item], item: int, sides: Sequence[bool]) -> float:
 def _apart(
     layer: Sequence[int], items: Sequence[_Item], wanted: Sequence[float], gap: float
 ) -> list[float]:
-    """Find the places nearest to those wanted that keep order and gaps (isotonic regression)."""
+    """Return the positions nearest to the wanted ones that keep order and gaps.
+
+    This is isotonic regression, by pooling adjacent violators.
+    """
     offsets, at = [], 0.0
     for item in layer:
         offsets.append(at)
         at += items[item].height + gap * (1.0 if items[item].height else 0.7)
-    # Groups that stand at the least distance: weighted mean, weight, how many.
+    # Groups of items at minimum distance: weighted mean, weight, count.
     groups: list[tuple[float, float, int]] = []
     for item, top, offset in zip(layer, wanted, offsets, strict=True):
         mean, weight, many = top - offset, items[item].weight, 1

@@ -1,10 +1,10 @@
-"""How long a sign-in has to wait after others that failed.
+"""How long a sign-in has to wait after failed ones.
 
-Three counts. Of an address from one peer: that is where guessing is slowed. Of a peer with whatever
-address: guessing one password of many users. Of an address from anywhere: it never makes anybody
-wait; when it is high, a peer that is new to the address has one try before waits begin instead of
-ten. So whoever knows the password gets in from another peer at once, and from the peer of whoever
-guesses after a wait that is bounded: nobody can be locked out for ever.
+There are three counts. Per address and peer: slows down guessing one user's password. Per peer:
+slows down guessing one password for many users. Per address: causes no delay by itself; when it is
+high, a peer that is new to the address has one try before delays start instead of ten. So somebody
+who knows the password gets in at once from another peer, and after a bounded delay from the
+attacker's peer: nobody can be locked out for good.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ PAIR_WAIT_MAX_S: Final = 300.0
 PEER_TRIES: Final = 50
 PEER_WAIT_MAX_S: Final = 60.0
 SUSPECT_FAILURES: Final = 50
-# After so long without another failure the count begins anew.
+# A count restarts after this long without a failure.
 QUIET_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Under what an attempt is counted; digests, since addresses are personal."""
+    """The keys under which an attempt is counted; digests, since addresses are personal data."""
 
     pair: str
     peer: str
@@ -33,20 +33,20 @@ class Keys:
 
     @property
     def all(self) -> tuple[str, str, str]:
-        """The three, as they are stored."""
+        """The three keys, as stored."""
         return (self.pair, self.peer, self.address)
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """The failures before this attempt, and how long ago the last of them was."""
+    """The failures before this attempt, and the time since the last one."""
 
     failures: int
     since_s: float
 
 
 def keys_of(address: str, peer: str) -> Keys:
-    """Return the keys of an attempt, whether anybody has the address or not."""
+    """Return the keys of an attempt, whether or not a user has the address."""
     return Keys(
         pair=_digest("pair", address, peer),
         peer=_digest("peer", peer),
@@ -55,7 +55,7 @@ def keys_of(address: str, peer: str) -> Keys:
 
 
 def wait_s(*, pair: Count, peer: Count, address: Count) -> float:
-    """Return how long this attempt has to wait; 0 when it may go on."""
+    """Return how many seconds this attempt has to wait; 0 if it may proceed."""
     suspect = _recent(address) >= SUSPECT_FAILURES
     tries = PAIR_TRIES_SUSPECT if suspect else PAIR_TRIES
     return max(

@@ -1,4 +1,4 @@
-"""A chart as the text of a Mermaid flowchart."""
+"""A chart as a Mermaid flowchart."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 from services.registry.domain.chart import WHOLE, Box, Chart, Link, seen
 
 _WITH_PORTS: Final = frozenset({"node", "choice"})
-# What means something to Mermaid, or to the page that it draws into.
+# Characters with a meaning to Mermaid, or to the page that embeds it.
 _ESCAPES: Final = str.maketrans({each: f"#{ord(each)};" for each in "#&<>\"'`\\|{}[]()*_~$%@;:/=-"})
 _SHAPES: Final = {
     "input": ("([", "])"),
@@ -23,7 +23,7 @@ _STYLES: Final = {
     "branch": "stroke:#7c3aed",
     "failure": "stroke:#dc2626",
 }
-# What a line of each kind is drawn as; the dashed one is that of failures.
+# Lines that differ from the plain arrow.
 _LINES: Final = {"failure": "-.->"}
 _SAID: Final = {"order": "then", "failure": "on failure"}
 _CLASSES: Final = (
@@ -35,7 +35,7 @@ _CLASSES: Final = (
 
 
 def mermaid(chart: Chart) -> str:
-    """Write a chart; every name stands in quotes and escaped, under an id of our own."""
+    """Return the text of a chart; names are quoted and escaped, and ids are generated."""
     lines = ["---", f"title: {_quoted(chart.title)}", "---", "flowchart LR"]
     for index, box in enumerate(chart.boxes):
         left, right = _SHAPES[box.kind]
@@ -50,7 +50,7 @@ def mermaid(chart: Chart) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Write a title: it is YAML, and drawn as plain text."""
+    """Quote a title: it is parsed as YAML, and drawn as plain text."""
     shown = seen(text, 100).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{shown}"'
 
@@ -62,7 +62,7 @@ def _label(box: Box) -> str:
 
 
 def _words(chart: Chart, link: Link) -> str:
-    """Name the ends of a link where the boxes do not, and what stands on it."""
+    """Return a link's label: its ports where the boxes do not show them, and its text."""
     source, target = chart.boxes[link.source], chart.boxes[link.target]
     ends = []
     if source.kind in _WITH_PORTS and link.output != WHOLE:

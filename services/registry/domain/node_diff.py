@@ -1,4 +1,4 @@
-"""What differs between two versions of a node, as far as edges, literals and starters know it."""
+"""Differences between two versions of a node that edges, literals and starters depend on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Kind = Literal["added", "removed", "changed"]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A part that differs; `can_break` where what suits the one may not suit the other."""
+    """A part that differs; `can_break` if what fits the old version may not fit the new one."""
 
     kind: Kind
     place: str
@@ -30,25 +30,25 @@ class Change:
 
 
 def changed(place: str, before: str, after: str, *, can_break: bool = False) -> Iterator[Change]:
-    """Tell of a part that both have, if it differs; long texts are cut."""
+    """Yield a change of a part that both versions have, if it differs; long texts are cut."""
     if before != after:
         yield Change("changed", place, cut(before), cut(after), can_break)
 
 
 def cut(text: str) -> str:
-    """Give a text as a change shows it."""
+    """Cut a text to the length that a change shows."""
     return text if len(text) <= CHARS_MAX else f"{text[: CHARS_MAX - 1]}…"
 
 
 def inputs_diff(before: Sequence[Parameter], after: Sequence[Parameter]) -> Iterator[Change]:
-    """Compare what a node takes, by name."""
+    """Compare inputs by name."""
     old, new = ({each.name: each for each in side} for side in (before, after))
     for name in dict.fromkeys([*old, *new]):
         place = f"inputs.{name}"
         if name not in new:
             yield Change("removed", place, cut(_shown(old[name])), can_break=True)
         elif name not in old:
-            # Nothing feeds a new input yet: a workflow misses it if it has no default.
+            # Nothing feeds a new input yet, so without a default it is missing in workflows.
             required = new[name].required
             yield Change("added", place, after=cut(_shown(new[name])), can_break=required)
         else:
@@ -58,7 +58,7 @@ def inputs_diff(before: Sequence[Parameter], after: Sequence[Parameter]) -> Iter
 
 def _input(place: str, old: Parameter, new: Parameter) -> Iterator[Change]:
     if old.type != new.type:
-        # What was accepted must be accepted still.
+        # Every value accepted before must still be accepted.
         yield from _typed(f"{place}.type", old.type, new.type, fits=_fits(old.type, new.type))
     yield from changed(f"{place}.kind", old.kind, new.kind)
     yield from changed(
@@ -70,7 +70,7 @@ def _input(place: str, old: Parameter, new: Parameter) -> Iterator[Change]:
 
 
 def _typed(place: str, old: Type, new: Type, *, fits: bool) -> Iterator[Change]:
-    """Tell of two types; records of one name are told by their fields."""
+    """Yield a change of a type; types with equal short texts are shown in full."""
     texts = expression(old), expression(new)
     if texts[0] == texts[1]:
         texts = to_text(old), to_text(new)
@@ -78,14 +78,14 @@ def _typed(place: str, old: Type, new: Type, *, fits: bool) -> Iterator[Change]:
 
 
 def _order(before: Sequence[Parameter], after: Sequence[Parameter]) -> Iterator[Change]:
-    """Tell of inputs that only changed their places: edges go by name."""
+    """Yield a change if inputs were only reordered; edges refer to names."""
     both = {each.name for each in before} & {each.name for each in after}
     old, new = ([each.name for each in side if each.name in both] for side in (before, after))
     yield from changed("inputs", ", ".join(old), ", ".join(new))
 
 
 def outputs_diff(before: Sequence[Output], after: Sequence[Output]) -> Iterator[Change]:
-    """Compare what a node gives, by name."""
+    """Compare outputs by name."""
     old, new = ({each.name: each.type for each in side} for side in (before, after))
     for name in dict.fromkeys([*old, *new]):
         place = f"outputs.{name}"
@@ -94,7 +94,7 @@ def outputs_diff(before: Sequence[Output], after: Sequence[Output]) -> Iterator[
         elif name not in old:
             yield Change("added", place, after=cut(expression(new[name])))
         elif old[name] != new[name]:
-            # What comes now must be of what came before.
+            # Every new value must be a value of the old type.
             fits = _fits(new[name], old[name])
             yield from _typed(f"{place}.type", old[name], new[name], fits=fits)
 
@@ -102,7 +102,7 @@ def outputs_diff(before: Sequence[Output], after: Sequence[Output]) -> Iterator[
 def requirements_diff(
     before: Sequence[Requirement], after: Sequence[Requirement]
 ) -> Iterator[Change]:
-    """Compare what a node needs, by distribution."""
+    """Compare requirements by distribution."""
     old, new = (_by_name(side) for side in (before, after))
     for name in sorted({*old, *new}):
         place = f"requirements.{name}"
@@ -115,7 +115,7 @@ def requirements_diff(
 
 
 def _by_name(requirements: Sequence[Requirement]) -> Mapping[str, str]:
-    """Give the whole specifiers by what stands before the first sign that is no name's."""
+    """Return the full specifiers by distribution name."""
     found: dict[str, list[str]] = {}
     for each in requirements:
         name = each.requirement
@@ -126,9 +126,9 @@ def _by_name(requirements: Sequence[Requirement]) -> Mapping[str, str]:
 
 
 def _fits(source: Type, target: Type) -> bool:
-    """Whether every value of the one is known to be a value of the other, as it stands."""
+    """Return whether every value of one type is known to be a value of the other."""
     if type_size(source) * type_size(target) > _COMPARISONS_MAX:
-        return False  # it can break an edge: to find out whether it does would take too long
+        return False  # assumed to break edges: the comparison would take too long
     said = verdict(source, target, "")
     return said.kind in {VerdictKind.EXACT, VerdictKind.WIDENING}
 

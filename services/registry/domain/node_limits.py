@@ -1,4 +1,4 @@
-"""What one attempt of a node may use, besides time and memory."""
+"""The resources that one attempt of a node may use, besides time and memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.registry.domain.setting_table import Setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeLimits:
-    """The caps of a sandbox, each its default where a node says nothing; 0 millicores: no cap."""
+    """The limits of a sandbox, with defaults; 0 millicores means no limit."""
 
     cpu_millicores: int = 0
     processes: int = int(table.PROCESSES.default or 0)
@@ -21,13 +21,13 @@ class NodeLimits:
     output_bytes: int = int(table.OUTPUT_BYTES.default or 0)
 
     def settings(self) -> Iterator[tuple[Setting, float | None]]:
-        """Give each setting with its value."""
+        """Yield each setting with its value."""
         for setting in table.NODE_LIMITS:
             value = getattr(self, setting.name.removeprefix("limits."))
             yield setting, (value or None if setting.default is None else value)
 
     def as_json(self) -> dict[str, int]:
-        """Give what is not the default, as the tables keep it and documents show it."""
+        """Return the values that differ from the defaults, as stored and as shown in documents."""
         if self is DEFAULT:
             return {}
         return {
@@ -38,10 +38,10 @@ class NodeLimits:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """Read what `as_json` wrote; a 0 is a default."""
+        """Parse the result of `as_json`; 0 means the default."""
         return cls(**{name: int(value) for name, value in stored.items() if value})
 
 
 NAMES: Final = tuple(each.name for each in fields(NodeLimits))
-# What a node has that says nothing: one value for all, known by what it is.
+# Shared by all nodes without limits of their own, so that `as_json` can compare by identity.
 DEFAULT: Final = NodeLimits()

@@ -1,7 +1,7 @@
-"""Which distributions a source needs: declared in its PEP 723 block, else guessed from its imports.
+"""The distributions a source needs: from its PEP 723 block, else guessed from its imports.
 
-A requirement is a name, extras and a version set, and nothing else: no address, path, option or
-marker ever reaches an installer.
+A requirement consists of a name, extras and version clauses only: no URL, path, option or marker
+ever reaches an installer.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _EXTRAS_MAX: Final = 10
 _BLOCK_BYTES_MAX: Final = 16 * 1024
 _KEY_PARTS_MAX: Final = 32
 _HINT: Final = 'write it so: dependencies = ["requests>=2,<3"]'
-# A TOML key of more parts than that, bare or quoted: reading it takes the square of their number.
+# A TOML key with more parts than allowed, bare or quoted: parsing takes quadratic time in them.
 _LONG_KEY: Final = re.compile(
     r"""(?:(?:(?<![\w-])[\w-]++|(?<!\\)"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+)"""
     rf"""{{{_KEY_PARTS_MAX}}}"""
 )
 _BLOCK_START: Final = re.compile(r"# /// (?P<kind>[a-zA-Z0-9-]+)")
 _PRINTABLE: Final = re.compile(r"[\x20-\x7e]+")
-# What the runner's agent brings along itself.
+# Provided by the runner's agent.
 _PROVIDED: Final = frozenset({"qflow"})
 
 
@@ -49,12 +49,12 @@ class Requirement:
 
 
 class RequirementError(ValueError):
-    """A requirement is refused; the message says why."""
+    """A requirement is rejected; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What a source needs; `requires_python` is empty where nothing is declared."""
+    """The dependencies of a source; `requires_python` is empty if not declared."""
 
     requirements: tuple[Requirement, ...]
     requires_python: str
@@ -62,7 +62,7 @@ class Dependencies:
 
 
 def declared_dependencies(code: str) -> Dependencies | None:
-    """Read the PEP 723 block: where there is one, it is the truth. A tenth of a second at most."""
+    """Parse the PEP 723 block, which is authoritative; None without one. Takes up to 0.1 s."""
     found: list[Diagnostic] = []
     block = _find_block(code, found)
     if block is not None:
@@ -72,13 +72,13 @@ def declared_dependencies(code: str) -> Dependencies | None:
 
 
 def suggested_dependencies(imports: Sequence[Import]) -> Dependencies:
-    """Guess from the imports of a source that declares nothing."""
+    """Guess the dependencies of a source that declares none, from its imports."""
     found: list[Diagnostic] = []
     return Dependencies(_guess(imports, found), "", tuple(found))
 
 
 def normalise(text: str) -> str:
-    """Return a requirement in its canonical spelling; RequirementError where it is refused."""
+    """Return a requirement in canonical form; raises RequirementError if it is rejected."""
     stripped = text.strip()
     if not stripped or not _PRINTABLE.fullmatch(text) or len(text) > _TEXT_CHARS_MAX:
         raise RequirementError(
@@ -114,7 +114,7 @@ def _canonical(parsed: Parsed) -> str:
 
 
 def _find_block(code: str, found: list[Diagnostic]) -> tuple[int, str] | None:
-    """Find the `script` block of PEP 723 in one pass over the lines."""
+    """Find the `script` block of PEP 723, in one pass over the lines."""
     if "# /// " not in code:
         return None
     lines = code.splitlines()
@@ -141,7 +141,7 @@ def _find_block(code: str, found: list[Diagnostic]) -> tuple[int, str] | None:
 
 
 def _end_of_block(lines: Sequence[str], start: int) -> int | None:
-    """Find the last `# ///` of the comment that a block's first line begins."""
+    """Return the last `# ///` line of the comment that starts a block, None without one."""
     last = None
     for place in range(start + 1, _after_comment(lines, start)):
         if lines[place] == "# ///":
@@ -215,14 +215,14 @@ def _fault(code: str, message: str, line: int, hint: str = _HINT) -> Diagnostic:
 
 
 def check_python(requires: str, python_version: str) -> Diagnostic | None:
-    """Say whether a declared `requires-python` admits the Python that the node asks for."""
+    """Return a diagnostic if a declared `requires-python` excludes the node's Python version."""
     if not requires:
         return None
     try:
         admitted = SpecifierSet(requires)
     except InvalidSpecifier:
         return _fault("PEP723_INVALID", f"requires-python {requires[:100]!r} is not understood", 0)
-    # Some patch of the version must be admitted: ask for its first and for a late one.
+    # It is enough if some patch release is admitted; these sample the range.
     if any(admitted.contains(f"{python_version}.{patch}") for patch in (0, 5, 20, 99)):
         return None
     return Diagnostic(

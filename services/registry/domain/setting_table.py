@@ -1,7 +1,7 @@
-"""The settings of workflows and their nodes: the one table that is published and that validates.
+"""The settings of workflows and nodes: one table that is both published and used to validate.
 
-A setting stands here with what enforces it, or it does not exist: the contract has no field beside
-these, its rules have these limits, and each names the test that sees it enforced.
+Every setting is listed with what enforces it. The contract has no other settings, its rules use
+these limits, and each entry names the test that proves its enforcement.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 
 class Level(StrEnum):
-    """Where a setting may be made."""
+    """Where a setting can be made."""
 
     DEPLOYMENT = "deployment"
     WORKFLOW = "workflow"
@@ -23,28 +23,28 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One setting; the limits are inclusive, and all figures are in its unit."""
+    """One setting; limits are inclusive, and all numbers are in its unit."""
 
-    name: str  # as the contract names it: within WorkflowSettings, or within WorkflowNode
+    name: str  # the contract's name, within WorkflowSettings or WorkflowNode
     kind: str  # integer, number, duration or text
     unit: str = ""
-    default: float | None = None  # None: there is no limit, or the deployment says
+    default: float | None = None  # None: no limit, or set by the deployment
     minimum: float | None = None
     maximum: float | None = None
     levels: tuple[Level, ...]
     enforced_by: str  # the service
     enforcement: str
-    proof: str  # the test that sees it enforced
+    proof: str  # the test that proves enforcement
     description: str = ""
 
     def fits(self, value: float) -> bool:
-        """Say whether a value is within the limits; what is no number is not."""
+        """Return whether a value is within the limits; NaN is not."""
         low = self.minimum is None or value >= self.minimum
         return low and (self.maximum is None or value <= self.maximum)
 
 
 _NODE: Final = (Level.NODE,)
-# Said for a node, and no more than the deployment allows.
+# Set for a node, and capped by the deployment.
 _NODE_OR_LESS: Final = (Level.DEPLOYMENT, Level.NODE)
 _LIMIT_PROOF: Final = "tests/integration/runner/test_node_limits.py::"
 _RETRY_PROOF: Final = "tests/unit/orchestrator/test_retry.py::"
@@ -195,7 +195,7 @@ OUTPUT_BYTES: Final = _limit(
     description="how large the outputs of one attempt may be in sum, as JSON texts",
 )
 NODE_LIMITS: Final = (CPU, PROCESSES, OPEN_FILES, TEMPORARY_BYTES, OUTPUT_BYTES)
-# What a deployment may cap.
+# Settings that a deployment can cap.
 CAPPED: Final = (NODE_TIMEOUT, MEMORY_LIMIT, *NODE_LIMITS)
 MAX_RETRIES: Final = Setting(
     name="retry.max_retries",
@@ -317,7 +317,7 @@ EGRESS_HOSTS: Final = Setting(
     proof=f"{_NETWORK_PROOF}test_only_hosts_that_node_and_deployment_allow_are_reached",
     description="the hosts that a node with egress may reach, of those that the deployment allows",
 )
-# Said by the node's own version, not by the workflow: here for what is in force.
+# Set by the node's version, not by the workflow; listed to report what is in force.
 PYTHON_VERSION: Final = Setting(
     name="python_version",
     kind="text",
@@ -357,7 +357,7 @@ SETTINGS: Final = (
 
 
 def outside(values: Iterator[tuple[Setting, float | None]]) -> Iterator[tuple[Setting, str]]:
-    """Give the settings whose values are out of their limits, and what would be within."""
+    """Yield the settings whose values are out of bounds, with a message about the limits."""
     for setting, value in values:
         if value is not None and not setting.fits(value):
             unit = f" {setting.unit}" if setting.unit else ""

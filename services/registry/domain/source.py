@@ -1,4 +1,4 @@
-"""What is known of a node's source: values, and how the analyzer's report becomes them."""
+"""What is known of a node's source, and the conversion of the analyzer's report."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from services.registry.domain.type_size import type_size
 
 SEVERITIES: Final = ("error", "warning", "info")
 _RANK: Final = {severity: rank for rank, severity in enumerate(SEVERITIES)}
-# Records whose fields become outputs of their own; a pydantic model is one value.
+# Records whose fields become separate outputs; a pydantic model stays one value.
 _SPLIT_KINDS: Final = frozenset({"typeddict", "dataclass", "namedtuple"})
 RESULT: Final = "result"
-# Defaults are held to their types, in all at some 20 ms: what exceeds it the function fills in.
+# Limits the work of checking defaults against their types, to about 20 ms in all. Beyond it, the
+# function itself fills defaults in.
 _DEFAULTS_COST_MAX: Final = 64 * 1024
 _SHOWN_CHARS_MAX: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """Something noticed about a source; an error keeps it from becoming a node."""
+    """A diagnostic on a source; an error prevents the source from becoming a node."""
 
     severity: str
     code: str
@@ -45,7 +46,7 @@ class Diagnostic:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One input of a node."""
+    """An input of a node."""
 
     name: str
     type: Type
@@ -56,7 +57,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One output of a node."""
+    """An output of a node."""
 
     name: str
     type: Type
@@ -64,7 +65,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """A module that a source imports, by its first name."""
+    """An imported top-level module."""
 
     name: str
     modules: tuple[str, ...]
@@ -87,35 +88,35 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """All that reading a source gave; `function` is None where an error stands in the way."""
+    """The result of analyzing a source; `function` is None if an error prevented that."""
 
     function: Function | None
     imports: tuple[Import, ...]
     diagnostics: tuple[Diagnostic, ...]
-    # Names in annotations that the source does not define, and those of them that were given.
+    # Names in annotations that the source does not define, and those found as custom types.
     unknown_types: tuple[str, ...] = ()
     custom_types: tuple[str, ...] = ()
 
     @property
     def errors(self) -> list[Diagnostic]:
-        """The diagnostics that keep the source from becoming a node."""
+        """The diagnostics that prevent the source from becoming a node."""
         return [each for each in self.diagnostics if each.severity == "error"]
 
 
 def worst_first(diagnostics: Sequence[Diagnostic]) -> tuple[Diagnostic, ...]:
-    """Order diagnostics by severity, then by place."""
+    """Sort diagnostics by severity, then by position."""
     return tuple(
         sorted(diagnostics, key=lambda each: (_RANK[each.severity], each.line, each.column))
     )
 
 
 def failed(code: str, message: str, hint: str) -> SourceReport:
-    """Make the report of a source that could not be read at all."""
+    """Return the report of a source that could not be analyzed at all."""
     return SourceReport(None, (), (Diagnostic("error", code, message, hint),))
 
 
 def read_report(raw: Mapping[str, Any]) -> SourceReport:
-    """Turn what the analyzer's process wrote into values, and check its types on the way."""
+    """Convert the output of the analyzer's process to values, checking its types."""
     diagnostics = [
         Diagnostic(**{name: each[name] for name in Diagnostic.__slots__})
         for each in raw["diagnostics"]
@@ -159,10 +160,11 @@ def _function(raw: Mapping[str, Any], diagnostics: list[Diagnostic]) -> Function
 
 
 def outputs_of(returns: Type) -> tuple[Output, ...]:
-    """Name the outputs of a function: `result`, or the fields of the record that it returns.
+    """Return the outputs of a function: `result`, or the fields of the record that it returns.
 
-    A record with a field that may be absent stays whole: an edge from that field would lack its
-    value. So does one whose single field is called `result`, which could not be told from it.
+    A record with an optional field stays whole, since an edge from that field could lack a value.
+    So does a record whose single field is called `result`, which would be indistinguishable from
+    it.
     """
     if (
         isinstance(returns, Record)

@@ -1,4 +1,4 @@
-"""Between values and the JSON in which the tables keep them; other services read these shapes."""
+"""Conversion between values and their JSON in the tables, which other services read too."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Json = dict[str, Any]
 
 
 def inputs_to_json(inputs: Sequence[Parameter]) -> list[Json]:
-    """Write what `python_nodes.input_types` holds."""
+    """Return the content of `python_nodes.input_types`."""
     return [
         {
             "name": each.name,
@@ -48,7 +48,7 @@ def inputs_to_json(inputs: Sequence[Parameter]) -> list[Json]:
 
 
 def inputs_from_json(stored: Sequence[Mapping[str, Any]]) -> tuple[Parameter, ...]:
-    """Read what `inputs_to_json` wrote."""
+    """Parse the result of `inputs_to_json`."""
     return tuple(
         Parameter(
             each["name"],
@@ -62,17 +62,17 @@ def inputs_from_json(stored: Sequence[Mapping[str, Any]]) -> tuple[Parameter, ..
 
 
 def outputs_to_json(outputs: Sequence[Output]) -> list[Json]:
-    """Write what `python_nodes.output_types` holds."""
+    """Return the content of `python_nodes.output_types`."""
     return [{"name": each.name, "type": to_json(each.type)} for each in outputs]
 
 
 def outputs_from_json(stored: Sequence[Mapping[str, Any]]) -> tuple[Output, ...]:
-    """Read what `outputs_to_json` wrote."""
+    """Parse the result of `outputs_to_json`."""
     return tuple(Output(each["name"], from_json(each["type"])) for each in stored)
 
 
 def requirements_to_json(requirements: Sequence[Requirement]) -> list[Json]:
-    """Write what `python_nodes.dependencies` holds."""
+    """Return the content of `python_nodes.dependencies`."""
     return [
         {
             "requirement": each.requirement,
@@ -84,14 +84,14 @@ def requirements_to_json(requirements: Sequence[Requirement]) -> list[Json]:
 
 
 def requirements_from_json(stored: Sequence[Mapping[str, Any]]) -> tuple[Requirement, ...]:
-    """Read what `requirements_to_json` wrote."""
+    """Parse the result of `requirements_to_json`."""
     return tuple(
         Requirement(each["requirement"], each["source"], each["import_name"]) for each in stored
     )
 
 
 def signature_from_texts(stored: Mapping[str, str]) -> Signature:
-    """Read what edges need to know of a version: its input and output types, as JSON text."""
+    """Parse the signature of a version, whose input and output types are JSON text."""
     return Signature(
         python_version=stored["python_version"],
         inputs={
@@ -102,7 +102,7 @@ def signature_from_texts(stored: Mapping[str, str]) -> Signature:
             )
             for each in orjson.loads(stored["input_types"])
         },
-        # An output of a workflow whose node was gone when it was stored has no type.
+        # A workflow's output has no type if its node was missing when the workflow was stored.
         outputs={
             each["name"]: ANY if each["type"] is None else from_json(each["type"])
             for each in orjson.loads(stored["output_types"])
@@ -113,7 +113,7 @@ def signature_from_texts(stored: Mapping[str, str]) -> Signature:
 
 
 def definition_to_json(definition: Definition) -> Json:
-    """Write a graph: the keys are columns of `workflows`."""
+    """Return a graph as JSON; the keys are columns of `workflows`."""
     return {
         "nodes": [_node_to_json(each) for each in definition.nodes],
         "connections": [_connection_to_json(each) for each in definition.connections],
@@ -140,7 +140,7 @@ def definition_to_json(definition: Definition) -> Json:
 
 
 def _settings_to_json(definition: Definition) -> Json:
-    """Write what holds for the whole graph: its timeout, its parameters, and what it reads."""
+    """Return the settings of the whole graph: timeout, parameters, and the variables it reads."""
     settings: Json = {}
     if definition.timeout_ms is not None:
         settings["timeout_ms"] = definition.timeout_ms
@@ -154,14 +154,14 @@ def _settings_to_json(definition: Definition) -> Json:
             }
             for each in definition.parameters
         ]
-    # Whoever asks who reads a variable need not look through all nodes.
+    # Indexes the variables, so that finding their readers need not scan all nodes.
     if definition.variables:
         settings["variables"] = sorted(definition.variables)
     return settings
 
 
 def definition_from_json(stored: Mapping[str, Any]) -> Definition:
-    """Read what `definition_to_json` wrote."""
+    """Parse the result of `definition_to_json`."""
     settings = stored["settings"] or {}
     nodes, connections = graph_from_json(stored["nodes"], stored["connections"])
     return Definition(
@@ -200,7 +200,7 @@ def definition_from_json(stored: Mapping[str, Any]) -> Definition:
 def with_texts(
     definition: Definition, texts: Sequence[str], parameter_texts: Sequence[str]
 ) -> Definition:
-    """Give back the forms of types as a caller wrote them, which the stored form leaves out."""
+    """Restore the types as the caller wrote them, which the stored form leaves out."""
     inputs = tuple(
         replace(each, type_text=text) for each, text in zip(definition.inputs, texts, strict=True)
     )
@@ -214,14 +214,14 @@ def with_texts(
 def graph_from_json(
     nodes: Sequence[Mapping[str, Any]], connections: Sequence[Mapping[str, Any]]
 ) -> tuple[tuple[WorkflowNode, ...], tuple[Connection, ...]]:
-    """Read the part of a definition that `nodes` and `connections` hold."""
+    """Parse the columns `nodes` and `connections` of a definition."""
     return tuple(_node_from_json(each) for each in nodes), tuple(
         _connection_from_json(each) for each in connections
     )
 
 
 def _node_to_json(node: WorkflowNode) -> Json:
-    # What the release before does not know is written only where it is used.
+    # Keys unknown to the previous release are written only if they are used.
     bound: Json = {}
     if node.variables:
         bound["variables"] = dict(node.variables)
@@ -246,7 +246,7 @@ def _node_to_json(node: WorkflowNode) -> Json:
 
 
 def retry_to_json(retry: Retry) -> Json:
-    """Write a policy; lists of error types only where there are any."""
+    """Return a retry policy as JSON; lists of error types only if they are not empty."""
     stored: Json = {
         "max_retries": retry.max_retries,
         "initial_delay_ms": retry.initial_delay_ms,
@@ -268,7 +268,7 @@ def _retry_from_json(stored: Mapping[str, Any]) -> Retry:
 
 
 def _node_from_json(stored: Mapping[str, Any]) -> WorkflowNode:
-    # Whatever the orchestrator runs is read here too: a key that is absent has its default.
+    # Accepts everything that the orchestrator can run: an absent key means its default.
     retry = stored.get("retry")
     return WorkflowNode(
         id=stored["id"],
@@ -302,7 +302,7 @@ def _connection_from_json(stored: Mapping[str, Any]) -> Connection:
 
 
 def _connection_to_json(edge: Connection) -> Json:
-    # A refuted edge is written for another process of the registry alone, never into a table.
+    # A refuted edge is only sent to another process of the registry, never stored.
     rare: Json = {"counter_example": edge.counter_example} if edge.counter_example else {}
     for key in ("kind", "branch", "absent"):
         if getattr(edge, key):

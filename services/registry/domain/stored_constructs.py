@@ -1,7 +1,7 @@
-"""Between the constructs of a place and the JSON in which the tables keep them.
+"""Conversion between the constructs of a place and their JSON in the tables.
 
-The orchestrator reads these shapes. A key that is absent has the meaning that it had before there
-was such a key: a Python node that runs once, when all its sources have ended.
+The orchestrator reads these shapes. An absent key keeps the meaning from before the key existed: a
+Python node that runs once, when all its sources have ended.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SPANS = ("queue_timeout_ms", "total_timeout_ms", "heartbeat_timeout_ms", "cache
 
 
 def constructs_to_json(node: WorkflowNode) -> Json:
-    """Write what a place has besides what every place has."""
+    """Return the optional keys of a place."""
     stored: Json = {}
     if node.construct is not None:
         stored["kind"] = node.kind
@@ -69,7 +69,7 @@ def _where_to_json(node: WorkflowNode) -> Json:
 
 
 def requirements_to_json(runner: Requirements) -> Json:
-    """Write what is required of a runner, and nothing that is not."""
+    """Return the requirements of a runner, without unset ones."""
     said = asdict(runner) | {"labels": dict(runner.labels)}
     return {key: value for key, value in said.items() if value}
 
@@ -98,7 +98,7 @@ def _construct_to_json(construct: Construct) -> Json:
 
 def _waited_to_json(construct: Signal | Approval) -> Json:
     of = construct.type
-    # A type that was not read yet is on its way to the check, never into a table.
+    # A type that is not parsed yet is only sent to the checking process, never stored.
     unread = {"type_text": construct.type_text} if construct.type_text else {}
     return unread | {
         "name": construct.name,
@@ -108,7 +108,7 @@ def _waited_to_json(construct: Signal | Approval) -> Json:
 
 
 def constructs_from_json(stored: Mapping[str, Any]) -> Json:
-    """Read what `constructs_to_json` wrote, as arguments of a place."""
+    """Parse the result of `constructs_to_json` into arguments of WorkflowNode."""
     told = (*_TEXTS, *_SPANS, "reuse", "network", "concurrency")
     found: Json = {key: stored[key] for key in told if stored.get(key) is not None}
     if "kind" in stored:

@@ -1,4 +1,4 @@
-"""What hinders a workflow from running others: drafts, cycles, and too many levels."""
+"""Findings about sub-workflows: drafts, cycles, and too many levels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Key: TypeAlias = tuple[UUID, int]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a version of a workflow."""
+    """A version of a workflow, and the workflows that it runs."""
 
     name: str
     is_active: bool
@@ -27,10 +27,10 @@ class Known:
 def sub_workflow_findings(
     definition: Definition, workflow_id: UUID | None, known: Mapping[Key, Known]
 ) -> list[Finding]:
-    """Follow every place that runs a workflow as far as it goes; each is told of once.
+    """Check every place that runs a workflow, recursively; at most one cycle or depth error each.
 
-    `workflow_id` is that of the definition where it has one already: no version of it may run
-    within it. What is not known cannot be read, which the check of the places tells.
+    `workflow_id` is the id of the checked definition, if it is stored: no version of it may run
+    within itself. Missing workflows are skipped here, since the check of the places reports them.
     """
     walk = _Walk(workflow_id, known)
     findings = []
@@ -69,14 +69,14 @@ class _TooDeepError(Exception):
 
 @dataclass(slots=True)
 class _Walk:
-    """Goes down once from every version, and never deeper than is allowed."""
+    """Depth-first traversal that visits every version once and is limited in depth."""
 
     workflow_id: UUID | None
     known: Mapping[Key, Known]
     levels: dict[Key, int] = field(default_factory=dict)
 
     def down(self, key: Key, above: tuple[Key, ...]) -> int:
-        """Count the levels from here; `above` is the way down to here."""
+        """Return the number of levels from here; `above` is the path to here."""
         way = (*above, key)
         if key[0] == self.workflow_id or key[0] in {each[0] for each in above}:
             raise _ContainsItself(way)

@@ -1,4 +1,4 @@
-"""A chart as an SVG image, complete in itself: no script, no font, nothing to load."""
+"""A chart as a self-contained SVG image, without scripts, fonts or external resources."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _STYLE: Final = """
 
 
 def svg(chart: Chart) -> str:
-    """Draw a chart of at most 500 nodes and 2,000 links."""
+    """Return the SVG of a chart with at most 500 nodes and 2,000 links."""
     sizes = [_size(box) for box in chart.boxes]
     lines = [
         Line(
@@ -125,7 +125,7 @@ def _image(
 def _size(box: Box) -> Size:
     head = max(_text_width(seen(box.title), 8.0), _text_width(seen(box.subtitle), 6.2))
     if box.kind == "choice":
-        # The title stands in the middle, where a diamond is half as wide as at its widest.
+        # The title is in the middle, where a diamond is wide enough for half of its width.
         return Size(max(120.0, head * _DIAMOND + 48.0), _DIAMOND_HEIGHT)
     if box.kind != "node":
         return Size(max(72.0, head + 32.0), _PILL)
@@ -153,13 +153,13 @@ def _end_y(box: Box, index: int) -> float:
 
 
 def _text_width(text: str, narrow: float) -> float:
-    """Guess how wide a text is drawn; signs of East Asia take about twice a Latin letter."""
+    """Estimate a text's width; East Asian wide characters count almost double."""
     wide = sum(unicodedata.east_asian_width(each) in {"W", "F"} for each in text)
     return narrow * (len(text) + 0.75 * wide)
 
 
 def _lefts(chart: Chart, sizes: Sequence[Size], layout: Layout) -> tuple[list[float], float]:
-    """Place the columns, with room before each for what is written on the lines into it."""
+    """Compute the x positions of boxes, leaving room for the labels of lines into each column."""
     count = max(layout.columns, default=-1) + 1
     widths = [0.0] * count
     for size, column in zip(sizes, layout.columns, strict=True):
@@ -186,7 +186,7 @@ def _lefts(chart: Chart, sizes: Sequence[Size], layout: Layout) -> tuple[list[fl
 def _columns_between(
     lefts: Sequence[float], sizes: Sequence[Size], layout: Layout, line: Line
 ) -> list[tuple[float, float]]:
-    """Give from where to where a line runs level past each column between its ends."""
+    """Return the x range that a line crosses horizontally, for each column between its ends."""
     spans: dict[int, tuple[float, float]] = {}
     first, last = layout.columns[line.source], layout.columns[line.target]
     for left, size, column in zip(lefts, sizes, layout.columns, strict=True):
@@ -218,7 +218,7 @@ def _path(points: Sequence[tuple[float, float]], link: Link) -> str:
 
 
 def _conversion(start: tuple[float, float], end: tuple[float, float], link: Link) -> str:
-    """Write the conversion on the last stretch of its line."""
+    """Draw the label on the last segment of its line."""
     text = seen(link.written)
     width = _text_width(text, 6.2) + 12
     x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2

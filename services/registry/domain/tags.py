@@ -1,4 +1,4 @@
-"""Tags as they are shown on what they are tied to."""
+"""Tags as shown on what they are attached to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import orjson
 
 @dataclass(frozen=True, slots=True)
 class AttachedTag:
-    """A tag that a node or a workflow has."""
+    """A tag attached to a node or a workflow."""
 
     id: str
     name: str
@@ -17,7 +17,7 @@ class AttachedTag:
 
 
 def attached_from_json(text: str | None) -> tuple[AttachedTag, ...]:
-    """Read what the statements of nodes and workflows give: rows of id, name and color."""
+    """Parse the tags that statements on nodes and workflows return: rows of id, name and color."""
     if text is None:
         return ()
     return tuple(

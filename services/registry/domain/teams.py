@@ -1,4 +1,4 @@
-"""Teams: what is known of them and of who is in them, and how they refuse."""
+"""Teams, their members and invitations, and the errors about them."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Team:
 
     id: UUID
     name: str
-    role: str  # of that member
+    role: str  # the role of that member
     created_at: datetime
     updated_at: datetime
 
     @property
     def etag(self) -> str:
-        """What changes with every change of the name."""
+        """A tag that changes with each change of the team."""
         return _etag(self.updated_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """Somebody in a team."""
+    """A member of a team."""
 
     user_id: UUID
     email: str
@@ -48,17 +48,17 @@ class Member:
 
     @property
     def etag(self) -> str:
-        """What changes with every change of the role."""
+        """A tag that changes with each change of the role."""
         return _etag(self.updated_at)
 
     def facts(self) -> dict[str, Any]:
-        """Return what the audit trail keeps."""
+        """Return what the audit trail stores."""
         return {"user_id": str(self.user_id), "role": self.role}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invitation:
-    """An invitation that is open."""
+    """An open invitation."""
 
     id: UUID
     team_id: UUID
@@ -71,25 +71,25 @@ class Invitation:
 
 
 def check_leads(team: Team, caller: Caller) -> None:
-    """Refuse what only those who lead a team may do; a viewer's account leads none."""
+    """Raise unless the caller administers the team; a viewer's account cannot."""
     if team.role != "admin" or caller.role == "viewer":
         raise not_team_admin()
 
 
 def not_found(team_id: UUID) -> NotFound:
-    """Make the answer to an id of no team, or of one that the caller is not in."""
+    """Return the error for a team that does not exist or that the caller is not in."""
     return NotFound("TEAM_NOT_FOUND", "there is no such team", resource=("team", str(team_id)))
 
 
 def member_not_found(user_id: UUID) -> NotFound:
-    """Make the answer to somebody who is not in the team."""
+    """Return the error for a user who is not a member of the team."""
     return NotFound(
         "MEMBER_NOT_FOUND", "the team has no such member", resource=("user", str(user_id))
     )
 
 
 def invitation_not_found(invitation_id: UUID) -> NotFound:
-    """Make the answer to an invitation that is not there, or neither to nor from the caller."""
+    """Return the error for an invitation that does not exist, or does not concern the caller."""
     return NotFound(
         "INVITATION_NOT_FOUND",
         "there is no such invitation, or no longer",
@@ -98,7 +98,7 @@ def invitation_not_found(invitation_id: UUID) -> NotFound:
 
 
 def last_admin(team_id: UUID) -> FailedPrecondition:
-    """Make the refusal of what would leave a team without anybody who leads it."""
+    """Return the error for what would leave a team without an administrator."""
     return FailedPrecondition(
         "LAST_TEAM_ADMIN",
         "nobody else administers the team; make another member its administrator first",
@@ -107,7 +107,7 @@ def last_admin(team_id: UUID) -> FailedPrecondition:
 
 
 def not_empty(team_id: UUID) -> FailedPrecondition:
-    """Make the refusal to delete a team that has something."""
+    """Return the error for deleting a team that still owns definitions."""
     return FailedPrecondition(
         "TEAM_NOT_EMPTY",
         "the team has nodes or workflows; delete them, or transfer them to another tenant, first",
@@ -116,7 +116,7 @@ def not_empty(team_id: UUID) -> FailedPrecondition:
 
 
 def too_many(reason: str, what: str, most: int) -> ResourceExhausted:
-    """Make the refusal of one more."""
+    """Return the error for exceeding a limit."""
     return ResourceExhausted(reason, f"{what} at most {most:,}", limit=str(most))
 
 

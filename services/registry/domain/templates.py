@@ -1,4 +1,4 @@
-"""Templates filled in: arguments take the place of parameters, as literals of the new workflow."""
+"""Fill in templates: arguments replace parameters, as literals of the new workflow."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from services.registry.domain.definition import (
 FIELD: Final = "arguments_json"
 MISSING: Final = "PARAMETER_MISSING"
 _KNOWN_SHOWN_MAX: Final = 10
-# Of all values that are filled in, each counted at every place that takes it: more could never be
-# answered with.
+# Limits the total of filled-in values, counted at every place that uses them: more would not fit
+# into a response.
 _FILLED_CHARS_MAX: Final = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """The definition without its parameters, and every fault of the arguments."""
+    """The definition without its parameters, and all faults of the arguments."""
 
     definition: Definition
     faults: tuple[Finding, ...]
 
 
 def fill_in(template: Definition, arguments_json: str) -> Filled:
-    """Fill in a template; what is not given takes its default."""
+    """Fill in a template; parameters that are not given take their defaults."""
     try:
         arguments = parse_strict(arguments_json or "{}")
     except ValueTextError as error:

@@ -1,4 +1,4 @@
-"""How two texts differ, in bounded time: difflib's worst cases are never handed to it."""
+"""Differences between two texts in bounded time, avoiding difflib's worst cases."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-# The matcher takes time with the product of the lines that are left to match.
+# The matcher's time grows with the product of the numbers of unmatched lines.
 _PRODUCT_MAX: Final = 400_000_000
 _DIFF_BYTES_MAX: Final = 1024 * 1024
 _CONTEXT_LINES: Final = 3
 
-# What difflib calls an opcode: a tag, and the lines of both texts that it is about.
+# An opcode of difflib: a tag, and ranges of lines in both texts.
 _Step = tuple[Literal["replace", "delete", "insert", "equal"], int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class TextDiff:
-    """A unified diff; `cut` where it does not show all, or compares the texts as wholes."""
+    """A unified diff; `cut` if it is incomplete, or replaces the whole middle of the text."""
 
     text: str
     cut: bool
@@ -43,13 +43,16 @@ def compare(before: str, after: str, names: tuple[str, str]) -> TextDiff:
 
 
 def _split(text: str) -> list[str]:
-    """Give the lines with their ends: what `patch` calls a line, not what str.splitlines does."""
+    """Split into lines with their ends at newlines only, as `patch` does.
+
+    str.splitlines would split at other characters too.
+    """
     *lines, last = text.split("\n")
     return [f"{line}\n" for line in lines] + ([last] if last else [])
 
 
 def _common(old: Sequence[str], new: Sequence[str]) -> tuple[int, int]:
-    """Count the lines that both begin with, and those that both end with."""
+    """Return the number of common lines at the start and at the end."""
     shorter = min(len(old), len(new))
     head = next((at for at in range(shorter) if old[at] != new[at]), shorter)
     left = shorter - head
@@ -60,7 +63,7 @@ def _common(old: Sequence[str], new: Sequence[str]) -> tuple[int, int]:
 def _steps(
     old: Sequence[str], new: Sequence[str], head: int, tail: int, *, whole: bool
 ) -> list[_Step]:
-    """Say how the one becomes the other; only what stands between the common ends is matched."""
+    """Return the opcodes between two texts; only the part between common ends is matched."""
     ends = len(old) - tail, len(new) - tail
     middle: list[_Step] = [("replace", head, ends[0], head, ends[1])]
     if not whole:
@@ -75,9 +78,9 @@ def _steps(
 
 
 def _lines(old: Sequence[str], new: Sequence[str], steps: list[_Step]) -> Iterator[str]:
-    """Write the steps in the unified format."""
+    """Yield the lines of the unified format."""
     grouping: difflib.SequenceMatcher[str] = difflib.SequenceMatcher()
-    grouping.opcodes = steps  # type: ignore[attr-defined]  # what get_opcodes would find
+    grouping.opcodes = steps  # type: ignore[attr-defined]  # as get_opcodes would set it
     for group in grouping.get_grouped_opcodes(_CONTEXT_LINES):
         yield (f"@@ -{_span(group[0][1], group[-1][2])} +{_span(group[0][3], group[-1][4])} @@\n")
         for tag, i1, i2, j1, j2 in group:

@@ -1,4 +1,4 @@
-"""Names and descriptions that people give."""
+"""Validation of names and descriptions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from services.kit.errors import FieldViolation, InvalidArgument
 
 NAME_CHARS_MAX: Final = 255
 DESCRIPTION_CHARS_MAX: Final = 10_000
-# Categories of characters that show nothing: controls, formats, surrogates, private, separators.
+# Unicode categories without a visible glyph: controls, formats, surrogates, private, separators.
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"})
 
 
 def name_from(text: str, *, field: str = "name") -> str:
-    """Return a name: 1 to 255 characters of which at least one can be seen."""
+    """Return a valid name: 1 to 255 characters, at least one of them visible."""
     if not 0 < len(text) <= NAME_CHARS_MAX:
         raise _invalid(field, f"must have 1 to {NAME_CHARS_MAX} characters")
     _check_storable(text, field)
@@ -26,7 +26,7 @@ def name_from(text: str, *, field: str = "name") -> str:
 
 
 def description_from(text: str) -> str:
-    """Return a description: at most 10,000 characters."""
+    """Return a valid description: at most 10,000 characters."""
     field = "description"
     if len(text) > DESCRIPTION_CHARS_MAX:
         raise _invalid(field, f"must have at most {DESCRIPTION_CHARS_MAX} characters")

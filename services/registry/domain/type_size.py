@@ -1,4 +1,4 @@
-"""How large a type is: what reading it, comparing it and writing it costs."""
+"""The size of a type, which determines the cost of parsing, comparing and writing it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from qflow.types.model import parts
 
 
 def type_size(of: Type) -> int:
-    """Count the parts of a type, each constant of a literal or an enum too."""
+    """Count the parts of a type, including each constant of a literal or an enum."""
     count, stack = 0, [of]
     while stack:
         here = stack.pop()

@@ -1,4 +1,4 @@
-"""What differs between two versions of a workflow, part by part."""
+"""Differences between two versions of a workflow, by part."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 def workflow_diff(before: Definition, after: Definition) -> Iterator[Change]:
-    """Compare two definitions; nodes, inputs and outputs by name, connections by their ends."""
+    """Compare two definitions: nodes, inputs and outputs by name, connections by their ends."""
     yield from changed("settings.timeout_ms", _span(before.timeout_ms), _span(after.timeout_ms))
     yield from _each("inputs", _by_name(before.inputs), _by_name(after.inputs), _input_text, _input)
     parameters = _by_name(before.parameters), _by_name(after.parameters)
@@ -73,7 +73,7 @@ def _edges(of: Definition) -> dict[str, Connection]:
 
 
 def _ends(edge: Connection) -> str:
-    """Name an edge: `a.result>b.x`, `.n>a.x` from an input of the workflow, `a>b (branch yes)`."""
+    """Return the name of an edge: `a.result>b.x`, `.n>a.x` from an input, `a>b (branch yes)`."""
     kind = f" ({edge.kind} {edge.branch}".rstrip() + ")" if edge.kind else ""
     return f"{_end(edge.source, edge.source_output)}>{_end(edge.target, edge.target_input)}{kind}"
 
@@ -123,7 +123,7 @@ def _node(place: str, old: WorkflowNode, new: WorkflowNode) -> Iterator[Change]:
 
 
 def flat(stored: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Give the parts of a stored form by their paths, as texts; a type is one part."""
+    """Flatten stored JSON to texts by path; a type is one part."""
     found: dict[str, str] = {}
     for key, value in stored.items():
         if key == "type" and isinstance(value, dict):

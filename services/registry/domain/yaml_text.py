@@ -1,4 +1,4 @@
-"""YAML of plain values: read event by event, so that nothing is built that a text could misuse."""
+"""YAML of plain values, parsed event by event, so that no document can construct objects."""
 
 from __future__ import annotations
 
@@ -27,20 +27,23 @@ _WORDS: Final[Mapping[str, bool | None]] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
-# What some reader of YAML takes for a number, and JSON does not: said rather than guessed.
+# Numbers in some YAML parsers but not in JSON: rejected rather than guessed.
 _NUMBER_ELSEWHERE: Final = re.compile(
     r"[-+]?(?:0[xob][0-9a-f_]+|[0-9][0-9_]*(?:\.[0-9_]*)?(?:e[-+]?[0-9]+)?"
     r"|\.[0-9][0-9_]*(?:e[-+]?[0-9]+)?|\.inf|\.nan)",
     re.IGNORECASE,
 )
-# Text that needs no quotes under any version of YAML.
+# Text that needs no quotes in any version of YAML.
 _BARE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*(?: [A-Za-z0-9_./-]+)*")
 _NOT_BARE: Final = frozenset(["null", "true", "false", "yes", "no", "on", "off", "y", "n"])
 _WITHOUT_LIMIT: Final = -1
 
 
 def read_yaml(text: str) -> Item:
-    """Read YAML as JSON would hold it: no tags, anchors or aliases, no key twice, 64 levels."""
+    """Parse YAML restricted to JSON's values: no tags, anchors, aliases or duplicate keys.
+
+    Raises DocumentError with all faults; nesting is limited to 64 levels.
+    """
     reader = _Reader(text)
     try:
         item = reader.document()
@@ -50,7 +53,7 @@ def read_yaml(text: str) -> Item:
         said = " ".join(filter(None, (error.context, error.problem)))
         fault = Fault(line, column, "", "TEXT_INVALID", f"is not YAML: {said}")
         raise DocumentError([*reader.faults, fault]) from None
-    except yaml.YAMLError as error:  # characters that YAML does not have
+    except yaml.YAMLError as error:  # characters that YAML does not allow
         said = str(error).splitlines()[0]
         fault = Fault(0, 0, "", "TEXT_INVALID", f"is not YAML: {said}")
         raise DocumentError([*reader.faults, fault]) from None
@@ -60,7 +63,7 @@ def read_yaml(text: str) -> Item:
 
 
 class _Reader:
-    """Takes events as they come; what is refused is noted, and reading goes on where it can."""
+    """Consumes parser events; records faults and continues where it can."""
 
     def __init__(self, text: str) -> None:
         self.faults: list[Fault] = []
@@ -149,7 +152,7 @@ class _Reader:
                 self._add(event, path, "TEXT_INVALID", "holds a NUL character")
             return str(event.value)
         self._add(event, path, "KEY_INVALID", "a key is a text")
-        self._item(event, path, depth + 1)  # to find its end
+        self._item(event, path, depth + 1)  # to skip to its end
         return ""
 
 
@@ -160,7 +163,7 @@ def _place(event: yaml.Event) -> tuple[int, int]:
 
 
 def to_yaml(value: Plain) -> str:
-    """Write a value as YAML: blocks, and inline what stands below the second level of a list."""
+    """Return a value as block-style YAML; Inline mappings, and all within them, are on one line."""
     written: str = yaml.emit(
         _document(value), Dumper=yaml.CSafeDumper, allow_unicode=True, width=_WITHOUT_LIMIT
     )

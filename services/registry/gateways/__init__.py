@@ -1,3 +1,3 @@
-"""What the registry asks of the outside: interpreters, passwords, files, the runner."""
+"""Gateways of the registry: interpreters, password hashes, files, Redis, the runner."""
 
 from __future__ import annotations

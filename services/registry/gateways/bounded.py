@@ -1,4 +1,4 @@
-"""Work on large input in a child of its own: bounded in time and memory, its end known."""
+"""Run work on large input in a child process with limits on time and memory."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _OUTPUT_BYTES_MAX: Final = 16 * 1024 * 1024
 
 
 class Bounded:
-    """Runs a module of ours as a child, so many at once at most.
+    """Runs a module of this package as a child process, with limited concurrency.
 
-    The module reads one JSON value from its standard input and writes one to its output.
+    The module reads one JSON value from standard input and writes one to standard output.
     """
 
     def __init__(self, module: str) -> None:
@@ -35,7 +35,7 @@ class Bounded:
         self._slots = asyncio.Semaphore(_CHILDREN_MAX)
 
     async def ask(self, request: object) -> Any:
-        """Give the child's answer; None where it died, took too long or wrote too much."""
+        """Return the child's response; None if it died, timed out or wrote too much."""
         async with self._slots:
             try:
                 done = await child.run(
@@ -59,7 +59,7 @@ class Bounded:
 
 
 def request() -> Any:
-    """Take limits upon this process, which is the child, and read what it is asked."""
+    """In the child: apply resource limits to this process, and read the request."""
     for what, value in (
         (resource.RLIMIT_CPU, _CPU_S),
         (resource.RLIMIT_AS, _ADDRESS_SPACE_BYTES),
@@ -72,5 +72,5 @@ def request() -> Any:
 
 
 def respond(answer: object) -> None:
-    """Write what the child found."""
+    """In the child: write the response."""
     sys.stdout.buffer.write(orjson.dumps(answer))

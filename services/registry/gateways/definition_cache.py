@@ -1,7 +1,7 @@
-"""Parts of definitions in Redis: what never changes once written, sealed against those who can.
+"""Cache immutable parts of definitions in Redis, authenticated against tampering.
 
-Nothing that says who may read is kept there. A reader asks PostgreSQL first whether the version is
-there for the caller, and takes from here only what that version holds.
+The cache holds nothing about access. Callers first check in PostgreSQL that the version is visible
+to them, and then read only its content from here.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ _TTL_S: Final = 3_600.0
 _JITTER: Final = 0.2
 _VALUE_BYTES_MAX: Final = 1024 * 1024
 _MAC_BYTES: Final = 32
-# The shape of what is kept: a release that changes it takes another letter.
+# The format of values: a release that changes it must use another letter.
 _FORMAT: Final = "a"
 
 
 class DefinitionCache:
-    """Reads through Redis where there is one: anything wrong there is a miss."""
+    """A read-through cache over Redis; any fault counts as a miss."""
 
     def __init__(self, cache: Cache, secret: str) -> None:
         self._cache = cache
-        # Replicas of a service share its secret; without one, each keeps what it alone reads.
+        # Replicas share the service's secret. Without a secret, each replica reads only its own
+        # entries.
         seed = b"qflow definition cache\0" + secret.encode() if secret else os.urandom(32)
         self._key = hashlib.sha256(seed).digest()
 
@@ -48,7 +49,7 @@ class DefinitionCache:
         tenant_id: UUID,
         load: Callable[[], Awaitable[_T]],
     ) -> _T:
-        """Give a part of a version from the cache, or load it and keep it there."""
+        """Return a part of a version from the cache, or load it and store it there."""
         name = f"qflow:registry:{_FORMAT}:{kind}:{tenant_id}:{of}:{version}"
         sealed = await self._cache.get(name)
         if sealed is not None:
@@ -58,12 +59,12 @@ class DefinitionCache:
         loaded = await load()
         value = orjson.dumps(loaded)
         if len(value) <= _VALUE_BYTES_MAX:
-            jitter = random.random() * _JITTER  # noqa: S311  # no secret
+            jitter = random.random() * _JITTER  # noqa: S311  # jitter, not a secret
             await self._cache.set(name, self._mac(name, value) + value, _TTL_S * (1 - jitter))
         return loaded
 
     def _opened(self, name: str, sealed: bytes) -> _T | None:
-        """Read what was kept under this very name by one who has the secret; None for all else."""
+        """Return a value sealed under this name with our secret; None for anything else."""
         mac, value = sealed[:_MAC_BYTES], sealed[_MAC_BYTES:]
         if not hmac.compare_digest(mac, self._mac(name, value)):
             return None

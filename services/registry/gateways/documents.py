@@ -1,6 +1,6 @@
-"""Reads, writes, compares and draws: small ones in a thread, large ones in a bounded child.
+"""Parse, write, diff and draw workflows: small ones in a thread, large ones in a bounded child.
 
-`python -m services.registry.gateways.documents` is that child.
+The child process is `python -m services.registry.gateways.documents`.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _DRAWN_PARTS_MAX: Final = 200
 
 
 class Documents:
-    """Turns workflows to texts and back, and tells how texts differ."""
+    """Converts workflows to documents and back, draws them, and compares texts."""
 
     def __init__(self) -> None:
         self._child = bounded.Bounded(__name__)
 
     async def read(self, text: str, form: Format) -> Read:
-        """Read a text; DocumentError with every fault."""
+        """Parse a document; raises DocumentError with all faults."""
         if len(text) <= _THREAD_CHARS_MAX:
             return await asyncio.to_thread(_read, text, form)
         answer = await self._child.ask({"read": text, "form": form})
@@ -59,7 +59,7 @@ class Documents:
         return Read(_bundle_from_json(answer["bundle"]), places)
 
     async def write(self, bundle: Bundle, form: Format) -> str:
-        """Write a bundle in its one form."""
+        """Return the document of a bundle."""
         definition = bundle.definition
         chars = sum(len(each.code or "") for each in bundle.sources.values())
         if (
@@ -75,7 +75,7 @@ class Documents:
         return str(answer["text"])
 
     async def compare(self, before: str, after: str, names: tuple[str, str]) -> TextDiff:
-        """Tell how two texts differ; as wholes where that cannot be found out in time."""
+        """Compare two texts; if that takes too long, the result is cut to its header."""
         if before == after:
             return TextDiff("", cut=False)
         if len(before) + len(after) <= _DIFF_CHARS_MAX:
@@ -88,7 +88,7 @@ class Documents:
     async def draw(
         self, title: str, definition: Definition, names: Sequence[str], form: Picture
     ) -> str:
-        """Draw a definition; `names` has the name of the Python node of each place."""
+        """Draw a definition; `names` has the name of each place's node."""
         parts = len(definition.nodes) + len(definition.connections)
         if form == "svg" and (
             len(definition.nodes) > NODES_MAX or len(definition.connections) > LINKS_MAX

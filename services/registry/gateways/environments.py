@@ -1,4 +1,4 @@
-"""The runner's resolver: requirements in, exact distributions with their hashes out."""
+"""The runner's resolver: turns requirements into exact distributions with hashes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from grpc_status import rpc_status
 from qflow.runner.v1 import environment_service_pb2 as pb
 from qflow.runner.v1 import environment_service_pb2_grpc as pb_grpc
 
-# What no waiting helps against; all else may pass.
+# Reasons that a retry cannot fix; all others may be temporary.
 _FINAL: Final = frozenset(
     {"REQUIREMENTS_UNSATISFIABLE", "NO_BINARY", "PACKAGE_REFUSED", "INVALID_REQUIREMENT"}
 )
@@ -22,14 +22,14 @@ _MESSAGE_CHARS_MAX: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """A requirements text with one exact version and its hashes per line, and its digest."""
+    """A lock file: one exact version with hashes per line, and its digest."""
 
     text: str
     digest: str
 
 
 class LockFailedError(Exception):
-    """There is no lock: for good when `final`, else as long as something is away."""
+    """Resolving failed: finally if `final`, otherwise it can be retried later."""
 
     def __init__(self, message: str, *, final: bool) -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ class LockFailedError(Exception):
 
 
 class Environments(Protocol):
-    """Whoever resolves requirements."""
+    """A resolver of requirements."""
 
     async def resolve(
         self,
@@ -48,12 +48,12 @@ class Environments(Protocol):
         tenant_id: UUID,
         timeout_s: float,
     ) -> Lock:
-        """Pin requirements; `LockFailedError` where that cannot be, or not now."""
+        """Resolve requirements to a lock; raises LockFailedError."""
         ...
 
 
 class RunnerEnvironments:
-    """The runner, over gRPC."""
+    """Resolves through the runner, over gRPC."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = pb_grpc.EnvironmentServiceStub(channel)

@@ -1,7 +1,7 @@
-"""Checks definitions: small ones here, large ones in a bounded child of their own.
+"""Check definitions: small ones in this process, large ones in a bounded child process.
 
-`python -m services.registry.gateways.graph_checker` is that child: one definition with the
-signatures of its nodes on standard input, what was found on standard output.
+The child is `python -m services.registry.gateways.graph_checker`. It reads one definition with its
+signatures from standard input, and writes the result to standard output.
 """
 
 from __future__ import annotations
@@ -36,19 +36,20 @@ from services.registry.domain.stored import (
 from services.registry.domain.type_size import type_size
 from services.registry.gateways import bounded
 
-# What is checked on the spot: each of these is some 20 ms of this process at most. More parts, of
-# types no larger, go to a thread, where other calls get their turns; a child takes longer to start.
+# Bounds for a check in the event loop: each takes up to about 20 ms. With more parts but types of
+# bounded size, the check runs in a thread so that other calls proceed; starting a child takes
+# longer.
 _INLINE_PARTS_MAX: Final = 1_000
 _THREAD_PARTS_MAX: Final = 4_000
 _INLINE_SIGNATURES_CHARS_MAX: Final = 128 * 1024
 _INLINE_VALUES_CHARS_MAX: Final = 16 * 1024
 _INLINE_COMPARISONS_MAX: Final = 30_000
-# The shortest value in a text, and what parts it from the next: each is compared with its type.
+# The shortest value in a JSON text with its separator; each value is compared with its type.
 _VALUE_CHARS_MIN: Final = 2
 
 
 class GraphChecker:
-    """Decides where a definition is checked; two large ones at once at most."""
+    """Decides where a definition is checked; at most two child processes at once."""
 
     def __init__(self) -> None:
         self._child = bounded.Bounded(__name__)
@@ -59,7 +60,7 @@ class GraphChecker:
         stored: Mapping[tuple[UUID, int], Mapping[str, str] | None],
         variables: Mapping[str, Type] = MappingProxyType({}),
     ) -> Checked:
-        """Check a definition; `stored` has the rows of the versions that its nodes ask for."""
+        """Check a definition; `stored` has the rows of the node versions that it refers to."""
         if _is_small(definition, stored):
             signatures = _signatures(stored)
             if _comparisons(definition, signatures, variables) <= _INLINE_COMPARISONS_MAX:
@@ -93,7 +94,7 @@ class GraphChecker:
 def _is_small(
     definition: Definition, stored: Mapping[tuple[UUID, int], Mapping[str, str] | None]
 ) -> bool:
-    """Whether all texts may be read here; only then can anything be said of the types in them."""
+    """Return whether all texts are short enough to parse here; only then types can be measured."""
     values = sum(len(text) for node in definition.nodes for _, text in node.literals)
     values += sum(len(each.type_text) + len(each.default_json or "") for each in definition.inputs)
     values += sum(
@@ -109,7 +110,7 @@ def _is_small(
 
 
 def _construct_chars(node: WorkflowNode) -> int:
-    """Count the characters of conditions and of the types that a place states."""
+    """Count the characters of a place's conditions and stated types."""
     chars = len(node.condition) + (len(node.loop.condition) if node.loop else 0)
     match node.construct:
         case Choice(branches=branches):
@@ -129,7 +130,7 @@ def _signatures(stored: Mapping[tuple[UUID, int], Mapping[str, str] | None]) -> 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Sizes:
-    """How many parts the types of one signature have; the largest stands for all outputs."""
+    """The sizes of a signature's types; the largest output stands for all outputs."""
 
     inputs: Mapping[str, int]
     output: int
@@ -148,12 +149,12 @@ def _sizes(signature: Signature | None) -> _Sizes:
 def _comparisons(
     definition: Definition, signatures: Signatures, variables: Mapping[str, Type]
 ) -> int:
-    """Bound the work of a check: verdicts compare parts of types, values are held to each part."""
+    """Estimate the work of a check: verdicts compare parts of types, values are checked by part."""
     known = {key: _sizes(signature) for key, signature in signatures.items()}
     nodes = {
         node.id: known.get((node.node_id, node.version), _UNKNOWN) for node in definition.nodes
     }
-    # Types that one input of the workflow feeds are compared each with each.
+    # Types fed by one input of the workflow are compared pairwise.
     fed: dict[str, dict[tuple[_Sizes, str], int]] = defaultdict(dict)
     for edge in definition.connections:
         if not edge.source:
@@ -178,7 +179,7 @@ def _comparisons(
 def _bound_comparisons(
     definition: Definition, nodes: Mapping[str, _Sizes], variables: Mapping[str, Type]
 ) -> int:
-    """Bound what comparing variables and parameters with inputs takes, and reading defaults."""
+    """Estimate the work of comparing variables and parameters with inputs, and of defaults."""
     count = 0
     known = {name: type_size(of) for name, of in variables.items()}
     declared = {}
@@ -198,7 +199,7 @@ def _taken(of: _Sizes, name: str) -> int:
 
 
 def main() -> None:
-    """Be the child."""
+    """Run the child process."""
     request = bounded.request()
     definition = definition_from_json(request["definition"])
     signatures = {(UUID(node_id), version): row for node_id, version, row in request["signatures"]}

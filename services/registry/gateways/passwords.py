@@ -1,4 +1,4 @@
-"""Password hashes: argon2id, in threads, never more than two at once."""
+"""Password hashes with argon2id, computed in threads, at most two at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.kit.errors import ResourceExhausted
 
 _HASHER: Final = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1, type=Type.ID)
 _CONCURRENT_MAX: Final = 2
-# Who comes when so many wait already is told to come later: each hash costs 19 MiB and some 20 ms.
+# Limits the queue: each hash takes 19 MiB and some 20 ms. Further calls are refused.
 _WAITING_MAX: Final = 32
 _RETRY_AFTER_S: Final = 1.0
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Passwords:
-    """Makes and checks hashes; an unknown user costs the same time as a wrong password."""
+    """Computes and verifies hashes; an unknown user takes the same time as a wrong password."""
 
     def __init__(self) -> None:
         self._hasher = _HASHER
@@ -31,18 +31,18 @@ class Passwords:
         self._dummy: str | None = None
 
     async def hash(self, password: str) -> str:
-        """Make a hash."""
+        """Return the hash of a password."""
         return await self._in_turn(self._hasher.hash, password)
 
     async def verify(self, password_hash: str | None, password: str) -> bool:
-        """Check a password; with no hash to check, take as long and answer False."""
+        """Verify a password; without a hash takes the same time and returns False."""
         if self._dummy is None:
             self._dummy = await self.hash(secrets.token_urlsafe(16))
         right = await self._in_turn(self._matches, password_hash or self._dummy, password)
         return right and password_hash is not None
 
     def is_outdated(self, password_hash: str) -> bool:
-        """Whether a hash was made with other settings than today's."""
+        """Return whether a hash was computed with other parameters than the current ones."""
         return self._hasher.check_needs_rehash(password_hash)
 
     def _matches(self, password_hash: str, password: str) -> bool:

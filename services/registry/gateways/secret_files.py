@@ -1,4 +1,4 @@
-"""Secrets as files of mode 0600 under the home folder, written whole or not at all."""
+"""Secrets as files of mode 0600 under the home folder, written atomically."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def secret_path(home: Path, name: str) -> Path:
-    """Return where a secret lies."""
+    """Return the path of a secret."""
     return home / "secrets" / name
 
 
 def read_secret(home: Path, name: str) -> str | None:
-    """Read a secret; None when there is none."""
+    """Return a secret; None if there is none."""
     try:
         return secret_path(home, name).read_text(encoding="utf-8").strip() or None
     except FileNotFoundError:
@@ -20,7 +20,7 @@ def read_secret(home: Path, name: str) -> str | None:
 
 
 def write_secret(home: Path, name: str, text: str) -> Path:
-    """Write a secret that only this user can read; gives its file."""
+    """Write a secret that only this user can read; returns its path."""
     path = secret_path(home, name)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     beside = path.with_name(f".{name}.{os.getpid()}")

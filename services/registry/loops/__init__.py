@@ -1,3 +1,3 @@
-"""What the registry does by itself."""
+"""Background loops of the registry."""
 
 from __future__ import annotations

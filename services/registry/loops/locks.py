@@ -1,4 +1,4 @@
-"""Comes back to locks that could not be made at once; silent while there is none."""
+"""Retry locks that could not be resolved at once; idle while there are none."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from services.registry.usecases.locks import Locks
 
 log = structlog.get_logger()
 
-# Locks of another replica, or of a process that is gone, are found by looking now and then.
+# Locks of other replicas or of dead processes are found by polling.
 _SWEEP_S: Final = 300.0
 _WAIT_MIN_S: Final = 0.5
 
 
 async def make_locks(locks: Locks, stop: asyncio.Event) -> None:
-    """Make pending locks when they are due, until told to stop."""
+    """Resolve pending locks when they are due, until stopped."""
     stopped = asyncio.create_task(stop.wait())
     try:
         while not stop.is_set():

@@ -1,3 +1,3 @@
-"""The registry's RPCs: decode, call one use case, encode."""
+"""Servicers of the registry: decode, call one use case, encode."""
 
 from __future__ import annotations

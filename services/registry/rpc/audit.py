@@ -27,7 +27,7 @@ _KINDS: Final[Mapping[FaultKind, pb.AuditFaultKind.ValueType]] = {
 
 
 class AuditServicer(pb_grpc.AuditServiceServicer):
-    """What was asked of the suite, for administrators."""
+    """Serves the audit history to administrators."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

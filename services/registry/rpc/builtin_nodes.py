@@ -1,4 +1,4 @@
-"""BuiltinNodeService, and built-in nodes as messages."""
+"""BuiltinNodeService, and the encoding of built-in nodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KINDS: Final = {
 
 
 class BuiltinNodeServicer(pb_grpc.BuiltinNodeServiceServicer):
-    """Shows the nodes that the engine itself runs."""
+    """Serves descriptions of the nodes that the engine runs itself."""
 
     async def ListBuiltinNodes(
         self, request: pb.ListBuiltinNodesRequest, context: Any
@@ -32,7 +32,7 @@ class BuiltinNodeServicer(pb_grpc.BuiltinNodeServiceServicer):
 
 
 def builtin_node(node_id: UUID, version: int) -> node_pb2.Node | None:
-    """Give a built-in node by its id, None where the id is not that of one."""
+    """Return a built-in node by its id; None if it is not one."""
     found = BY_ID.get(node_id)
     if found is None:
         return None

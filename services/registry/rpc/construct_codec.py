@@ -1,4 +1,4 @@
-"""Between the messages and the values of what a place is besides a Python node that runs once."""
+"""Codec for the constructs, edge kinds and optional settings of a place."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ _SPANS_MS: Final = tuple((name, f"{name}_ms") for name in _SPANS)
 
 
 def connection_kind_from(number: int) -> str:
-    """Decode the kind of an edge; one that is not stated carries a value."""
+    """Decode the kind of an edge; unspecified means a data edge."""
     return _CONNECTION_WORDS.get(number, DATA)
 
 
 def constructs_from_pb(message: pb.WorkflowNode, place: str) -> Values:
-    """Decode what a place says besides what every place says, as arguments of a place."""
+    """Decode the optional parts of a place into arguments of WorkflowNode."""
     found: Values = {
         "condition": message.condition,
         "compensates": message.compensates,
@@ -160,7 +160,7 @@ def _loop_from_pb(message: pb.LoopPolicy) -> Loop:
 
 
 def add_constructs(message: pb.WorkflowNode, node: WorkflowNode) -> None:
-    """Encode what a place says besides what every place says, where it says any of it."""
+    """Encode the optional parts of a place that are set."""
     if node.condition:
         message.condition = node.condition
     if node.compensates:
@@ -229,7 +229,7 @@ def _add_wait(message: pb.NodeSignal | pb.NodeApproval, of: Signal | Approval) -
 
 
 def _type(of: Signal | Approval) -> tuple[str, str]:
-    # One that was not read yet is held against the contract's rules as it was written.
+    # A type that is not parsed yet is encoded as written, for the contract's rules.
     return (of.type_text, "") if of.type is None else (to_text(of.type), expression(of.type))
 
 

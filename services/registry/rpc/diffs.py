@@ -25,7 +25,7 @@ _CHANGES_BYTES_MAX: Final = 1024 * 1024
 
 
 class DiffServicer(pb_grpc.DiffServiceServicer):
-    """Compares versions."""
+    """Serves comparisons of versions."""
 
     def __init__(self, deps: Exchange) -> None:
         self._deps = deps

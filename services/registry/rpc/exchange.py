@@ -34,7 +34,7 @@ _MEDIA_TYPES: Final[dict[Format | Picture, str]] = {
 
 
 class ExchangeServicer(pb_grpc.ExchangeServiceServicer):
-    """Gives workflows as texts and pictures, and takes such texts."""
+    """Serves export, import and drawing of workflows."""
 
     def __init__(self, deps: Exchange) -> None:
         self._deps = deps
@@ -107,7 +107,7 @@ def _form(request: pb.ImportWorkflowRequest) -> Format:
 
 
 def _broken_rules(definition: Definition) -> list[tuple[str, str, str]]:
-    """Hold a definition to what the contract says of one that is sent as a message."""
+    """Check a definition against the contract's rules for one sent as a message."""
     message = definition_to_pb(definition)
     for told, each in zip(message.inputs, definition.inputs, strict=True):
         told.type_json = each.type_text

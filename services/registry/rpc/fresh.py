@@ -1,7 +1,7 @@
-"""Answers of the last second, and what makes this process forget them at once.
+"""Cache responses for a second, and drop them at once after a change by this process.
 
-An answer is kept for the tenant that was given it: who may read a definition depends on the
-tenant alone. A change that another process makes is seen a second later, at most.
+A response is cached per tenant, since access to a definition depends only on the tenant. A change
+by another process is visible after a second at most.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ Answers: TypeAlias = "Recent[tuple[object, ...], Any]"
 AGE_MAX_S: Final = 1.0
 _PACKAGE: Final = "qflow.registry.v1"
 _BYTES_MAX: Final = 16 * 1024 * 1024
-# What an answer takes besides its bytes.
+# An entry's memory besides its bytes.
 _OVERHEAD_BYTES: Final = 512
 
 
 def recent_answers() -> Answers:
-    """Make room for answers of this process."""
+    """Create the response cache of this process."""
     return Recent(ttl_s=AGE_MAX_S, weight_max=_BYTES_MAX)
 
 
 def kept(answer: Message, *, lasting: bool = True) -> Loaded[Any]:
-    """Encode an answer, once for all who will get it; one that changes by itself is not kept.
+    """Encode a response once for all who receive it; not cached unless `lasting`.
 
-    The kit sends encoded answers as they are (`services.kit.rpc.unary`).
+    The kit sends encoded responses as they are (`services.kit.rpc.unary`).
     """
     encoded = answer.SerializeToString()
     return Loaded(encoded, len(encoded) + _OVERHEAD_BYTES if lasting else 0)
 
 
 def forgetting(entry: Servicer, answers: Answers) -> Servicer:
-    """Make every RPC of a servicer that changes something forget what its tenant was told."""
+    """Wrap a servicer, so that each changing RPC drops the cached responses of its tenant."""
     add_to_server, servicer = entry
     name = add_to_server.__name__.removeprefix("add_").removesuffix("Servicer_to_server")
     service = descriptor_pool.Default().FindServiceByName(f"{_PACKAGE}.{name}")
@@ -73,7 +73,7 @@ class _Forgetting:
         async def call(request: Any, context: Any) -> Message:
             try:
                 return await method(request, context)
-            finally:  # also where it failed: it may have been written all the same
+            finally:  # after a failure too: the write may still have been committed
                 with contextlib.suppress(Unauthenticated):  # signing in changes no definition
                     self._answers.forget(current_caller().tenant_id)
 

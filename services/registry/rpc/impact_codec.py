@@ -1,4 +1,4 @@
-"""Between the messages of an analysed change and the values of the registry."""
+"""Codec for the analysis of a node's change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _IMPACTS: Final = {
 def analysis_to_pb(
     analysis: Analysis,
 ) -> tuple[rpc.AnalyzeNodeChangeResponse, tuple[datetime, UUID] | None]:
-    """Encode what fits one message, and give the row after which the next page begins."""
+    """Encode as much as fits one message; returns it with the row after which to continue."""
     answer = analysis.answer
     message = rpc.AnalyzeNodeChangeResponse(
         node=node_to_pb(answer.node, answer.diagnostics, with_code=False),

@@ -1,4 +1,4 @@
-"""A page of nodes or of workflows, as a request asks for it by filter, order, view and token."""
+"""Serve a page of nodes or workflows, by filter, order, view and page token."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ M = TypeVar("M", bound=Message)
 
 
 class Searched(Protocol):
-    """What is searched: what callers may read, and the login that finds candidates in it."""
+    """The pools for a search."""
 
     @property
     def pool(self) -> Pool:
-        """The callers' pool."""
+        """The pool under the callers' login."""
         ...
 
     @property
     def search(self) -> Pool:
-        """The pool whose login sees the indexes of all tenants."""
+        """The pool under a login that can use the search indexes of all tenants."""
         ...
 
 
@@ -41,9 +41,9 @@ async def listed(
     read: Callable[[list[UUID]], Awaitable[Iterable[Thing]]],
     encode: Callable[[Thing], M],
 ) -> tuple[list[M], str]:
-    """Find, read and encode a page; gives it with the token of the next one.
+    """Find, read and encode a page; returns it with the token of the next one.
 
-    `full` says that rows are shown whole, `read` gives those of a slice.
+    `full` says whether rows are shown whole, `read` returns the rows of a slice of ids.
     """
     asked = lists.asked_from(of, filter_text=request.filter, order_by=request.order_by)
     deleted = request.show_deleted

@@ -1,4 +1,4 @@
-"""Between the messages of nodes and the values of the registry."""
+"""Codec for nodes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _KINDS: Final = {
 def node_to_pb(
     node: Node, diagnostics: Sequence[Diagnostic] = (), *, with_code: bool = True
 ) -> pb.Node:
-    """Encode a node; one that was only validated has no id."""
+    """Encode a node; a validated-only one has no id."""
     exists = node.id.int != 0
     return pb.Node(
         id=str(node.id) if exists else "",

@@ -29,18 +29,18 @@ from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
 from services.registry.usecases.reading import Reading
 
 _GET: Final = "registry.GetNode"
-# States that no resolver changes behind the back of whoever remembers them.
+# Final lock states: a cached response cannot become stale through the resolver.
 _LASTING: Final = frozenset({"none", "locked"})
 _LIST: Final = "registry.ListNodes"
 _LIST_VERSIONS: Final = "registry.ListNodeVersions"
 _ANALYZE: Final = "registry.AnalyzeNodeChange"
-# Each may be a graph of 10,000 nodes that is checked twice.
+# A small page, since each workflow may be a graph of 10,000 nodes that is checked twice.
 _ANALYZED_DEFAULT: Final = 20
 _ANALYZED_MAX: Final = 50
 
 
 class NodeServicer(pb_grpc.NodeServiceServicer):
-    """Stores Python functions with what their source says."""
+    """Serves Python nodes and the analysis of their changes."""
 
     def __init__(
         self, deps: Nodes, reading: Reading, answers: Answers, checker: GraphChecker

@@ -1,4 +1,4 @@
-"""From where a call comes, as far as failures are counted by it."""
+"""The origin of a call, by which failed sign-ins are counted."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from urllib.parse import unquote
 
 
 def peer_of(context: Any) -> str:
-    """Return the caller's address without its port; `local` for a unix socket.
+    """Return the caller's address without its port; `local` for a Unix socket.
 
-    Of IPv6 the network of 64 bits, which is what one customer has at least: the rest is theirs to
-    vary.
+    For IPv6 it is the /64 network, since a customer has at least that and can vary the rest.
     """
     kind, _, rest = unquote(context.peer()).partition(":")
     if kind not in {"ipv4", "ipv6"}:

@@ -1,4 +1,4 @@
-"""The scopes that the contract asks of users: read from the rules of every RPC of the suite."""
+"""The scopes that the contract defines for users, from the rules of all RPCs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGES: Final = ("registry", "orchestrator", "runner", "telemetry")
 
 @cache
 def scopes_of(role: str) -> frozenset[str]:
-    """Return every scope that lets a user of the role call something."""
+    """Return the scopes of all RPCs that a user with this role may call."""
     rules = [method.GetOptions().Extensions[auth_pb2.rule] for method in _methods()]
     return frozenset(
         rule.scope

@@ -20,7 +20,7 @@ from services.registry.usecases.service_tokens import Made
 
 
 class ServiceTokenServicer(pb_grpc.ServiceTokenServiceServicer):
-    """Tokens by which a user's backends call the suite."""
+    """Serves the service tokens of users."""
 
     def __init__(self, deps: Identity) -> None:
         self._deps = deps
@@ -73,7 +73,7 @@ class ServiceTokenServicer(pb_grpc.ServiceTokenServiceServicer):
 
 
 def _kept(made: Made) -> pb.CreateServiceTokenResponse:
-    """Encode what is kept for a repeated call: all but the token itself."""
+    """Encode the response stored for retries: without the token itself."""
     return pb.CreateServiceTokenResponse(service_token=_token_to_pb(made.known))
 
 

@@ -22,7 +22,7 @@ _LIST: Final = "registry.ListSessions"
 
 
 class SessionServicer(pb_grpc.SessionServiceServicer):
-    """Signing in and out, saying who calls, and sessions listed and ended."""
+    """Serves sign-in, sign-out, the caller's identity, and sessions."""
 
     def __init__(self, deps: Identity) -> None:
         self._deps = deps

@@ -23,7 +23,7 @@ _LEVELS: Final = {
 
 
 class SettingsServicer(pb_grpc.SettingsServiceServicer):
-    """Publishes the settings of workflows and their nodes."""
+    """Serves the schema and the effective values of settings."""
 
     def __init__(self, deps: Workflows) -> None:
         self._deps = deps

@@ -1,4 +1,4 @@
-"""Answers that fit one message: what could never be sent is not stored."""
+"""Reject definitions whose response would exceed the size of a message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from services.kit.rpc.sizes import ANSWER_BYTES_MAX
 
 
 def check_answerable(answer: Message, *, what: str, hint: str) -> None:
-    """Refuse what could be stored and then never be read back whole."""
+    """Raise InvalidArgument for what could be stored but never be read back whole."""
     if answer.ByteSize() > ANSWER_BYTES_MAX:
         raise InvalidArgument(
             f"{what.upper()}_TOO_LARGE",

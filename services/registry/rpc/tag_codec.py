@@ -1,4 +1,4 @@
-"""Between the messages of tags and the values of the registry."""
+"""Codec for tags."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def attached_to_pb(attached: Iterable[AttachedTag]) -> list[tag_pb2.AttachedTag]
 
 
 def tag_to_pb(tag: Tag, kind: tag_pb2.TagKind.ValueType) -> tag_pb2.Tag:
-    """Encode a tag; one that was only validated has no id."""
+    """Encode a tag; a validated-only one has no id."""
     exists = tag.id.int != 0
     return tag_pb2.Tag(
         id=str(tag.id) if exists else "",

@@ -28,7 +28,7 @@ _TABLES: Final = {
 
 
 class TagServicer(pb_grpc.TagServiceServicer):
-    """Keeps the tags of a tenant and what they are tied to."""
+    """Serves the tags of a tenant and their attachments."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -159,6 +159,6 @@ def _tag_id(request: pb.GetTagRequest | pb.UpdateTagRequest | pb.DeleteTagReques
 
 
 def _ids(texts: Iterable[str], field: str) -> list[UUID]:
-    """Read ids, each once."""
+    """Decode ids, dropping duplicates."""
     read = [codec.uuid_from(text, field=f"{field}[{at}]") for at, text in enumerate(texts)]
     return list(dict.fromkeys(read))

@@ -24,7 +24,7 @@ _RECEIVED: Final = "registry.ListReceivedTeamInvitations"
 
 
 class TeamServicer(pb_grpc.TeamServiceServicer):
-    """Teams, who is in them, and what moves between tenants."""
+    """Serves teams, their members and invitations, and transfers between tenants."""
 
     def __init__(self, deps: Identity) -> None:
         self._deps = deps

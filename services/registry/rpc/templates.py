@@ -17,7 +17,7 @@ from services.registry.usecases.workflows import WorkflowAnswer, Workflows
 
 
 class TemplateServicer(pb_grpc.TemplateServiceServicer):
-    """Makes workflows of templates."""
+    """Creates workflows from templates."""
 
     def __init__(self, deps: Workflows) -> None:
         self._deps = deps

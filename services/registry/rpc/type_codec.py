@@ -1,4 +1,4 @@
-"""Between the messages of types and the values of the registry."""
+"""Codec for types."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.registry.usecases.types import Comparison, TypeText
 
 
 def written_from_pb(message: pb.CustomTypeDefinition) -> Written:
-    """Decode a definition."""
+    """Decode the definition of a custom type."""
     if message.WhichOneof("form") == "json_schema":
         return Written(json_schema=message.json_schema)
     return Written(
@@ -28,12 +28,12 @@ def written_from_pb(message: pb.CustomTypeDefinition) -> Written:
 
 
 def type_text_from_pb(message: pb.TypeSource) -> TypeText:
-    """Decode a type, however it is said."""
+    """Decode a type given in either form."""
     return TypeText(message.type_json, message.type_expression)
 
 
 def custom_type_to_pb(custom: CustomType) -> pb.CustomType:
-    """Encode a type; one that was only validated has no id."""
+    """Encode a custom type; a validated-only one has no id."""
     exists = custom.id.int != 0
     return pb.CustomType(
         id=str(custom.id) if exists else "",
@@ -64,7 +64,7 @@ def _written_to_pb(written: Written) -> pb.CustomTypeDefinition:
 def types_to_pb(
     types: Sequence[BuiltinType], conversions: Sequence[Conversion]
 ) -> pb.ListTypesResponse:
-    """Encode what comes with the suite."""
+    """Encode the builtin types and conversions."""
     return pb.ListTypesResponse(
         types=[
             pb.BuiltinType(
@@ -88,7 +88,7 @@ def types_to_pb(
 
 
 def comparison_to_pb(comparison: Comparison) -> pb.CompareTypesResponse:
-    """Encode what is said of an edge."""
+    """Encode the verdict on an edge."""
     said = comparison.verdict
     return pb.CompareTypesResponse(
         verdict=VERDICTS[said.kind.value],

@@ -1,4 +1,4 @@
-"""Types as answers have them: the exact form, and the one that people read."""
+"""Types as in responses: the exact JSON form, and the expression for people."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from qflow.types import Type, expression, to_text
 
 from services.registry.domain.type_size import type_size
 
-# Most inputs are of a few small types, which a page of nodes would write a hundred times over.
+# Most inputs have one of a few small types, which a page of nodes would encode over and over.
 _REMEMBERED_PARTS_MAX: Final = 8
 _REMEMBERED_MAX: Final = 1_024
 
 
 def type_texts(of: Type) -> tuple[str, str]:
-    """Give a type as JSON text, and as the expression that is written in Python."""
+    """Return a type as JSON text and as a Python expression."""
     return _small(of) if type_size(of) <= _REMEMBERED_PARTS_MAX else _texts(of)
 
 

@@ -27,7 +27,7 @@ _LIST: Final = "registry.ListCustomTypes"
 
 
 class TypeServicer(pb_grpc.TypeServiceServicer):
-    """Keeps the types of a tenant, and answers for edges that do not exist yet."""
+    """Serves the types of a tenant, and verdicts on pairs of types."""
 
     def __init__(self, deps: Types) -> None:
         self._deps = deps

@@ -1,4 +1,4 @@
-"""Settings that this version does not know: refused, for nothing here enforces them."""
+"""Reject settings that this version does not know, since nothing would enforce them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qflow.registry.v1 import workflow_pb2 as pb
 from services.kit.errors import FieldViolation, InvalidArgument
 
 _FAULTS_MAX: Final = 100
-# Every message of ours that a node may have once.
+# Fields of a node that hold one message of this contract.
 _PARTS: Final = frozenset(
     field
     for field in pb.WorkflowNode.DESCRIPTOR.fields
@@ -23,8 +23,9 @@ _PARTS: Final = frozenset(
 
 
 def check_settings_known(definition: pb.WorkflowDefinition) -> None:
-    """Refuse a definition with a field that means nothing here, naming where it stands."""
-    # To ask each part costs more than to decode it; nearly always there is nothing to be found.
+    """Raise InvalidArgument for unknown fields in a definition, naming their places."""
+    # Comparing sizes first: inspecting every part costs more than decoding, and rarely finds
+    # anything.
     raw = definition.SerializeToString()
     definition.DiscardUnknownFields()
     if definition.ByteSize() == len(raw):

@@ -1,4 +1,4 @@
-"""Between the messages of users and the values of the registry."""
+"""Codec for users."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STATES: Final = {
 
 
 def role_from(number: auth_pb2.Role.ValueType, *, field: str = "role") -> str:
-    """Read a role, which must be stated."""
+    """Decode a role, which must be set."""
     name = _NAMES.get(number)
     if name is None:
         raise codec.invalid(field, "must be a role of users", "ROLE_INVALID")
@@ -34,7 +34,7 @@ def role_from(number: auth_pb2.Role.ValueType, *, field: str = "role") -> str:
 
 
 def user_to_pb(account: Account) -> pb.User:
-    """Encode a user; one that was only validated has no id."""
+    """Encode a user; a validated-only one has no id."""
     exists = account.id.int != 0
     return pb.User(
         id=str(account.id) if exists else "",
@@ -51,7 +51,7 @@ def user_to_pb(account: Account) -> pb.User:
 
 
 def lifetime_from(request: Any, default: timedelta) -> timedelta:
-    """Read how long something holds; the default when the request says nothing."""
+    """Decode a lifetime; the default if the request has none."""
     if not request.HasField("lifetime"):
         return default
     return timedelta(milliseconds=codec.milliseconds_from(request.lifetime, field="lifetime"))

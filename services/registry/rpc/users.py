@@ -24,12 +24,12 @@ from services.registry.usecases.identity import Identity
 from services.registry.usecases.users import Draft, Invited
 
 _LIST: Final = "registry.ListUsers"
-# A response that holds a user and nothing else: what the generated classes share is not typed.
+# A response with a user only; the generated classes have no common type for that.
 R = TypeVar("R", bound=Any)
 
 
 class UserServicer(pb_grpc.UserServiceServicer):
-    """Users and their passwords."""
+    """Serves users and their passwords."""
 
     def __init__(self, deps: Identity) -> None:
         self._deps = deps
@@ -221,12 +221,12 @@ def _answered(response: type[R], answer: Account | Replayed) -> R:
 
 
 def _invited(invited: Invited) -> pb.InviteUserResponse:
-    """Encode what is kept for a repeated call: all but the token itself."""
+    """Encode the response stored for retries: without the token itself."""
     return pb.InviteUserResponse(
         user=user_to_pb(invited.account), expire_time=codec.timestamp(invited.expires_at)
     )
 
 
 def _reset(reset: Reset) -> pb.CreatePasswordResetResponse:
-    """Encode what is kept for a repeated call: all but the token itself."""
+    """Encode the response stored for retries: without the token itself."""
     return pb.CreatePasswordResetResponse(expire_time=codec.timestamp(reset.expires_at))

@@ -19,7 +19,7 @@ from services.registry.usecases.variables import Given
 
 
 class VariableServicer(pb_grpc.VariableServiceServicer):
-    """Keeps plain values of tenants and workflows."""
+    """Serves the variables of tenants and workflows."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -24,7 +24,7 @@ _KINDS: Final = {
 
 
 class WorkflowAliasServicer(pb_grpc.WorkflowAliasServiceServicer):
-    """Moves and shows the aliases of workflows."""
+    """Serves the aliases of workflows and their history."""
 
     def __init__(self, deps: Workflows) -> None:
         self._deps = deps

@@ -1,4 +1,4 @@
-"""Between the messages of workflows and the values of the registry."""
+"""Codec for workflows."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ _SEVERITIES: Final = {
 
 
 def definition_from_pb(message: pb.WorkflowDefinition) -> Definition:
-    """Decode a graph; what the server sets is left out, and checked anew."""
+    """Decode a graph without the fields that the server sets, which are computed again."""
     check_settings_known(message)
     timeout = message.settings.timeout if message.settings.HasField("timeout") else None
-    ids: dict[str, UUID] = {}  # a few nodes stand at many places
+    ids: dict[str, UUID] = {}  # most nodes are used at many places
     return Definition(
         nodes=tuple([_node_from_pb(each, index, ids) for index, each in enumerate(message.nodes)]),
         connections=tuple(
@@ -102,7 +102,7 @@ def _node_from_pb(message: pb.WorkflowNode, index: int, ids: dict[str, UUID]) ->
     literals = tuple([(each.input, each.value_json) for each in message.literals])
     if node_id is not None:
         name, version = message.id, message.version
-        # Most say which node runs and leave all else as it is: they have these fields alone.
+        # A fast path for most places, which set only these fields.
         said = bool(name) + bool(text) + bool(version) + bool(literals)
         if len(message.ListFields()) == said:
             return WorkflowNode(id=name, node_id=node_id, version=version, literals=literals)
@@ -162,7 +162,7 @@ def _input_from_pb(message: pb.WorkflowInput) -> WorkflowInput:
 
 
 def definition_to_pb(definition: Definition, *, with_graph: bool = True) -> pb.WorkflowDefinition:
-    """Encode a graph; without it, only what stands around it."""
+    """Encode a graph; without `with_graph`, only its inputs, outputs, parameters and settings."""
     message = pb.WorkflowDefinition(
         inputs=[
             pb.WorkflowInput(
@@ -205,14 +205,14 @@ def definition_to_pb(definition: Definition, *, with_graph: bool = True) -> pb.W
 
 
 class _Texts(NamedTuple):
-    """What many places of a graph have alike, once it is encoded: ids by which they are, spans."""
+    """Encoded values that many places share: node ids by identity, and timeouts."""
 
     ids: dict[int, str]
     spans: dict[int, Duration]
 
 
 def _add_node(definition: pb.WorkflowDefinition, node: WorkflowNode, texts: _Texts) -> None:
-    # Added in place: a message that is made first and appended then is copied.
+    # Added in place, since appending a finished message would copy it.
     shown = texts.ids.get(id(node.node_id))
     if shown is None:
         shown = texts.ids[id(node.node_id)] = str(node.node_id)
@@ -249,7 +249,7 @@ def _add_node(definition: pb.WorkflowDefinition, node: WorkflowNode, texts: _Tex
 
 
 def _add_connection(definition: pb.WorkflowDefinition, edge: Connection) -> None:
-    # Nearly all edges carry a value as it is: what is set besides is set where there is any.
+    # Optional fields are set only if needed, since nearly all edges carry a value unchanged.
     message = definition.connections.add(
         source_node=edge.source,
         source_output=edge.source_output,
@@ -270,14 +270,14 @@ def _add_connection(definition: pb.WorkflowDefinition, edge: Connection) -> None
 
 
 def connection_to_pb(edge: Connection) -> pb.Connection:
-    """Encode an edge as it was judged."""
+    """Encode an edge with its verdict."""
     alone = pb.WorkflowDefinition()
     _add_connection(alone, edge)
     return alone.connections[0]
 
 
 def findings_to_pb(findings: Sequence[Finding]) -> list[pb.Finding]:
-    """Encode what was found."""
+    """Encode findings."""
     return [
         pb.Finding(
             severity=_SEVERITIES[each.severity],
@@ -295,7 +295,7 @@ def findings_to_pb(findings: Sequence[Finding]) -> list[pb.Finding]:
 def workflow_to_pb(
     workflow: Workflow, findings: Sequence[Finding] = (), *, with_graph: bool = True
 ) -> pb.Workflow:
-    """Encode a workflow; one that was only validated has no id."""
+    """Encode a workflow; a validated-only one has no id."""
     exists = workflow.id.int != 0
     return pb.Workflow(
         id=str(workflow.id) if exists else "",

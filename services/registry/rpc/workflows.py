@@ -35,7 +35,7 @@ _LIST_VERSIONS: Final = "registry.ListWorkflowVersions"
 
 
 class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
-    """Stores graphs of nodes and proves their edges."""
+    """Serves workflows, and the checks of their definitions."""
 
     def __init__(self, deps: Workflows, reading: Reading, answers: Answers) -> None:
         self._deps = deps
@@ -251,7 +251,7 @@ class WorkflowServicer(pb_grpc.WorkflowServiceServicer):
 
 
 def _answerable(answer: WorkflowAnswer) -> None:
-    # A small graph may be large with the types of its nodes.
+    # A small graph may be large once the types of its nodes are filled in.
     hint = "use shorter ids, fewer edges or smaller literals"
     check_answerable(_workflow(answer), what="definition", hint=hint)
 

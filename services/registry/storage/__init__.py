@@ -1,3 +1,3 @@
-"""The SQL of the registry, one module per cluster of tables."""
+"""SQL of the registry, one module per group of tables."""
 
 from __future__ import annotations

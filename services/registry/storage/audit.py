@@ -1,4 +1,4 @@
-"""The audit trail: rows are added, and by no login changed or removed."""
+"""The audit trail: insert-only, no login may update or delete rows."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ async def insert_event(
     before: Mapping[str, Any] | None = None,
     after: Mapping[str, Any] | None = None,
 ) -> None:
-    """Note who did what to whom, within the transaction that does it.
+    """Record who did what to whom, within the transaction that does it.
 
-    The values hold no secrets and nothing personal: what is written here stays.
+    The values must hold no secrets and no personal data: they can never be removed.
     """
     await db.execute(
         _INSERT,

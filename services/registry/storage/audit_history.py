@@ -1,4 +1,4 @@
-"""The audit history as administrators read it; under the login for identities, which sees all."""
+"""The audit history as administrators read it, under the identity login, which sees all tenants."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from uuid import UUID
 from services.kit.audit import Record
 from services.kit.pg import Db, Row
 
-# After which record a list goes on: when it ended, and its place.
+# The cursor of a list: a record's time, chain and number.
 Place = tuple[datetime, UUID, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A record and where it stands."""
+    """A record and its position in its chain."""
 
     chain_id: UUID
     number: int
@@ -25,13 +25,13 @@ class Kept:
 
     @property
     def place(self) -> Place:
-        """Its place in the order of time."""
+        """The record's cursor in order of time."""
         return self.record.occurred_at, self.chain_id, self.number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """Which records; what is None is not asked."""
+    """Filters of a list; None matches everything."""
 
     actor_id: UUID | None = None
     tenant_id: UUID | None = None
@@ -42,7 +42,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """A seal, and which seal must stand before it; None where nobody can say any more."""
+    """A seal and the digest it must link to, None if that is missing."""
 
     chain_id: UUID
     number: int
@@ -51,7 +51,7 @@ class Seal:
     previous: bytes
     digest: bytes
     expected_previous: bytes | None
-    link_forgotten: bool  # what came before was forgotten whole
+    link_forgotten: bool  # the predecessor was removed by retention, so the link cannot be checked
 
 
 _COLUMNS: Final[LiteralString] = """
@@ -96,13 +96,13 @@ _EXPORT: Final[LiteralString] = f"""
 async def export_records(
     db: Db, since: datetime, before: datetime, *, after: Place | None, limit: int
 ) -> Sequence[Kept]:
-    """Give the next records of a span of time, oldest first."""
+    """Return the next records of a time span, oldest first."""
     rows = await db.fetch(_EXPORT, since, before, *(after or (None, None, None)), limit)
     return [_to_kept(row) for row in rows]
 
 
-# What must stand before a seal: the one before it, or the checkpoint in its place; for the first
-# of a chain the seal that the chain follows, or nothing.
+# The expected predecessor: the previous seal, or the checkpoint that replaces it. The first seal of
+# a chain links to the last seal of the chain it follows, or to nothing.
 _SEALS: Final[LiteralString] = """
     SELECT s.chain_id, s.number, s.first_record, s.last_record, s.previous, s.digest,
            COALESCE(before.digest, forgotten.digest) AS expected_previous,
@@ -128,7 +128,7 @@ _SEALS: Final[LiteralString] = """
 
 
 async def list_seals(db: Db, *, after: tuple[UUID, int] | None, limit: int) -> Sequence[Seal]:
-    """Give the next seals, chain by chain."""
+    """Return the next seals, ordered by chain and number."""
     rows = await db.fetch(_SEALS, *(after or (None, None)), limit)
     return [
         Seal(
@@ -154,12 +154,12 @@ _RECORDS: Final[LiteralString] = f"""
 
 
 async def records_under(db: Db, seal: Seal) -> Sequence[Kept]:
-    """Give the records that a seal covers, in their order."""
+    """Return the records that a seal covers, in order."""
     rows = await db.fetch(_RECORDS, seal.chain_id, seal.first_record, seal.last_record)
     return [_to_kept(row) for row in rows]
 
 
-# A seal that was forgotten cannot be looked up; that a later one has its place covered is enough.
+# A seal that retention removed cannot be looked up; a later checkpoint of its chain vouches for it.
 _KNOWN: Final[LiteralString] = """
     SELECT k.place - 1 AS place
       FROM unnest($1::uuid[], $2::bigint[], $3::bytea[])
@@ -176,7 +176,7 @@ _KNOWN: Final[LiteralString] = """
 
 
 async def unknown_seals(db: Db, known: Sequence[tuple[UUID, int, bytes]]) -> Sequence[int]:
-    """Give the places of those seals that are not there as they were noted."""
+    """Return the indexes of those seals that are not stored as they were noted."""
     rows = await db.fetch(_KNOWN, *([each[at] for each in known] for at in range(3)))
     return [row["place"] for row in rows]
 

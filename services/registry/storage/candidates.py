@@ -1,6 +1,6 @@
-"""What a search looks up before it reads a row: ids that may fulfil it, of an index of its own.
+"""Candidate ids for a search, from an index on text or tags, before any row is read.
 
-They are candidates: whoever asks lets the caller's own statement decide about each.
+Candidates may not match: the caller's own statement decides about each.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from uuid import UUID
 from services.kit.pg import Db, Pool, connection
 from services.registry.storage.lists import Listed, Question, begun
 
-# Above so many a search walks the list's own order instead: what is found that often is met soon.
-# Of 100,000 rows the two ways cost the same at about a thousand.
+# With more candidates, walking the list in its own order is faster, since matches are frequent.
+# Both ways cost the same at about a thousand of 100,000 rows.
 CANDIDATES_MAX: Final = 1_000
-# The index of a search holds letters by threes; another one holds them alone and by twos.
+# The index of a search holds trigrams; a second one holds single letters and pairs.
 _PART_CHARS_MIN: Final = 3
 _BY_THREES: Final = "search_grams"
 _SHORT: Final = "search_letters"
 
-# All come as one array, or as null where they are more than $3: what is thrown away is neither
-# sorted nor sent. They come in the list's order, so that the first of them mostly fill a page.
+# All ids come as one array, or as null if there are more than $3: what would be thrown away is
+# neither sorted nor sent. They are in the list's order, so that the first ones usually fill a page.
 #
-# By text: run by the engine's login, whose policy hides nothing and so keeps no operator from the
-# index. See migrations 0011 and 0036.
+# By text: run under the engine's login, whose policy hides nothing and so does not keep any
+# operator from using the index. See migrations 0011 and 0036.
 _BY_TEXT: Final = """
     WITH candidates AS MATERIALIZED (
         (SELECT listed.id, {column} AS key
@@ -73,9 +73,9 @@ BY_TAG: Final = {"python_nodes": _NODES_BY_TAG, "workflows": _WORKFLOWS_BY_TAG}
 def by_text_statement(
     listed: Listed, question: Question, *, short: bool
 ) -> tuple[str, tuple[object, ...]]:
-    """Put together what looks texts up; gives its text and its parameters from $4 on.
+    """Build the statement that finds rows by text; returns its text and its parameters from $4 on.
 
-    $1 is the caller's tenant, $2 the texts, $3 how many ids are not too many. With `short` the
+    $1 is the caller's tenant, $2 the texts, $3 the highest number of ids. `short` means that the
     texts have one or two letters.
     """
     standing, parameters = begun(question)
@@ -93,10 +93,10 @@ def by_text_statement(
 async def ids_by_text(
     pool: Pool, listed: Listed, question: Question, texts: Sequence[str], *, tenant_id: UUID
 ) -> list[UUID] | None:
-    """Find what may hold all these texts, in the order of the question; None where it is too much.
+    """Find ids that may contain all texts, in the question's order; None if there are too many.
 
-    Their letters are there, perhaps in another order. Where any text has three letters, shorter
-    ones are left to whoever reads the rows.
+    Rows contain the texts' letters, perhaps in another order. If any text has three letters,
+    shorter ones are left to the statement that reads the rows.
     """
     long = [text for text in texts if len(text) >= _PART_CHARS_MIN]
     statement, parameters = by_text_statement(listed, question, short=not long)
@@ -108,7 +108,7 @@ async def ids_by_text(
 
 
 async def ids_by_tag(db: Db, listed: Listed, name: str, *, tenant_id: UUID) -> list[UUID] | None:
-    """Find what the caller's tenant has tied to a tag, in no order; None where that is too much."""
+    """Find ids with a tag of the caller's tenant, unordered; None if there are too many."""
     ids: list[UUID] | None = await db.fetchval(
         BY_TAG[listed.table], tenant_id, name, CANDIDATES_MAX
     )

@@ -1,4 +1,4 @@
-"""Tokens worth one password: of an invitation or a reset, at most one for each user."""
+"""Single-use tokens for setting a password, by invitation or reset; at most one per user."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _UPSERT: Final[LiteralString] = """
 async def upsert_token(
     db: Db, user_id: UUID, purpose: Purpose, *, digest: str, lifetime: timedelta, created_by: UUID
 ) -> datetime:
-    """Keep a token for a user, in place of the one before; gives when it ends."""
+    """Store a user's token, replacing an earlier one; returns when it expires."""
     expires_at: datetime = await db.fetchval(
         _UPSERT, user_id, purpose, digest, lifetime, created_by
     )
@@ -40,12 +40,12 @@ _IS_OPEN: Final[LiteralString] = """
 
 
 async def is_open(db: Db, digest: str, purpose: Purpose) -> bool:
-    """Whether a token could be taken now."""
+    """Return whether a token is valid now."""
     found: bool = await db.fetchval(_IS_OPEN, digest, purpose)
     return found
 
 
-# Of two that come with the same token, one deletes it.
+# Of two concurrent calls with the same token, only one deletes it.
 _TAKE: Final[LiteralString] = """
     DELETE FROM credential_tokens
      WHERE token_sha256 = $1 AND purpose = $2 AND expires_at > clock_timestamp()
@@ -54,7 +54,7 @@ _TAKE: Final[LiteralString] = """
 
 
 async def take(db: Db, digest: str, purpose: Purpose) -> UUID | None:
-    """Use a token up; gives whose it was."""
+    """Use up a token; returns its user's id, None if it is not valid."""
     user_id: UUID | None = await db.fetchval(_TAKE, digest, purpose)
     return user_id
 
@@ -65,5 +65,5 @@ _DELETE: Final[LiteralString] = """
 
 
 async def delete_token(db: Db, user_id: UUID) -> None:
-    """End a user's token, if there is one."""
+    """Delete a user's token, if there is one."""
     await db.execute(_DELETE, user_id)

@@ -1,4 +1,4 @@
-"""Types that callers added, and the node versions that were made with them."""
+"""Custom types, and the node versions that use them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.registry.domain.custom_type import Written, written_from_json, wri
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CustomType:
-    """A custom type as it is now."""
+    """A custom type in its current version."""
 
     id: UUID
     name: str
@@ -33,7 +33,7 @@ class CustomType:
 
     @property
     def etag(self) -> str:
-        """What changes with every change of the type."""
+        """A tag that changes with each change of the type."""
         return etag_of(self.version, self.updated_at)
 
 
@@ -46,7 +46,7 @@ _INSERT_TYPE: Final[LiteralString] = """
 
 
 async def insert_type(db: Db, custom: CustomType) -> tuple[datetime, datetime] | None:
-    """Add a type; gives when it was created and changed, None where the name is taken."""
+    """Insert a type; returns its creation and update times, None if the name is taken."""
     row = await db.fetchrow(
         _INSERT_TYPE,
         custom.id,
@@ -59,7 +59,7 @@ async def insert_type(db: Db, custom: CustomType) -> tuple[datetime, datetime] |
     return None if row is None else (row["created_at"], row["updated_at"])
 
 
-# Nodes count that exist, by the version that they have now: older ones keep their shape anyway.
+# Counts nodes whose current version uses the type: older versions keep their form anyway.
 _GET_TYPE: Final[LiteralString] = """
     SELECT t.id, t.name, t.description, t.definition, t.version, t.tenant_id, t.created_by,
            t.created_at, t.updated_at,
@@ -73,7 +73,7 @@ _GET_TYPE: Final[LiteralString] = """
 
 
 async def get_type(db: Db, type_id: UUID) -> CustomType | None:
-    """Find a type; None where the caller sees none."""
+    """Return a type; None if the caller cannot see it."""
     row = await db.fetchrow(_GET_TYPE, type_id)
     return None if row is None else _to_type(row)
 
@@ -110,7 +110,7 @@ _FIND_TYPES: Final[LiteralString] = """
 
 
 async def find_types(db: Db, tenant_id: UUID, names: Sequence[str]) -> dict[str, CustomType]:
-    """Find a tenant's types by their names; without their uses."""
+    """Find a tenant's types by name; `node_count` is not computed."""
     rows = await db.fetch(_FIND_TYPES, tenant_id, list(names))
     return {row["name"]: _to_type(row) for row in rows}
 
@@ -122,7 +122,10 @@ _LOCK_TYPE: Final[LiteralString] = """
 
 
 async def lock_type(db: Db, type_id: UUID) -> bool:
-    """Hold a type until the transaction ends: nothing is made with it meanwhile."""
+    """Lock a type until the transaction ends, so that nothing starts to use it.
+
+    Returns False if the caller may not change it.
+    """
     return await db.fetchval(_LOCK_TYPE, type_id) is not None
 
 
@@ -135,7 +138,7 @@ _UPDATE_TYPE: Final[LiteralString] = """
 
 
 async def update_type(db: Db, custom: CustomType) -> datetime:
-    """Save what a type is now; the caller holds it."""
+    """Update a type that the caller has locked; returns its update time."""
     updated_at: datetime = await db.fetchval(
         _UPDATE_TYPE, custom.id, custom.description, _definition(custom), custom.version
     )
@@ -148,11 +151,11 @@ _DELETE_TYPE: Final[LiteralString] = """
 
 
 async def delete_type(db: Db, type_id: UUID) -> None:
-    """Remove a type, and what was known of its uses; the caller holds it."""
+    """Delete a type that the caller has locked, with its recorded uses."""
     await db.execute(_DELETE_TYPE, type_id)
 
 
-# A type that is being removed is waited for, and then not found: it is not needed any more.
+# Waits for a concurrent deletion of a type, and then skips it: the node does not need the row.
 _INSERT_USES: Final[LiteralString] = """
     INSERT INTO custom_type_uses (custom_type_id, node_version_id, custom_type_version, tenant_id)
     SELECT t.id, $1, used.version, t.tenant_id
@@ -164,7 +167,7 @@ _INSERT_USES: Final[LiteralString] = """
 
 
 async def insert_uses(db: Db, node_version_id: UUID, used: Sequence[CustomType]) -> None:
-    """Keep that a version of a node was made with these types, as they were when it was read."""
+    """Record the types, with their versions, that a node version was made with."""
     if used:
         await db.execute(
             _INSERT_USES,
@@ -185,7 +188,7 @@ _COPY_USES: Final[LiteralString] = """
 
 
 async def copy_uses(db: Db, *, model: UUID, version_id: UUID) -> None:
-    """Keep that a version of a node holds what another does, its types as they were then."""
+    """Copy the recorded type uses of one node version to another."""
     await db.execute(_COPY_USES, model, version_id)
 
 

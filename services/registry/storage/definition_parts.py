@@ -1,4 +1,4 @@
-"""The large parts of versions, which never change: graphs and code."""
+"""The large, immutable parts of versions: graphs and code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _GET_GRAPH: Final[LiteralString] = """
 
 
 async def get_graph(db: Db, workflow_id: UUID, version: int) -> list[Any] | None:
-    """Read the nodes and the connections of a version, as they are stored."""
+    """Return the nodes and connections of a version, as stored."""
     row = await db.fetchrow(_GET_GRAPH, workflow_id, version)
     return None if row is None else [row["nodes"], row["connections"]]
 
@@ -24,6 +24,6 @@ _GET_CODE: Final[LiteralString] = """
 
 
 async def get_code(db: Db, node_id: UUID, version: int) -> str | None:
-    """Read the code of a version."""
+    """Return the code of a version."""
     code: str | None = await db.fetchval(_GET_CODE, node_id, version)
     return code

@@ -1,4 +1,4 @@
-"""When nodes and workflows were deleted; neither goes with its row."""
+"""Deletion marks of nodes and workflows; the rows stay."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MARK_NODE: Final[LiteralString] = """
 
 
 async def mark_node(db: Db, node_id: UUID, *, deleted: bool) -> tuple[datetime | None, datetime]:
-    """Delete a node that is held, or take that back; gives when it was deleted and changed."""
+    """Mark a locked node as deleted or not; returns its deletion and update times."""
     row = await db.fetchrow(_MARK_NODE, node_id, deleted)
     assert row is not None, "it is held"
     return row["deleted_at"], row["updated_at"]
@@ -34,7 +34,7 @@ _MARK_WORKFLOW: Final[LiteralString] = """
 async def mark_workflow(
     db: Db, workflow_id: UUID, *, deleted: bool
 ) -> tuple[datetime | None, datetime]:
-    """Delete a workflow that is held, or take that back; gives when it was deleted and changed."""
+    """Mark a locked workflow as deleted or not; returns its deletion and update times."""
     row = await db.fetchrow(_MARK_WORKFLOW, workflow_id, deleted)
     assert row is not None, "it is held"
     return row["deleted_at"], row["updated_at"]

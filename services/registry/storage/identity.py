@@ -1,4 +1,4 @@
-"""Users, sessions and service tokens; runs under the one login that reads them."""
+"""Users, sessions and service tokens, under the only login that may read them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GET_USER_BY_EMAIL: Final[LiteralString] = """
 
 
 async def get_user_by_email(db: Db, email: str) -> User | None:
-    """Find who has this address."""
+    """Return the user with this address, compared without case."""
     row = await db.fetchrow(_GET_USER_BY_EMAIL, email)
     return None if row is None else _to_user(row)
 
@@ -31,12 +31,12 @@ _GET_OWNER: Final[LiteralString] = """
 
 
 async def get_owner(db: Db) -> User | None:
-    """Find the owner of the deployment."""
+    """Return the owner of the deployment."""
     row = await db.fetchrow(_GET_OWNER)
     return None if row is None else _to_user(row)
 
 
-# Of two that race for the same address, or for being the owner, one inserts nothing.
+# Of two concurrent inserts of one address, or of an owner, one inserts nothing.
 _INSERT_USER: Final[LiteralString] = """
     INSERT INTO users (id, email, role, is_owner, password_hash)
     VALUES ($1, $2, $3, $4, $5)
@@ -46,7 +46,7 @@ _INSERT_USER: Final[LiteralString] = """
 
 
 async def insert_user(db: Db, user: User) -> bool:
-    """Add a user; False when the address, or the place of the owner, is taken."""
+    """Insert a user; False if the address, or the role of owner, is taken."""
     inserted = await db.fetchval(
         _INSERT_USER, user.id, user.email, user.role, user.is_owner, user.password_hash
     )
@@ -75,7 +75,7 @@ _INSERT_SESSION: Final[LiteralString] = """
 async def insert_session(
     db: Db, session_id: UUID, user_id: UUID, *, digest: str, lifetime: timedelta
 ) -> Row:
-    """Open a session under a token's digest; gives `expires_at` by the database's clock."""
+    """Insert a session for a token's digest; returns a row with its id and `expires_at`."""
     row = await db.fetchrow(_INSERT_SESSION, session_id, user_id, digest, lifetime)
     assert row is not None
     return row
@@ -88,7 +88,7 @@ _DELETE_SESSION: Final[LiteralString] = """
 
 
 async def delete_session(db: Db, session_id: UUID, *, user_id: UUID) -> str | None:
-    """End a session of a user; gives its digest, so that caches can forget it."""
+    """Delete a session of a user; returns its digest, so that caches can evict it."""
     digest: str | None = await db.fetchval(_DELETE_SESSION, session_id, user_id)
     return digest
 
@@ -99,7 +99,7 @@ _DELETE_SESSION_BY_DIGEST: Final[LiteralString] = """
 
 
 async def delete_session_by_digest(db: Db, digest: str) -> None:
-    """End the session of a token, if there is one."""
+    """Delete the session of a token, if there is one."""
     await db.execute(_DELETE_SESSION_BY_DIGEST, digest)
 
 
@@ -114,7 +114,7 @@ _UPSERT_SERVICE: Final[LiteralString] = """
 async def upsert_service_token(
     db: Db, token_id: UUID, name: str, *, digest: str, scopes: Sequence[str]
 ) -> None:
-    """Give a service its token; the one that it had before ends with that."""
+    """Store a service's token, replacing an earlier one."""
     await db.execute(_UPSERT_SERVICE, token_id, name, digest, list(scopes))
 
 

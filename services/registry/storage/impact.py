@@ -1,4 +1,4 @@
-"""The workflows in which a node stands."""
+"""The workflows that use a node, and what starts them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from uuid import UUID
 from services.kit.pg import Db, Row
 from services.registry.domain.impact import SHOWN_MAX, Starter, Starters
 
-# The caller's own alone: nobody else's is the caller's to mend. The graphs themselves are read one
-# by one afterwards: a page of large ones would be hundreds of megabytes.
+# Only the caller's own, since only those are theirs to fix. Graphs are read one by one later: a
+# page of large ones could take hundreds of megabytes.
 _LIST_USERS: Final[LiteralString] = """
     SELECT w.id, w.created_at
       FROM workflow_node_uses u
@@ -36,16 +36,16 @@ async def list_users(
     after: tuple[datetime, UUID] | None,
     limit: int,
 ) -> list[tuple[datetime, UUID]]:
-    """List a tenant's workflows in which a node floats, or stands at the version `pinned`.
+    """List a tenant's workflows that use a node at its current version, or pinned to `pinned`.
 
-    0 for `pinned` is no version: floating ones alone.
+    With 0 for `pinned`, only those with a floating reference.
     """
     moment, last_id = after or (None, None)
     rows = await db.fetch(_LIST_USERS, tenant_id, str(node_id), pinned, moment, last_id, limit)
     return [(row["created_at"], row["id"]) for row in rows]
 
 
-# An alias is looked up as a start would: the version that it points at now.
+# An alias counts if it points at the version now, as for a start.
 _LIST_STARTERS: Final[LiteralString] = """
     WITH given AS (
         SELECT 'schedule' AS kind, id, name, workflow_version, workflow_alias, paused_at, created_at
@@ -68,7 +68,7 @@ _LIST_STARTERS: Final[LiteralString] = """
 
 
 async def list_starters(db: Db, workflow_id: UUID, *, version: int) -> Starters:
-    """List what starts a workflow at its version `version`, the current one."""
+    """List what starts a workflow at `version`, its current version."""
     rows = await db.fetch(_LIST_STARTERS, workflow_id, version, SHOWN_MAX)
     return Starters(
         schedules=_starters(rows, "schedule"),

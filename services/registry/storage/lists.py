@@ -1,10 +1,10 @@
-"""How rows of a list are found: by filter and order, as ids, before anything of them is read.
+"""Find the rows of a list, by filter and order, as ids with the size of each row.
 
-The one place of the registry where a statement is put together. What a list can be asked is no
-fixed set (every filter is another condition, every order another key), and a statement that tested
-for all of it with parameters could use no index. So the text is made of constants alone: those
-below, and the conditions of the field tables; a caller's words choose among them and are
-parameters. `tests/contracts/test_sql.py` prepares every field, operator and order.
+This is the one module of the registry that composes statements. Each filter adds conditions and
+each order another key, and a fixed statement that covered them all by parameters could use no
+index. The text is composed of constants only: those below and the conditions of the field tables. A
+caller's words select among them or become parameters. `tests/contracts/test_sql.py` prepares every
+field, operator and order.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from services.kit.filter.order import Order, OrderField
 from services.kit.page import Found
 from services.kit.pg import Db
 
-# So many of the tenant's own rows are looked at before anything is looked up: what one row in ten
-# has fills a page within them, and what is rare pays two milliseconds more. Where they promise to
-# fill it within half of `WALKED_MAX`, up to that many are looked at: nothing is gained by looking
-# up what is so common, and what they promise is not always so.
+# Number of the tenant's own rows that are scanned before an index is used. What one row in ten has
+# fills a page from them; for rare matches the scan costs about two milliseconds. If the hit rate
+# promises a full page within half of `WALKED_MAX` rows, up to `WALKED_MAX` are scanned, since the
+# estimate is rough and an index does not help for what is so common.
 WALKED_FIRST: Final = 500
 WALKED_MAX: Final = 8_000
 
@@ -64,16 +64,16 @@ _COMMON: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A table that is listed: what may be asked of it, and the parts of its statements."""
+    """A listed table: the filters and orders it supports, and the parts of its statements."""
 
     table: LiteralString
-    shown: LiteralString  # which rows every tenant may read, as the policy and the indexes have it
-    size_bytes: LiteralString  # about how large a row is once read; $3 says whether whole
+    shown: LiteralString  # the rows that every tenant may read, as in the policy and the indexes
+    size_bytes: LiteralString  # rough size of a row when read; $3: whether read whole
     fields: FieldTable
     orders: Sequence[OrderField]
 
 
-# A column of JSON is told by its size on disk, compressed: about an eighth of what it becomes.
+# A JSON column is measured by its compressed size, about an eighth of the decoded one.
 NODES: Final = Listed(
     table="python_nodes",
     shown="(listed.is_template OR listed.is_public)",
@@ -110,22 +110,22 @@ WORKFLOWS: Final = Listed(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What a list is asked: a filter, an order, the last row of the page before, how many."""
+    """A query of a list: filter, order, cursor and limit."""
 
     expression: Expression | None
     order: Order
     after: tuple[str | datetime, UUID] | None
     limit: int
     full: bool  # whether the rows will be read whole
-    with_deleted: bool = False  # the tenant's own that were deleted too
+    with_deleted: bool = False  # also the tenant's own deleted ones
 
 
 _STANDING: Final = "listed.deleted_at IS NULL"
 _ANY: Final = "true"
 _AFTER: Final = " AND ({column}, listed.id) {beyond} ($4::{type}, $5::uuid)"
 
-# The rows of the caller's tenant and those shown to everybody have an index each: two pages that
-# are merged, where one condition for both would walk all tenants' rows.
+# The tenant's own rows and the shared ones each have an index: two pages are merged, since one
+# condition for both would scan the rows of all tenants.
 _BY_ORDER: Final = """
     SELECT id, key, size_bytes
       FROM ((SELECT listed.id, {column} AS key, {size_bytes} AS size_bytes
@@ -142,9 +142,9 @@ _BY_ORDER: Final = """
      ORDER BY key {direction}, id {direction}
      LIMIT $2::integer
 """
-# A page of what is common: where the first rows of the tenant's own fill it, it is whole, since all
-# that is shown to everybody is looked at up to there as well. Otherwise it gives what is there of
-# the tenant's own: how many tell how far a page would be.
+# A page of frequent matches. If the tenant's own first rows fill it, it is complete, since shared
+# rows are scanned up to the same point. Otherwise it returns only the matches among the tenant's
+# own rows, whose number predicts how far a page would reach.
 _BY_FIRST: Final = """
     WITH own AS MATERIALIZED (
         SELECT listed.id, {column} AS key, {size_bytes} AS size_bytes
@@ -168,7 +168,7 @@ _BY_FIRST: Final = """
      ORDER BY key {direction}, id {direction}
      LIMIT $2::integer
 """
-# Each row by its key: under the policy the planner would walk a tenant's whole index for an array.
+# Each row by its key: under the policy, the planner would scan a tenant's whole index for an array.
 _BY_ID: Final = """
     SELECT listed.id, {column} AS key, {size_bytes} AS size_bytes
       FROM unnest($1::uuid[]) AS asked (id),
@@ -180,7 +180,7 @@ _BY_ID: Final = """
 
 
 def begun(question: Question) -> tuple[str, tuple[object, ...]]:
-    """Give the condition that a row stands after the page before; its parameters are $4 and $5."""
+    """Return the condition that a row follows the previous page; its parameters are $4 and $5."""
     condition = _ANY if question.with_deleted else _STANDING
     if question.after is None:
         return condition, ()
@@ -192,10 +192,10 @@ def begun(question: Question) -> tuple[str, tuple[object, ...]]:
 def statement(
     listed: Listed, question: Question, *, among_ids: bool = False, walked: int = 0
 ) -> tuple[str, tuple[object, ...]]:
-    """Put the statement of a question together; gives its text and its parameters from $4 on.
+    """Build the statement of a question; returns its text and its parameters from $4 on.
 
-    $1 is the caller's tenant, or the ids to choose from; $2 the limit; $3 whether rows are whole.
-    With `walked` it looks at so many rows of the tenant's own, and no further.
+    $1 is the caller's tenant, or the ids to choose from; $2 the limit; $3 whether rows are read
+    whole. `walked` limits how many of the tenant's own rows are scanned.
     """
     order = question.order
     standing, parameters = begun(question)
@@ -223,9 +223,9 @@ def statement(
 async def find(
     db: Db, listed: Listed, question: Question, *, tenant_id: UUID, ids: Sequence[UUID] | None
 ) -> list[Found]:
-    """Find a page of what the caller may read and the filter lets through, in its order.
+    """Find a page of what the caller may read and the filter matches, in order.
 
-    With `ids`, only these are looked at.
+    With `ids`, only among these.
     """
     text, parameters = statement(listed, question, among_ids=ids is not None)
     whose = tenant_id if ids is None else ids
@@ -236,9 +236,9 @@ async def find(
 async def find_near(
     db: Db, listed: Listed, question: Question, *, tenant_id: UUID, walked: int
 ) -> list[Found]:
-    """Find a page of what is common among so many rows of the tenant's own.
+    """Find a page of frequent matches among the first `walked` of the tenant's own rows.
 
-    A page that is not full says how much of these rows the filter lets through, and is no page.
+    An incomplete result is not a page: its length only shows the hit rate of the filter.
     """
     text, parameters = statement(listed, question, walked=walked)
     rows = await db.fetch(text, tenant_id, question.limit, question.full, *parameters)

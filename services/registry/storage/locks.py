@@ -1,4 +1,4 @@
-"""Locks of node versions: which exact distributions a version runs with."""
+"""Lock files of node versions: the exact distributions that a version runs with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.kit.pg import Db, Row
 
 @dataclass(frozen=True, slots=True)
 class PendingLock:
-    """A lock that is to be made."""
+    """A lock file that has yet to be resolved."""
 
     node_version_id: UUID
     tenant_id: UUID
@@ -21,7 +21,7 @@ class PendingLock:
     attempts: int
 
 
-# Guarded by the state: whoever comes second changes nothing.
+# The condition on the state makes this idempotent: only the first writer changes the row.
 _SAVE_LOCKED: Final[LiteralString] = """
     UPDATE node_version_locks
        SET state = 'locked', lock = $2, lock_digest = $3, error = NULL, attempts = attempts + 1
@@ -30,7 +30,7 @@ _SAVE_LOCKED: Final[LiteralString] = """
 
 
 async def save_locked(db: Db, node_version_id: UUID, *, lock: str, digest: str) -> None:
-    """Keep a lock."""
+    """Store a resolved lock file."""
     await db.execute(_SAVE_LOCKED, node_version_id, lock, digest)
 
 
@@ -43,12 +43,12 @@ _SAVE_FAILED: Final[LiteralString] = """
 
 
 async def save_failed(db: Db, node_version_id: UUID, *, error: str, final: bool) -> None:
-    """Keep why there is no lock: for good, or until the next attempt."""
+    """Store why a lock failed, finally or until the next attempt."""
     await db.execute(_SAVE_FAILED, node_version_id, error, final)
 
 
-# The wait doubles from 8 s to 5 min. The update claims: another replica skips what it locks,
-# and sees it as not due once the claim is committed.
+# The delay doubles from 8 s to 5 min. The update claims a row by touching it: other replicas skip
+# it while it is locked, and then see it as not due.
 _CLAIM_DUE: Final[LiteralString] = """
     WITH due AS (
         SELECT node_version_id
@@ -69,7 +69,7 @@ _CLAIM_DUE: Final[LiteralString] = """
 
 
 async def claim_due(db: Db, *, limit: int) -> list[PendingLock]:
-    """Take pending locks whose time has come; taking one starts its wait anew."""
+    """Claim pending locks that are due; a claim restarts the row's delay."""
     return [_to_pending(row) for row in await db.fetch(_CLAIM_DUE, limit)]
 
 
@@ -82,7 +82,7 @@ _NEXT_DUE: Final[LiteralString] = """
 
 
 async def next_due_in(db: Db) -> timedelta | None:
-    """Tell how long until a pending lock is due, by the database's clock; None with none."""
+    """Return the time until a pending lock is due, None without any; by the database's clock."""
     wait: timedelta | None = await db.fetchval(_NEXT_DUE)
     return wait
 

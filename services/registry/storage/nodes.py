@@ -1,4 +1,4 @@
-"""Python nodes, their versions and the locks of those."""
+"""Python nodes, their versions, and the initial rows of those versions' locks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from services.registry.domain.tags import AttachedTag, attached_from_json
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A node as one of its versions shows it."""
+    """A node as shown by one of its versions."""
 
     id: UUID
     version_id: UUID
@@ -51,7 +51,7 @@ class Node:
     deleted_at: datetime | None = None
     is_public: bool = False
     is_template: bool = False
-    cloned_from: tuple[UUID, int] | None = None  # a node and its version
+    cloned_from: tuple[UUID, int] | None = None  # a node id and its version
     tags: tuple[AttachedTag, ...] = ()
 
     @property
@@ -61,12 +61,12 @@ class Node:
 
     @property
     def etag(self) -> str:
-        """What changes with every change of the node."""
+        """A tag that changes with each change of the node."""
         return etag_of(self.current_version, self.updated_at)
 
 
 def _shown(node: Node) -> tuple[object, ...]:
-    """Give what the columns from `name` to `is_async` hold, in their order."""
+    """Return the values of the columns from `name` to `is_async`, in order."""
     return (
         node.name,
         node.description,
@@ -91,7 +91,7 @@ _INSERT_NODE: Final[LiteralString] = """
 
 
 async def insert_node(db: Db, node: Node) -> tuple[datetime, datetime]:
-    """Add a node; gives when it was created and changed."""
+    """Insert a node; returns its creation and update times."""
     row = await db.fetchrow(
         _INSERT_NODE,
         node.id,
@@ -115,7 +115,7 @@ _INSERT_VERSION: Final[LiteralString] = """
     SELECT id FROM version
 """
 
-# A statement of its own: the policy on locks looks for the version's row.
+# A separate statement, since the row-level policy on locks looks up the version's row.
 _INSERT_LOCK: Final[LiteralString] = """
     INSERT INTO node_version_locks (node_version_id, tenant_id, state)
     VALUES ($1, $2, $3)
@@ -123,13 +123,13 @@ _INSERT_LOCK: Final[LiteralString] = """
 
 
 async def insert_version(db: Db, node: Node) -> None:
-    """Add the version that a node shows, and its lock in its first state."""
+    """Insert the version that a node shows, and its lock in its initial state."""
     await insert_version_alone(db, node)
     await db.execute(_INSERT_LOCK, node.version_id, node.tenant_id, node.lock_state)
 
 
 async def insert_version_alone(db: Db, node: Node) -> None:
-    """Add the version that a node shows; its lock is to follow in the same transaction."""
+    """Insert the version that a node shows; its lock must follow in the same transaction."""
     await db.fetchval(
         _INSERT_VERSION,
         node.version_id,
@@ -140,7 +140,7 @@ async def insert_version_alone(db: Db, node: Node) -> None:
     )
 
 
-# Guarded by the version that the change is based on: of two racing changes, one updates no row.
+# Compares the version that the change is based on: of two concurrent changes, one updates no row.
 _UPDATE_NODE: Final[LiteralString] = """
     UPDATE python_nodes
        SET name = $3, description = $4, code = $5, main_function = $6, python_version = $7,
@@ -152,7 +152,7 @@ _UPDATE_NODE: Final[LiteralString] = """
 
 
 async def update_node(db: Db, node: Node, *, was: int) -> datetime | None:
-    """Save what a node shows now; None where its version changed meanwhile."""
+    """Update a node; returns its update time, None if its version changed meanwhile."""
     updated_at: datetime | None = await db.fetchval(
         _UPDATE_NODE,
         node.id,
@@ -165,9 +165,9 @@ async def update_node(db: Db, node: Node, *, was: int) -> datetime | None:
     return updated_at
 
 
-# Types are read as JSON text: most rows of a page of large ones are never decoded.
-# A version shows its own name and description; the current one those of the node, which may have
-# changed since without a new version.
+# Types are read as JSON text, since most rows of a page of large ones are never decoded. A version
+# shows its own name and description. The current version shows the node's, which may have changed
+# since without a new version.
 _GET_NODE: Final[LiteralString] = """
     SELECT n.id, n.tenant_id, n.created_by, n.created_at, n.updated_at,
            n.deleted_at, n.is_public, n.is_template, n.cloned_from_id, n.cloned_from_version,
@@ -193,23 +193,23 @@ _GET_NODE: Final[LiteralString] = """
 async def get_node(
     db: Db, node_id: UUID, *, version: int = 0, with_code: bool = True
 ) -> Node | None:
-    """Find a node at a version, 0 for the current one; None where the caller sees none.
+    """Return a node at a version, 0 for the current one; None if the caller cannot see it.
 
-    A deleted one is found: whoever changes or uses it looks at `deleted_at`.
+    Deleted nodes are returned too; callers check `deleted_at`.
     """
     row = await db.fetchrow(_GET_NODE, node_id, version, with_code)
     return None if row is None else to_node(row)
 
 
-# Row-level security lets a caller lock only what the caller may change. Whoever stores a workflow
-# with the node waits for this, and this for them.
+# Row-level security lets a caller lock only rows that the caller may change. Conflicts with the
+# share locks of transactions that store a workflow with the node.
 _LOCK_NODE: Final[LiteralString] = """
     SELECT id FROM python_nodes WHERE id = $1 FOR UPDATE
 """
 
 
 async def lock_node(db: Db, node_id: UUID) -> bool:
-    """Hold a node until the transaction ends; False where the caller may not change it."""
+    """Lock a node until the transaction ends; False if the caller may not change it."""
     return await db.fetchval(_LOCK_NODE, node_id) is not None
 
 
@@ -236,11 +236,11 @@ _LIST_NODES: Final[LiteralString] = """
 async def list_nodes(
     db: Db, node_ids: Sequence[UUID], *, with_code: bool, with_deleted: bool = False
 ) -> Iterator[Node]:
-    """Read found nodes, in the order of their ids; what is gone meanwhile is left out."""
+    """Return nodes in the order of the ids; those deleted meanwhile are left out."""
     return map(to_node, await db.fetch(_LIST_NODES, node_ids, with_code, with_deleted))
 
 
-# One row per pair asked for, in order; the columns are null where there is no such version.
+# One row per requested pair; the columns are null if there is no such version.
 _GET_SIGNATURES: Final[LiteralString] = """
     SELECT asked.node_id, asked.version, v.python_version, v.is_async,
            v.input_types::json AS input_types, v.output_types::json AS output_types
@@ -250,12 +250,12 @@ _GET_SIGNATURES: Final[LiteralString] = """
         ON v.node_id = n.id AND v.version = COALESCE(NULLIF(asked.version, 0), n.version)
 """
 
-# The types are JSON text: whoever reads them decides where, by their length.
+# Types stay JSON text: the caller decides by length whether to decode them in a thread.
 Signatures = dict[tuple[UUID, int], dict[str, str] | None]
 
 
 async def get_signatures(db: Db, asked: Sequence[tuple[UUID, int]]) -> Signatures:
-    """Read the types of versions of nodes; 0 asks for the current one, None stands for none."""
+    """Return the types of node versions, 0 for the current one; None for a missing version."""
     rows = await db.fetch(
         _GET_SIGNATURES, [node_id for node_id, _ in asked], [version for _, version in asked]
     )
@@ -273,7 +273,7 @@ async def get_signatures(db: Db, asked: Sequence[tuple[UUID, int]]) -> Signature
 
 
 def to_node(row: Row) -> Node:
-    """Read the columns that every list of nodes selects."""
+    """Build a node from the columns that every statement on nodes selects."""
     model = row["cloned_from_id"]
     return Node(
         id=row["id"],

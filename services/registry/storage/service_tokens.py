@@ -1,4 +1,4 @@
-"""Service tokens of users; runs under the one login that reads their digests."""
+"""Service tokens of users, under the only login that may read their digests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.kit.pg import Db, Row
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceToken:
-    """A token, without what makes it one."""
+    """A token without its secret."""
 
     id: UUID
     user_id: UUID
@@ -28,7 +28,7 @@ _COLUMNS: Final[LiteralString] = """
     id, user_id, name, scopes, created_at, expires_at, last_used_at
 """
 
-# One user's tokens are made one after the other, or two could pass the limit together.
+# Serializes the creation of one user's tokens, so that concurrent calls cannot exceed the limit.
 _LOCK_USER: Final[LiteralString] = """
     SELECT id FROM users WHERE id = $1 AND is_active FOR NO KEY UPDATE
 """
@@ -38,7 +38,7 @@ _COUNT: Final[LiteralString] = """
 
 
 async def count_held(db: Db, user_id: UUID) -> int | None:
-    """Count a user's tokens, which nobody adds to meanwhile; None where the user is shut out."""
+    """Lock a user and count their tokens; None if the user is not active."""
     if await db.fetchval(_LOCK_USER, user_id) is None:
         return None
     count: int = await db.fetchval(_COUNT, user_id)
@@ -64,7 +64,7 @@ async def insert_token(
     scopes: Sequence[str],
     lifetime: timedelta,
 ) -> ServiceToken | None:
-    """Add a token; None where the user has one of this name."""
+    """Insert a token; None if the user already has one with this name."""
     row = await db.fetchrow(
         _INSERT, token_id, tenant_id, user_id, name, digest, list(scopes), lifetime
     )
@@ -91,7 +91,7 @@ _DELETE: Final[LiteralString] = """
 async def delete_token(
     db: Db, token_id: UUID, *, user_id: UUID | None
 ) -> tuple[str, UUID, list[str]] | None:
-    """End a token, of one user or of anybody; gives its digest, whose it was, and its scopes."""
+    """Delete a token, of one user or of any; returns its digest, user and scopes."""
     row = await db.fetchrow(_DELETE, token_id, user_id)
     return None if row is None else (row["token_sha256"], row["user_id"], row["scopes"])
 
@@ -102,7 +102,7 @@ _DELETE_ALL: Final[LiteralString] = """
 
 
 async def delete_tokens(db: Db, user_id: UUID) -> list[str]:
-    """End all tokens of a user; gives their digests, so that caches can forget them."""
+    """Delete all tokens of a user; returns their digests, so that caches can evict them."""
     return [row["token_sha256"] for row in await db.fetch(_DELETE_ALL, user_id)]
 
 

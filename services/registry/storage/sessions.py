@@ -1,4 +1,4 @@
-"""Sessions, listed and ended; runs under the one login that reads them."""
+"""Sessions, under the only login that may read them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Session:
     expires_at: datetime
 
 
-# The user is held: whoever changes the password or shuts the user out meanwhile does so before,
-# and then there is no session, or afterwards, and then it is found and ended.
+# Locks the user: a concurrent password change or deactivation either commits first, and no session
+# is created, or afterwards, and then finds and ends it.
 _OPEN: Final[LiteralString] = """
     WITH admitted AS MATERIALIZED (
         SELECT id FROM users WHERE id = $2 AND is_active AND password_hash = $5 FOR SHARE
@@ -42,7 +42,7 @@ async def open_session(
     lifetime: timedelta,
     password_hash: str,
 ) -> datetime | None:
-    """Open a session for who knew this password; None where it no longer lets anybody in."""
+    """Open a session; None if the password hash has changed or the user is not active."""
     expires_at: datetime | None = await db.fetchval(
         _OPEN, session_id, user_id, digest, lifetime, password_hash
     )
@@ -62,7 +62,7 @@ _LIST: Final[LiteralString] = """
 async def list_sessions(
     db: Db, user_id: UUID, *, after: tuple[datetime, UUID] | None, limit: int
 ) -> Sequence[Session]:
-    """List a user's sessions that have not ended, newest first."""
+    """List a user's sessions that have not expired, newest first."""
     moment, row_id = after or (None, None)
     rows = await db.fetch(_LIST, user_id, moment, row_id, limit)
     return [Session(*row.values()) for row in rows]
@@ -78,7 +78,7 @@ _DELETE: Final[LiteralString] = """
 async def delete_session(
     db: Db, session_id: UUID, *, user_id: UUID | None
 ) -> tuple[str, UUID] | None:
-    """End a session, of one user or of anybody; gives its digest and whose it was."""
+    """Delete a session, of one user or of any; returns its digest and user."""
     row = await db.fetchrow(_DELETE, session_id, user_id)
     return None if row is None else (row["session_token"], row["user_id"])
 
@@ -91,5 +91,5 @@ _DELETE_ALL: Final[LiteralString] = """
 
 
 async def delete_sessions(db: Db, user_id: UUID, *, keep: UUID | None = None) -> list[str]:
-    """End a user's sessions, but for one; gives their digests, so that caches can forget them."""
+    """Delete a user's sessions except `keep`; returns their digests, for eviction from caches."""
     return [row["session_token"] for row in await db.fetch(_DELETE_ALL, user_id, keep)]

@@ -1,4 +1,4 @@
-"""Sign-ins that failed, counted so that every process of the registry and the next one knows."""
+"""Counts of failed sign-ins, shared by all processes of the registry and kept across restarts."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _GET: Final[LiteralString] = """
 
 
 async def get_counts(db: Db, keys: Sequence[str]) -> Counts:
-    """Read the counts without waiting for anybody."""
+    """Read the counts without waiting for locks."""
     rows = await db.fetch(_GET, list(keys))
     found = {row["key"]: Count(row["failures"], row["since_s"]) for row in rows}
     return {key: found.get(key, _NONE) for key in keys}
 
 
-# In the order of their keys, so that two attempts wait for each other and never both ways.
+# In the order of the keys, so that concurrent attempts cannot deadlock.
 _COUNT: Final[LiteralString] = """
     INSERT INTO sign_in_attempts AS known (key, failures, failed_at)
     SELECT key, 1, clock_timestamp() FROM unnest($1::text[]) AS asked (key) ORDER BY key
@@ -41,9 +41,9 @@ _COUNT: Final[LiteralString] = """
 
 
 async def count_attempt(db: Db, keys: Sequence[str]) -> Counts:
-    """Count an attempt as failed before it is made; gives the counts that were.
+    """Count an attempt as failed before it is made; returns the previous counts.
 
-    Of attempts at once each sees those before it, since a row is one transaction's at a time.
+    Of concurrent attempts each sees the earlier ones, since one transaction at a time locks a row.
     """
     rows = await db.fetch(_COUNT, list(keys), QUIET_S)
     return {row["key"]: Count(row["failures"], row["since_s"]) for row in rows}
@@ -68,7 +68,7 @@ _DELETE: Final[LiteralString] = """
 
 
 async def delete_count(db: Db, key: str) -> None:
-    """Begin to count anew."""
+    """Reset a count."""
     await db.execute(_DELETE, key)
 
 
@@ -81,5 +81,5 @@ _PRUNE: Final[LiteralString] = """
 
 
 async def prune(db: Db, *, rows_max: int) -> None:
-    """Remove some counts that say nothing any more: more at once than an attempt adds."""
+    """Delete some expired counts: up to `rows_max`, more than an attempt adds."""
     await db.execute(_PRUNE, QUIET_S, rows_max)

@@ -1,4 +1,4 @@
-"""Nodes told by their content: what documents know of them."""
+"""Nodes identified by their content, as documents refer to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.registry.domain.exchange import Source
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """A version of a node, told by its content."""
+    """A node version identified by its content."""
 
     node_id: UUID
     version: int
@@ -25,7 +25,7 @@ class Stored:
     source: Source
 
 
-# Versions show what GetNode shows of them. The length is read without the code.
+# Versions show the same name and description as in GetNode. Reads the code's length, not the code.
 _GET_SOURCES: Final[LiteralString] = """
     SELECT n.id, v.version, v.version = n.version AS is_current, n.tenant_id = $3 AS is_own,
            n.created_at, octet_length(v.code) AS code_bytes,
@@ -44,7 +44,7 @@ _GET_SOURCES: Final[LiteralString] = """
 async def get_sources(
     db: Db, asked: Sequence[tuple[UUID, int]], *, tenant_id: UUID
 ) -> dict[tuple[UUID, int], Stored]:
-    """Read versions without their code; 0 asks for the current one, what is not seen is missing."""
+    """Return versions without code, 0 for the current one; unless the caller cannot see them."""
     rows = await db.fetch(
         _GET_SOURCES,
         [node_id for node_id, _ in asked],
@@ -65,7 +65,7 @@ _GET_NAMES: Final[LiteralString] = """
 
 
 async def get_names(db: Db, asked: Sequence[tuple[UUID, int]]) -> dict[tuple[UUID, int], str]:
-    """Read how versions are called; what is not seen is missing."""
+    """Return the names of versions; those the caller cannot see are missing."""
     rows = await db.fetch(
         _GET_NAMES, [node_id for node_id, _ in asked], [version for _, version in asked]
     )
@@ -80,14 +80,14 @@ _GET_CODES: Final[LiteralString] = """
 
 
 async def get_codes(db: Db, asked: Sequence[tuple[UUID, int]]) -> dict[tuple[UUID, int], str]:
-    """Read the code of versions."""
+    """Return the code of versions."""
     rows = await db.fetch(
         _GET_CODES, [node_id for node_id, _ in asked], [version for _, version in asked]
     )
     return {(row["node_id"], row["version"]): row["code"] for row in rows}
 
 
-# The caller's own before others', current versions before earlier ones, the oldest node first.
+# Ordered by preference: the caller's own nodes, current versions, oldest nodes.
 _FIND_SOURCES: Final[LiteralString] = """
     SELECT n.id, v.version, v.version = n.version AS is_current, n.tenant_id = $3 AS is_own,
            n.created_at, octet_length(v.code) AS code_bytes,
@@ -108,7 +108,7 @@ _FIND_SOURCES: Final[LiteralString] = """
 async def find_sources(
     db: Db, sources: Sequence[Source], *, tenant_id: UUID, limit: int
 ) -> list[Stored]:
-    """Find versions that have the name and the code of one of these, in order of preference."""
+    """Find versions with the name and code of any of these sources, in order of preference."""
     rows = await db.fetch(
         _FIND_SOURCES,
         list({each.name for each in sources}),

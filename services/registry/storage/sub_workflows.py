@@ -1,4 +1,4 @@
-"""Workflows that run as nodes of others: their signatures, and what they run themselves."""
+"""Workflows run as nodes of others: their signatures, and the workflows that they run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import UUID
 
 from services.kit.pg import Db
 
-# Of a workflow that floats, what its places run is that of the current version.
+# A floating reference means the current version, for what it runs too.
 _GET_SUB_WORKFLOWS: Final[LiteralString] = """
     SELECT asked.workflow_id, asked.version, w.name, w.is_active,
            v.input_types::json AS input_types, v.output_types::json AS output_types,
@@ -29,13 +29,13 @@ class SubWorkflow:
     is_active: bool
     input_types: str
     output_types: str
-    runs: tuple[tuple[UUID, int], ...]  # other workflows, with their versions
+    runs: tuple[tuple[UUID, int], ...]  # ids and versions of its sub-workflows
 
 
 async def get_sub_workflows(
     db: Db, asked: Sequence[tuple[UUID, int]]
 ) -> dict[tuple[UUID, int], SubWorkflow]:
-    """Read versions of workflows, 0 for the current one; what the caller cannot see is missing."""
+    """Return workflow versions, 0 for the current one; those the caller cannot see are missing."""
     rows = await db.fetch(
         _GET_SUB_WORKFLOWS,
         [workflow_id for workflow_id, _ in asked],
@@ -65,6 +65,6 @@ _FOREIGN_WORKFLOWS: Final[LiteralString] = """
 async def foreign_workflows(
     db: Db, workflow_ids: Sequence[UUID], *, tenant_id: UUID
 ) -> dict[UUID, int]:
-    """Give the current versions of those workflows that are another tenant's and may be used."""
+    """Return the current versions of those workflows that belong to other tenants."""
     rows = await db.fetch(_FOREIGN_WORKFLOWS, workflow_ids, tenant_id)
     return {row["id"]: row["version"] for row in rows}

@@ -1,6 +1,6 @@
-"""Tags of nodes and of workflows: two pairs of tables that are alike but for their names.
+"""Tags of nodes and of workflows: two sets of tables that differ only in their names.
 
-Their statements are written once, with the names of the tables in their places; both sets are
+Each statement is written once, with placeholders for the names of the tables; both variants are
 prepared in `tests/contracts/test_sql.py`.
 """
 
@@ -34,7 +34,7 @@ _COLUMNS: Final = "id, name, description, color, tenant_id, created_by, created_
 
 @dataclass(frozen=True, slots=True)
 class TagTables:
-    """One pair of tables, and the table whose rows the tags are tied to."""
+    """One pair of tag tables, and the table of what the tags are attached to."""
 
     tags: LiteralString
     relations: LiteralString
@@ -43,7 +43,7 @@ class TagTables:
 
     @property
     def insert(self) -> LiteralString:
-        """Add a tag, unless the tenant has one of that name."""
+        """Insert a tag, unless the tenant has one with that name."""
         return f"""
             INSERT INTO {self.tags} (id, name, description, color, tenant_id, created_by)
             VALUES ($1, $2, $3, NULLIF($4::text, ''), $5, $6)
@@ -53,17 +53,17 @@ class TagTables:
 
     @property
     def get(self) -> LiteralString:
-        """Find one tag."""
+        """Select a tag by its id."""
         return f"SELECT {_COLUMNS} FROM {self.tags} WHERE id = $1"
 
     @property
     def find(self) -> LiteralString:
-        """Find the tag of a name."""
+        """Select a tag by its name."""
         return f"SELECT id FROM {self.tags} WHERE tenant_id = $1 AND name = $2"
 
     @property
     def first_page(self) -> LiteralString:
-        """List a tenant's tags by name."""
+        """Select the first page of a tenant's tags, by name."""
         return f"""
             SELECT {_COLUMNS} FROM {self.tags}
              WHERE tenant_id = $1 ORDER BY name LIMIT $2
@@ -71,7 +71,7 @@ class TagTables:
 
     @property
     def next_page(self) -> LiteralString:
-        """List a tenant's tags after a name."""
+        """Select a tenant's tags after a name."""
         return f"""
             SELECT {_COLUMNS} FROM {self.tags}
              WHERE tenant_id = $1 AND name > $3 ORDER BY name LIMIT $2
@@ -79,7 +79,7 @@ class TagTables:
 
     @property
     def update(self) -> LiteralString:
-        """Save what a tag is called and looks like."""
+        """Update a tag."""
         return f"""
             UPDATE {self.tags}
                SET name = $2, description = $3, color = NULLIF($4::text, '')
@@ -89,14 +89,14 @@ class TagTables:
 
     @property
     def delete(self) -> LiteralString:
-        """Delete a tag; what ties it goes with it."""
+        """Delete a tag; its relations are deleted with it."""
         return f"DELETE FROM {self.tags} WHERE id = $1 RETURNING {_COLUMNS}"
 
     @property
     def hold_subject(self) -> LiteralString:
-        """Hold what is tagged, if the caller may change it: changes of its tags come in turn.
+        """Lock what is tagged, if the caller may change it, to serialize changes of its tags.
 
-        Starts refer to the row and do not wait.
+        The lock does not block starts, which only reference the row.
         """
         return f"""
             SELECT id FROM {self.subjects} WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE
@@ -104,24 +104,24 @@ class TagTables:
 
     @property
     def see_subject(self) -> LiteralString:
-        """Find what is tagged, if the caller may read it."""
+        """Select what is tagged, if the caller may read it."""
         return f"SELECT id FROM {self.subjects} WHERE id = $1 AND deleted_at IS NULL"
 
     @property
     def hold_tags(self) -> LiteralString:
-        """Keep tags from being deleted until they are tied."""
+        """Lock tags against deletion until they are attached."""
         return f"SELECT id FROM {self.tags} WHERE id = ANY ($1::uuid[]) ORDER BY id FOR KEY SHARE"
 
     @property
     def detach(self) -> LiteralString:
-        """Take tags off."""
+        """Detach tags."""
         return f"""
             DELETE FROM {self.relations} WHERE {self.subject} = $1 AND tag_id = ANY ($2::uuid[])
         """
 
     @property
     def attach(self) -> LiteralString:
-        """Tie tags that are not tied yet."""
+        """Attach tags that are not attached yet."""
         return f"""
             INSERT INTO {self.relations} ({self.subject}, tag_id)
             SELECT $1, asked.id FROM unnest($2::uuid[]) AS asked (id) ORDER BY asked.id
@@ -130,7 +130,7 @@ class TagTables:
 
     @property
     def attached(self) -> LiteralString:
-        """List what is tied, by name."""
+        """Select the attached tags, by name."""
         return f"""
             SELECT t.id, t.name, t.color
               FROM {self.relations} r JOIN {self.tags} t ON t.id = r.tag_id
@@ -148,7 +148,7 @@ WORKFLOW_TAGS: Final = TagTables(
 
 
 async def insert_tag(db: Db, tables: TagTables, tag: Tag) -> Tag | None:
-    """Add a tag; None where its tenant has one of that name."""
+    """Insert a tag; None if its tenant has one with that name."""
     row = await db.fetchrow(
         tables.insert,
         tag.id,
@@ -162,13 +162,13 @@ async def insert_tag(db: Db, tables: TagTables, tag: Tag) -> Tag | None:
 
 
 async def get_tag(db: Db, tables: TagTables, tag_id: UUID) -> Tag | None:
-    """Find a tag; None where the caller has none such."""
+    """Return a tag; None if the caller cannot see it."""
     row = await db.fetchrow(tables.get, tag_id)
     return None if row is None else _to_tag(row)
 
 
 async def find_tag(db: Db, tables: TagTables, name: str, *, tenant_id: UUID) -> UUID | None:
-    """Find the tag of a tenant by its name."""
+    """Return the id of a tenant's tag by its name."""
     found: UUID | None = await db.fetchval(tables.find, tenant_id, name)
     return found
 
@@ -185,29 +185,29 @@ async def list_tags(
 
 
 async def update_tag(db: Db, tables: TagTables, tag: Tag) -> Tag | None:
-    """Save a tag; None where it is gone."""
+    """Update a tag; None if it does not exist any more."""
     row = await db.fetchrow(tables.update, tag.id, tag.name, tag.description, tag.color)
     return None if row is None else _to_tag(row)
 
 
 async def delete_tag(db: Db, tables: TagTables, tag_id: UUID) -> Tag | None:
-    """Delete a tag and give it as it was; None where the caller has none such."""
+    """Delete a tag; returns it as it was, None if there is none that the caller may delete."""
     row = await db.fetchrow(tables.delete, tag_id)
     return None if row is None else _to_tag(row)
 
 
 async def hold_subject(db: Db, tables: TagTables, subject_id: UUID) -> bool:
-    """Hold what is tagged until the transaction ends; False where the caller may not change it."""
+    """Lock what is tagged until the transaction ends; False if the caller may not change it."""
     return await db.fetchval(tables.hold_subject, subject_id) is not None
 
 
 async def sees_subject(db: Db, tables: TagTables, subject_id: UUID) -> bool:
-    """Whether the caller may read what is to be tagged."""
+    """Return whether the caller may read what is to be tagged."""
     return await db.fetchval(tables.see_subject, subject_id) is not None
 
 
 async def hold_tags(db: Db, tables: TagTables, tag_ids: Sequence[UUID]) -> set[UUID]:
-    """Keep the caller's tags until the transaction ends; gives those that there are."""
+    """Lock the caller's tags until the transaction ends; returns the ids that exist."""
     return {row["id"] for row in await db.fetch(tables.hold_tags, tag_ids)}
 
 
@@ -219,7 +219,7 @@ async def change_attached(
     add: Sequence[UUID],
     remove: Sequence[UUID],
 ) -> tuple[AttachedTag, ...]:
-    """Take tags off and tie others; gives what is tied then, by name."""
+    """Detach and attach tags; returns all that are attached then, by name."""
     await db.execute(tables.detach, subject_id, remove)
     await db.execute(tables.attach, subject_id, add)
     return tuple(

@@ -1,7 +1,7 @@
-"""Teams, their members and invitations; runs under the login for identities, as somebody.
+"""Teams, their members and invitations, under the identity login with a caller set.
 
-What the caller may not do to a team the policies refuse as well: a statement that they let nothing
-through for gives no row.
+Row-level policies enforce what a caller may do to a team as well: a statement that they forbid
+affects or returns no row.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from uuid import UUID
 from services.kit.pg import Db, Row
 from services.registry.domain.teams import Invitation, Member, Team
 
-# Members come and go one at a time, so that they are counted as they are.
+# Serializes membership changes, so that the counts they check are exact.
 _LOCK: Final[LiteralString] = """
     SELECT pg_advisory_xact_lock(hashtextextended('team ' || $1::text, 0))
 """
 
 
 async def lock(db: Db, thing_id: UUID) -> None:
-    """Hold who is in a team, or in which teams a user is, until the transaction ends."""
+    """Lock the membership of a team, or of a user, until the transaction ends."""
     await db.execute(_LOCK, str(thing_id))
 
 
@@ -33,7 +33,7 @@ _INSERT_TEAM: Final[LiteralString] = """
 
 
 async def insert_team(db: Db, team_id: UUID, name: str, *, created_by: UUID) -> Team:
-    """Add a team, which nobody is in yet."""
+    """Insert a team without members."""
     row = await db.fetchrow(_INSERT_TEAM, team_id, name, created_by)
     assert row is not None
     return Team(**dict(row))
@@ -48,7 +48,7 @@ _GET_TEAM: Final[LiteralString] = """
 
 
 async def get_team(db: Db, team_id: UUID, user_id: UUID) -> Team | None:
-    """Find a team that a user is in."""
+    """Return a team that a user is a member of."""
     row = await db.fetchrow(_GET_TEAM, team_id, user_id)
     return None if row is None else Team(**dict(row))
 
@@ -67,7 +67,7 @@ _LIST_TEAMS: Final[LiteralString] = """
 async def list_teams(
     db: Db, user_id: UUID, *, after: tuple[datetime, UUID] | None, limit: int
 ) -> Sequence[Team]:
-    """List the teams that a user is in, newest first."""
+    """List the teams that a user is a member of, newest first."""
     rows = await db.fetch(_LIST_TEAMS, user_id, *(after or (None, None)), limit)
     return [Team(**dict(row)) for row in rows]
 
@@ -78,7 +78,7 @@ _RENAME: Final[LiteralString] = """
 
 
 async def rename_team(db: Db, team_id: UUID, name: str) -> datetime:
-    """Rename a team that the caller leads; gives when it changed."""
+    """Rename a team that the caller administers; returns its update time."""
     changed: datetime | None = await db.fetchval(_RENAME, team_id, name)
     assert changed is not None, "who leads it may"
     return changed
@@ -97,7 +97,7 @@ _GET_MEMBER: Final[LiteralString] = f"""
 
 
 async def get_member(db: Db, team_id: UUID, user_id: UUID) -> Member | None:
-    """Find somebody in a team."""
+    """Return a member of a team."""
     row = await db.fetchrow(_GET_MEMBER, team_id, user_id)
     return None if row is None else Member(**dict(row))
 
@@ -116,7 +116,7 @@ _LIST_MEMBERS: Final[LiteralString] = f"""
 async def list_members(
     db: Db, team_id: UUID, *, after: tuple[datetime, UUID] | None, limit: int
 ) -> Sequence[Member]:
-    """List who is in a team, newest first."""
+    """List the members of a team, newest first."""
     rows = await db.fetch(_LIST_MEMBERS, team_id, *(after or (None, None)), limit)
     return [Member(**dict(row)) for row in rows]
 
@@ -135,19 +135,19 @@ _COUNT_TEAMS: Final[LiteralString] = """
 
 
 async def count_members(db: Db, team_id: UUID) -> int:
-    """Count who is in a team."""
+    """Count the members of a team."""
     count: int = await db.fetchval(_COUNT_MEMBERS, team_id)
     return count
 
 
 async def is_led_without(db: Db, team_id: UUID, user_id: UUID) -> bool:
-    """Tell whether somebody else leads a team, and can sign in."""
+    """Return whether somebody else who can sign in administers a team."""
     found: bool = await db.fetchval(_OTHER_ADMIN, team_id, user_id)
     return found
 
 
 async def count_teams(db: Db, user_id: UUID) -> int:
-    """Count the teams that a user is in."""
+    """Count the teams that a user is a member of."""
     count: int = await db.fetchval(_COUNT_TEAMS, user_id)
     return count
 
@@ -169,18 +169,18 @@ _DELETE_TOKENS: Final[LiteralString] = """
 
 
 async def insert_member(db: Db, team_id: UUID, user_id: UUID, role: str) -> None:
-    """Put the caller into a team that they founded, or are invited to."""
+    """Add the caller to a team that they created or are invited to."""
     await db.execute(_INSERT_MEMBER, team_id, user_id, role)
 
 
 async def update_member(db: Db, team_id: UUID, user_id: UUID, role: str) -> None:
-    """Change what somebody is in a team that the caller leads."""
+    """Change the role of a member of a team that the caller administers."""
     changed = await db.fetchval(_UPDATE_MEMBER, team_id, user_id, role)
     assert changed is not None, "who leads it may"
 
 
 async def delete_member(db: Db, team_id: UUID, user_id: UUID) -> list[str]:
-    """Take somebody out, with their tokens for the team; gives the digests of those."""
+    """Remove a member and their tokens for the team; returns the digests of those."""
     gone = await db.fetchval(_DELETE_MEMBER, team_id, user_id)
     assert gone is not None, "who leads it may, and everybody themselves"
     return [row["token_sha256"] for row in await db.fetch(_DELETE_TOKENS, team_id, user_id)]
@@ -193,7 +193,7 @@ _HAS_DEFINITIONS: Final[LiteralString] = """
 
 
 async def has_definitions(db: Db, team_id: UUID) -> bool:
-    """Tell whether a team that the caller leads has nodes or workflows."""
+    """Return whether a team that the caller administers has nodes or workflows."""
     return bool(await db.fetchval(_HAS_DEFINITIONS, team_id))
 
 
@@ -213,9 +213,10 @@ _DELETE_ALL_MEMBERS: Final[LiteralString] = """
 
 
 async def delete_team(db: Db, team_id: UUID) -> tuple[list[UUID], list[str]]:
-    """Take everybody out of a team, the caller who leads it last of all.
+    """Mark a team as deleted and remove its invitations, tokens and members.
 
-    Gives who was in it, and the digests of the tokens that ended.
+    Members last, since the policies require the caller's membership. Returns the members' ids and
+    the digests of the removed tokens.
     """
     marked = await db.fetchval(_MARK_DELETED, team_id)
     assert marked is not None, "who leads it may"
@@ -228,7 +229,7 @@ _INVITATION: Final[LiteralString] = """
     i.id, i.tenant_id AS team_id, t.name AS team_name, i.email, i.role, i.created_by,
     i.created_at, i.expires_at
 """
-# The new one has a new id: whoever holds the one before accepts nothing else than it said.
+# A repeated invitation gets a new id, so that an earlier one cannot be accepted with the new terms.
 _INSERT_INVITATION: Final[LiteralString] = """
     INSERT INTO tenant_invitations (id, tenant_id, email, role, created_by, expires_at)
     VALUES ($1, $2, $3, $4, $5, clock_timestamp() + $6::interval)
@@ -252,7 +253,7 @@ _DELETE_INVITATION: Final[LiteralString] = """
 
 
 async def clear_invitations(db: Db, team_id: UUID, email: str) -> int:
-    """Remove what is over, and what an address has; gives how many invitations are left."""
+    """Delete expired invitations and those of an address; returns how many remain."""
     await db.execute(_DELETE_BEFORE, team_id, email)
     count: int = await db.fetchval(_COUNT_INVITATIONS, team_id)
     return count
@@ -268,7 +269,7 @@ async def insert_invitation(
     created_by: UUID,
     lifetime: timedelta,
 ) -> Invitation:
-    """Add an invitation to a team that the caller leads."""
+    """Insert an invitation to a team that the caller administers."""
     await db.execute(_INSERT_INVITATION, invitation_id, team_id, email, role, created_by, lifetime)
     made = await get_invitation(db, invitation_id)
     assert made is not None
@@ -276,7 +277,7 @@ async def insert_invitation(
 
 
 async def get_invitation(db: Db, invitation_id: UUID) -> Invitation | None:
-    """Find an open invitation, of a team that the caller leads or to the caller."""
+    """Return an open invitation, of a team that the caller administers or to the caller."""
     row = await db.fetchrow(_GET_INVITATION, invitation_id)
     return None if row is None else _to_invitation(row)
 
@@ -290,12 +291,12 @@ _IS_TO: Final[LiteralString] = """
 
 
 async def is_to(db: Db, invitation_id: UUID, user_id: UUID) -> bool:
-    """Tell whether an open invitation is to a user."""
+    """Return whether an open invitation is addressed to a user."""
     return await db.fetchval(_IS_TO, invitation_id, user_id) is not None
 
 
 async def delete_invitation(db: Db, invitation_id: UUID) -> None:
-    """Remove an invitation."""
+    """Delete an invitation."""
     await db.execute(_DELETE_INVITATION, invitation_id)
 
 

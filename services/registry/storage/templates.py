@@ -1,4 +1,4 @@
-"""Which workflows are templates."""
+"""Whether a workflow is a template."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ _IS_TEMPLATE: Final[LiteralString] = """
 
 
 async def is_template(db: Db, workflow_id: UUID) -> bool:
-    """Say whether a workflow that the caller may read is a template."""
+    """Return whether a workflow that the caller may read is a template."""
     return bool(await db.fetchval(_IS_TEMPLATE, workflow_id))

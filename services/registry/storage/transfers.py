@@ -1,7 +1,7 @@
-"""Definitions on their way from one tenant to another; runs under the login for identities.
+"""Transfers of definitions between tenants, under the identity login.
 
-That login alone may write whose a definition is, and its policies let it do so only from the tenant
-that the caller acts for, where the caller leads it, to one in which the caller may create.
+Only that login may change the tenant of a definition. Its policies allow it only from the tenant
+that the caller acts for and administers, to one in which the caller may create definitions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Moved:
 
     @property
     def etag(self) -> str:
-        """The same as whoever read it was told."""
+        """The same etag as the reading calls return."""
         return etag_of(self.version, self.updated_at)
 
 
@@ -38,7 +38,7 @@ _MEMBER_ROLE: Final[LiteralString] = """
 
 
 async def get_role(db: Db, tenant_id: UUID) -> str | None:
-    """Tell what the caller is in a tenant; None for who is nothing there."""
+    """Return the caller's role in a tenant; None if they are not a member."""
     role: str | None = await db.fetchval(_MEMBER_ROLE, tenant_id)
     return role
 
@@ -51,7 +51,8 @@ _GET_WORKFLOW: Final[LiteralString] = """
       FROM workflows
      WHERE id = $1 AND tenant_id = $2
 """
-# Whoever makes a workflow holds the nodes that it takes: it is seen here, or sees that they went.
+# Conflicts with the share locks of transactions that store a workflow: either the new use is seen
+# here, or that transaction sees that the nodes were moved.
 _HOLD_NODES: Final[LiteralString] = """
     SELECT id, name, version, updated_at
       FROM python_nodes
@@ -68,23 +69,23 @@ _HOLD_WORKFLOW: Final[LiteralString] = """
 
 
 async def get_node(db: Db, node_id: UUID, tenant_id: UUID) -> Moved | None:
-    """Find a node of a tenant."""
+    """Return a node of a tenant."""
     return _to_moved(await db.fetchrow(_GET_NODE, node_id, tenant_id))
 
 
 async def get_workflow(db: Db, workflow_id: UUID, tenant_id: UUID) -> Moved | None:
-    """Find a workflow of a tenant."""
+    """Return a workflow of a tenant."""
     return _to_moved(await db.fetchrow(_GET_WORKFLOW, workflow_id, tenant_id))
 
 
 async def hold_nodes(db: Db, node_ids: Sequence[UUID], tenant_id: UUID) -> list[Moved]:
-    """Hold the nodes among these ids that are the tenant's, until the transaction ends."""
+    """Lock those of these nodes that are the tenant's, until the transaction ends."""
     rows = await db.fetch(_HOLD_NODES, list(node_ids), tenant_id)
     return [Moved(**dict(row)) for row in rows]
 
 
 async def hold_workflow(db: Db, workflow_id: UUID, tenant_id: UUID) -> Moved | None:
-    """Hold a workflow of a tenant until the transaction ends."""
+    """Lock a workflow of a tenant until the transaction ends."""
     return _to_moved(await db.fetchrow(_HOLD_WORKFLOW, workflow_id, tenant_id))
 
 
@@ -116,24 +117,24 @@ _CUSTOM_TYPES: Final[LiteralString] = """
 
 
 async def list_used(db: Db, workflow_id: UUID) -> list[UUID]:
-    """List what stands in a workflow: nodes, and workflows that it runs."""
+    """List the ids that a workflow uses: nodes, and workflows that it runs."""
     return [row["node_id"] for row in await db.fetch(_USED_IDS, workflow_id)]
 
 
 async def find_sub_workflow(db: Db, workflow_id: UUID, tenant_id: UUID) -> tuple[UUID, str] | None:
-    """Find a workflow of the tenant that a workflow runs."""
+    """Return the id and name of a workflow of the tenant that this workflow runs."""
     return _named(await db.fetchrow(_SUB_WORKFLOWS, workflow_id, tenant_id))
 
 
 async def find_user(
     db: Db, ids: Sequence[UUID], tenant_id: UUID, *, but: UUID | None = None
 ) -> tuple[UUID, str] | None:
-    """Find a workflow of the tenant, but this one, in which something of these ids stands."""
+    """Return id and name of a workflow of the tenant, not `but`, that uses any of these ids."""
     return _named(await db.fetchrow(_OTHER_USER, list(ids), tenant_id, but))
 
 
 async def use_custom_types(db: Db, node_ids: Sequence[UUID]) -> bool:
-    """Tell whether any version of these nodes is of a type that its tenant made."""
+    """Return whether any version of these nodes uses a custom type of its tenant."""
     found: bool = await db.fetchval(_CUSTOM_TYPES, list(node_ids))
     return found
 
@@ -152,10 +153,10 @@ _MOVE_NODES: Final[LiteralString] = """
 
 
 async def move_nodes(db: Db, node_ids: Sequence[UUID], *, source: UUID, target: UUID) -> None:
-    """Give nodes that are held to another tenant, with the locks of their versions."""
+    """Move locked nodes to another tenant, with the lock files of their versions."""
     ids = list(node_ids)
     await db.execute(_UNTAG_NODES, ids)
-    await db.execute(_MOVE_LOCKS, ids, target, source)  # their versions are seen as yet
+    await db.execute(_MOVE_LOCKS, ids, target, source)  # first, while versions are still visible
     await db.execute(_MOVE_NODES, ids, target, source)
 
 
@@ -180,7 +181,7 @@ _MOVE_WORKFLOW: Final[LiteralString] = """
 
 
 async def move_workflow(db: Db, workflow_id: UUID, *, source: UUID, target: UUID) -> None:
-    """Give a workflow that is held to another tenant, with all that is its own."""
+    """Move a locked workflow to another tenant, with everything that belongs to it."""
     await db.execute(_UNTAG_WORKFLOW, workflow_id)
     await db.execute(_MOVE_USES, workflow_id, target, source)
     await db.execute(_MOVE_ALIASES, workflow_id, target, source)

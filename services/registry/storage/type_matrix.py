@@ -1,4 +1,4 @@
-"""The builtin types and their conversions, as the schema has them."""
+"""The builtin types and the conversions between them, from the schema's tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.kit.pg import Db
 
 @dataclass(frozen=True, slots=True)
 class BuiltinType:
-    """A row of the type system."""
+    """A builtin type."""
 
     name: str
     category: str
@@ -20,7 +20,7 @@ class BuiltinType:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """A method that makes one builtin type of another."""
+    """A method that converts one builtin type to another."""
 
     source: str
     target: str
@@ -55,7 +55,7 @@ async def list_builtins(db: Db) -> list[BuiltinType]:
 
 
 async def list_conversions(db: Db) -> list[Conversion]:
-    """List the conversions between them."""
+    """List the conversions between builtin types."""
     return [
         Conversion(row["source"], row["target"], row["method"], row["is_lossless"])
         for row in await db.fetch(_LIST_CONVERSIONS)

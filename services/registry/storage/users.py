@@ -1,4 +1,4 @@
-"""Users as administrators and they themselves see them; runs under the login for identities."""
+"""User accounts as administrators and the users themselves see them, under the identity login."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uuid import UUID
 from services.kit.pg import Db, Row
 from services.registry.domain.accounts import Account, state_of
 
-# Who stands for services and builtin rows; no account of anybody.
+# The user of services and builtin rows; nobody's account.
 SYSTEM_USER: Final = UUID(int=1)
 
 _COLUMNS: Final[LiteralString] = """
@@ -25,12 +25,12 @@ _GET: Final[LiteralString] = f"""
 
 
 async def get_user(db: Db, user_id: UUID) -> Account | None:
-    """Find a user."""
+    """Return a user."""
     row = await db.fetchrow(_GET, user_id, SYSTEM_USER)
     return None if row is None else _to_account(row)
 
 
-# In one order, so that two who change the same users wait for each other and never both ways.
+# In a fixed order, so that concurrent changes of the same users cannot deadlock.
 _LOCK: Final[LiteralString] = f"""
     SELECT {_COLUMNS}
       FROM users
@@ -41,13 +41,13 @@ _LOCK: Final[LiteralString] = f"""
 
 
 async def lock_user(db: Db, user_id: UUID) -> Account | None:
-    """Find a user whom nobody else changes before this transaction ends."""
+    """Lock and return a user."""
     row = await db.fetchrow(_LOCK, user_id, SYSTEM_USER, False)
     return None if row is None else _to_account(row)
 
 
 async def lock_user_and_owner(db: Db, user_id: UUID) -> tuple[Account | None, Account | None]:
-    """Find a user and the owner, both held until this transaction ends."""
+    """Lock and return a user and the owner."""
     found = [_to_account(row) for row in await db.fetch(_LOCK, user_id, SYSTEM_USER, True)]
     user = next((each for each in found if each.id == user_id), None)
     return user, next((each for each in found if each.is_owner), None)
@@ -83,7 +83,7 @@ _INSERT: Final[LiteralString] = f"""
 async def insert_invited(
     db: Db, user_id: UUID, email: str, *, first_name: str, last_name: str, role: str
 ) -> Account | None:
-    """Add a user without a password; None when the address is taken."""
+    """Insert a user without a password; None if the address is taken."""
     row = await db.fetchrow(_INSERT, user_id, email, first_name, last_name, role)
     return None if row is None else _to_account(row)
 
@@ -98,7 +98,7 @@ _UPDATE: Final[LiteralString] = f"""
 
 
 async def update_user(db: Db, account: Account, *, is_active: bool | None = None) -> Account:
-    """Store a user's names, role and ownership, and whether the user may come in."""
+    """Update a user's names, role, ownership and whether the user is active."""
     active = account.state in {"invited", "active"} if is_active is None else is_active
     row = await db.fetchrow(
         _UPDATE,
@@ -123,7 +123,7 @@ _SET_PASSWORD: Final[LiteralString] = f"""
 async def set_password(
     db: Db, user_id: UUID, password_hash: str, *, was: str | None = None
 ) -> Account | None:
-    """Give a user a password; None when the one before is not that any more, or they are out."""
+    """Set a user's password; None if the old one has changed or the user is not active."""
     row = await db.fetchrow(_SET_PASSWORD, user_id, password_hash, was)
     return None if row is None else _to_account(row)
 
@@ -134,7 +134,7 @@ _GET_HASH: Final[LiteralString] = """
 
 
 async def get_password(db: Db, user_id: UUID) -> tuple[str, str | None] | None:
-    """Find a user's address and password hash."""
+    """Return an active user's address and password hash."""
     row = await db.fetchrow(_GET_HASH, user_id)
     return None if row is None else (row["email"], row["password_hash"])
 
@@ -152,7 +152,7 @@ _RENAME_TENANT: Final[LiteralString] = """
 
 
 async def anonymize_user(db: Db, user_id: UUID, email: str) -> Account:
-    """Replace what is personal of a user, also where the personal tenant repeats it."""
+    """Erase a user's personal data, including the copy in the personal tenant's name."""
     row = await db.fetchrow(_ANONYMIZE, user_id, email)
     assert row is not None
     await db.execute(_RENAME_TENANT, user_id, email)

@@ -1,4 +1,4 @@
-"""Which workflows use a node, and which nodes a workflow uses: as its current version has them."""
+"""Which workflows use a node, and which nodes a workflow uses, in its current version."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ async def list_users(
     return [(row["id"], row["name"]) for row in rows]
 
 
-# In one order, whoever asks. It excludes whoever changes such a node, and nobody who uses it.
+# In a fixed order, to avoid deadlocks. Conflicts with changes of such a node, but not with other
+# transactions that use it.
 _HOLD_NODES: Final[LiteralString] = """
     SELECT n.id
       FROM python_nodes n
@@ -38,7 +39,8 @@ _HOLD_NODES: Final[LiteralString] = """
      ORDER BY n.id
        FOR KEY SHARE OF n
 """
-# A stronger one: whoever changes a workflow lets its key be, so that starts do not wait.
+# A stronger lock: changes of a workflow take FOR NO KEY UPDATE, so that starts do not wait, and
+# that does not conflict with KEY SHARE.
 _HOLD_WORKFLOWS: Final[LiteralString] = """
     SELECT w.id
       FROM workflows w
@@ -50,16 +52,16 @@ _HOLD_WORKFLOWS: Final[LiteralString] = """
 
 
 async def hold_nodes(db: Db, workflow_id: UUID) -> None:
-    """Keep what a workflow runs, of its own tenant's, as it is until the transaction ends."""
+    """Lock what a workflow runs, as far as its own tenant owns it, until the transaction ends."""
     await db.execute(_HOLD_NODES, workflow_id)
     await db.execute(_HOLD_WORKFLOWS, workflow_id)
 
 
 @dataclass(frozen=True, slots=True)
 class UsedNode:
-    """A node of a workflow, or a workflow that runs as one.
+    """A node used by a workflow, or a workflow run as one.
 
-    One that the caller cannot see has no name and is not shared.
+    If the caller cannot see it, it has no name and is not shared.
     """
 
     id: UUID
@@ -83,7 +85,7 @@ _LIST_USED: Final[LiteralString] = """
 
 
 async def list_used(db: Db, workflow_id: UUID) -> list[UsedNode]:
-    """List what a workflow's current version runs, but for the built-in nodes."""
+    """List what a workflow's current version uses, except the built-in nodes."""
     rows = await db.fetch(_LIST_USED, workflow_id, list(BY_ID))
     return [
         UsedNode(row["node_id"], row["kind"], row["name"], row["deleted"], row["shared"])
@@ -99,6 +101,6 @@ _FOREIGN_VERSIONS: Final[LiteralString] = """
 
 
 async def foreign_versions(db: Db, node_ids: Sequence[UUID], *, tenant_id: UUID) -> dict[UUID, int]:
-    """Give the current versions of those nodes that are another tenant's and may be used."""
+    """Return the current versions of those nodes that belong to other tenants."""
     rows = await db.fetch(_FOREIGN_VERSIONS, node_ids, tenant_id)
     return {row["id"]: row["version"] for row in rows}

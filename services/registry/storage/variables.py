@@ -1,4 +1,4 @@
-"""Variables of tenants and workflows, and who reads them."""
+"""Variables of tenants and workflows, and which workflows read them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.kit.updates import etag_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
-    """A named value; without a workflow it is the tenant's."""
+    """A named value of a workflow, or of the whole tenant if `workflow_id` is None."""
 
     id: UUID
     workflow_id: UUID | None
@@ -32,18 +32,18 @@ class Variable:
 
     @property
     def etag(self) -> str:
-        """What changes with every change, and is not the same for one that is made again."""
+        """A tag that changes with each change, and differs for a variable that is created again."""
         return etag_of(self.revision, self.updated_at)
 
 
-# One change of a tenant's variables at a time: so they are counted as they are.
+# Serializes changes of a tenant's variables, so that the count is exact.
 _LOCK: Final[LiteralString] = """
     SELECT pg_advisory_xact_lock(hashtextextended('variables ' || $1::text, 0))
 """
 
 
 async def lock_tenant(db: Db, tenant_id: UUID) -> None:
-    """Hold the variables of a tenant until the transaction ends."""
+    """Lock the variables of a tenant until the transaction ends."""
     await db.execute(_LOCK, str(tenant_id))
 
 
@@ -56,7 +56,7 @@ _GET: Final[LiteralString] = """
 
 
 async def get_variable(db: Db, name: str, workflow_id: UUID | None) -> Variable | None:
-    """Find a variable of the tenant, or of one of its workflows."""
+    """Return a variable of the tenant, or of one of its workflows."""
     row = await db.fetchrow(_GET, name, workflow_id)
     return None if row is None else _to_variable(row)
 
@@ -87,7 +87,7 @@ _COUNT: Final[LiteralString] = """
 
 
 async def count_variables(db: Db) -> int:
-    """Count the variables of the tenant, those of its workflows too."""
+    """Count the variables of the tenant and of its workflows."""
     counted: int = await db.fetchval(_COUNT)
     return counted
 
@@ -102,7 +102,7 @@ _GET_TYPES: Final[LiteralString] = """
 
 
 async def get_types(db: Db, names: Iterable[str], workflow_id: UUID | None) -> dict[str, Type]:
-    """Give the types of the variables that a workflow would read; its own come first."""
+    """Return the types of the variables that a workflow would read; its own take precedence."""
     rows = await db.fetch(_GET_TYPES, sorted(names), workflow_id)
     return {row["name"]: from_json(row["type"]) for row in rows}
 
@@ -116,7 +116,7 @@ _INSERT: Final[LiteralString] = """
 
 
 async def insert_variable(db: Db, variable: Variable) -> Variable:
-    """Add a variable; gives it with its times."""
+    """Insert a variable; returns it with its times."""
     row = await db.fetchrow(
         _INSERT,
         variable.id,
@@ -141,7 +141,7 @@ _UPDATE: Final[LiteralString] = """
 
 
 async def update_variable(db: Db, variable: Variable) -> Variable:
-    """Save what a variable is now; gives it with its times."""
+    """Update a variable; returns it with its times."""
     row = await db.fetchrow(
         _UPDATE,
         variable.id,
@@ -158,12 +158,12 @@ _DELETE: Final[LiteralString] = "DELETE FROM variables WHERE id = $1"
 
 
 async def delete_variable(db: Db, variable_id: UUID) -> None:
-    """Remove a variable."""
+    """Delete a variable."""
     await db.execute(_DELETE, variable_id)
 
 
-# Versions that a start may take without being asked for by number: the current and the aliased.
-# A workflow with a variable of its own does not read the tenant's.
+# Considers versions that may start without being asked for by number: current and aliased ones. A
+# workflow's own variable hides the tenant's.
 _READERS: Final[LiteralString] = """
     SELECT w.id, w.name
       FROM workflows w
@@ -185,7 +185,7 @@ _READERS: Final[LiteralString] = """
 async def find_readers(
     db: Db, name: str, workflow_id: UUID | None, *, limit: int
 ) -> list[tuple[UUID, str]]:
-    """Find active workflows that read a variable, by id and name."""
+    """Return the active workflows that read a variable, by id and name."""
     rows = await db.fetch(_READERS, name, workflow_id, limit)
     return [(row["id"], row["name"]) for row in rows]
 

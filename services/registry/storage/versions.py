@@ -1,4 +1,4 @@
-"""The versions of nodes and workflows, and the locks that one version takes from another."""
+"""The versions of nodes and workflows, and copies of lock files between versions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Shown = TypeVar("Shown", Node, Workflow)
 
 @dataclass(frozen=True, slots=True)
 class Version(Generic[Shown]):
-    """What one version shows, who made it, and when."""
+    """The content of one version, its author and its creation time."""
 
     shown: Shown
     author: UUID
@@ -50,7 +50,7 @@ _LIST_NODE_VERSIONS: Final[LiteralString] = """
 async def list_node_versions(
     db: Db, node_id: UUID, *, before: int, limit: int, with_code: bool
 ) -> Iterator[Version[Node]]:
-    """List the versions of a node, newest first, before a version; 0 begins with the newest."""
+    """List a node's versions, newest first, below `before`; 0 starts with the newest."""
     rows = await db.fetch(_LIST_NODE_VERSIONS, node_id, before, limit, with_code)
     return (Version(to_node(row), row["author"], row["made_at"]) for row in rows)
 
@@ -79,12 +79,12 @@ _LIST_WORKFLOW_VERSIONS: Final[LiteralString] = """
 async def list_workflow_versions(
     db: Db, workflow_id: UUID, *, before: int, limit: int, with_graph: bool
 ) -> Iterator[Version[Workflow]]:
-    """List the versions of a workflow, newest first, before a version; 0 begins with the newest."""
+    """List a workflow's versions, newest first, below `before`; 0 starts with the newest."""
     rows = await db.fetch(_LIST_WORKFLOW_VERSIONS, workflow_id, before, limit, with_graph)
     return (Version(to_workflow(row), row["author"], row["made_at"]) for row in rows)
 
 
-# A lock that failed, or is still being made, is no answer to take over: it is asked for anew.
+# A failed or pending lock is not copied; the new version resolves its own.
 _COPY_LOCK: Final[LiteralString] = """
     INSERT INTO node_version_locks (node_version_id, tenant_id, state, lock, lock_digest)
     SELECT $2, $3,
@@ -98,7 +98,7 @@ _COPY_LOCK: Final[LiteralString] = """
 
 
 async def copy_lock(db: Db, *, model: UUID, version_id: UUID, tenant_id: UUID) -> str:
-    """Give a version the lock that another with the same requirements has; tells its state."""
+    """Copy the lock of a version with the same requirements to another one; returns its state."""
     state: str | None = await db.fetchval(_COPY_LOCK, model, version_id, tenant_id)
     assert state is not None, "a version is stored with its lock"
     return state

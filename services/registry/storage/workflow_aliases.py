@@ -1,4 +1,4 @@
-"""Aliases of workflows, and the history of each."""
+"""Aliases of workflows and their history."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.kit.pg import Db
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alias:
-    """A name that stands for a version; `updated_by` is the workflow's tenant's to know."""
+    """A name for a version; `updated_by` is None for callers of other tenants."""
 
     workflow_id: UUID
     name: str
@@ -27,13 +27,13 @@ class Alias:
 
     @property
     def etag(self) -> str:
-        """What changes with every change of the alias."""
+        """A tag that changes with each change of the alias."""
         return str(self.change_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What was done to an alias; `previous_id` is what a rollback of it goes back to."""
+    """An entry of an alias's history; `previous_id` is the entry that a rollback returns to."""
 
     id: UUID
     workflow_id: UUID
@@ -46,14 +46,14 @@ class Change:
     created_at: datetime
 
 
-# One change of a workflow's aliases at a time. The weaker lock lets runs of it start meanwhile.
+# Serializes changes of a workflow's aliases, without blocking starts.
 _LOCK: Final[LiteralString] = """
     SELECT id FROM workflows WHERE id = $1 AND deleted_at IS NULL FOR NO KEY UPDATE
 """
 
 
 async def lock_workflow(db: Db, workflow_id: UUID) -> bool:
-    """Hold a workflow until the transaction ends; False where the caller may not change it."""
+    """Lock a workflow until the transaction ends; False if the caller may not change it."""
     return await db.fetchval(_LOCK, workflow_id) is not None
 
 
@@ -69,7 +69,7 @@ _GET: Final[LiteralString] = """
 
 
 async def get_alias(db: Db, workflow_id: UUID, name: str) -> Alias | None:
-    """Find an alias; None where there is none, or the caller may not see its workflow."""
+    """Return an alias; None if there is none, or the caller cannot see its workflow."""
     row = await db.fetchrow(_GET, workflow_id, name)
     return None if row is None else Alias(**row)
 
@@ -112,7 +112,7 @@ _GET_CHANGE: Final[LiteralString] = """
 
 
 async def get_change(db: Db, change_id: UUID) -> Change | None:
-    """Find one entry of the history."""
+    """Return an entry of the history."""
     row = await db.fetchrow(_GET_CHANGE, change_id)
     return None if row is None else Change(**row)
 
@@ -136,13 +136,13 @@ async def list_changes(
     after: tuple[datetime, UUID] | None,
     limit: int,
 ) -> list[Change]:
-    """List what was done to a workflow's aliases, newest first."""
+    """List changes of a workflow's aliases, newest first."""
     moment, last_id = after or (None, None)
     rows = await db.fetch(_LIST_CHANGES, workflow_id, alias, moment, last_id, limit)
     return [Change(**row) for row in rows]
 
 
-# The time is read under the workflow's lock, so that the history is in the order of what was done.
+# The time is read under the workflow's lock, so that it orders the history.
 _INSERT_CHANGE: Final[LiteralString] = """
     INSERT INTO workflow_alias_changes
            (id, workflow_id, alias, kind, from_version, to_version, previous_id, created_by)
@@ -163,7 +163,7 @@ async def insert_change(
     previous_id: UUID | None,
     author: UUID,
 ) -> datetime:
-    """Add an entry to the history; gives its time."""
+    """Insert an entry of the history; returns its time."""
     created_at: datetime = await db.fetchval(
         _INSERT_CHANGE,
         change_id,
@@ -186,7 +186,7 @@ _INSERT_ALIAS: Final[LiteralString] = """
 
 
 async def insert_alias(db: Db, alias: Alias) -> None:
-    """Add an alias."""
+    """Insert an alias."""
     await db.execute(
         _INSERT_ALIAS,
         alias.id,
@@ -206,7 +206,7 @@ _MOVE_ALIAS: Final[LiteralString] = """
 
 
 async def move_alias(db: Db, alias: Alias) -> None:
-    """Save what an alias stands for now."""
+    """Point an alias at another version."""
     await db.execute(_MOVE_ALIAS, alias.id, alias.version, alias.promotion_id, alias.change_id)
 
 
@@ -214,5 +214,5 @@ _DELETE_ALIAS: Final[LiteralString] = "DELETE FROM workflow_aliases WHERE id = $
 
 
 async def delete_alias(db: Db, alias_id: UUID) -> None:
-    """Remove an alias; its history stays."""
+    """Delete an alias; its history is kept."""
     await db.execute(_DELETE_ALIAS, alias_id)

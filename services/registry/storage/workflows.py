@@ -17,7 +17,7 @@ from services.registry.domain.tags import AttachedTag, attached_from_json
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workflow:
-    """A workflow as one of its versions shows it."""
+    """A workflow as shown by one of its versions."""
 
     id: UUID
     version: int
@@ -33,17 +33,17 @@ class Workflow:
     updated_at: datetime
     deleted_at: datetime | None = None
     is_template: bool = False
-    cloned_from: tuple[UUID, int] | None = None  # a workflow and its version
+    cloned_from: tuple[UUID, int] | None = None  # a workflow id and its version
     tags: tuple[AttachedTag, ...] = ()
 
     @property
     def etag(self) -> str:
-        """What changes with every change of the workflow."""
+        """A tag that changes with each change of the workflow."""
         return etag_of(self.current_version, self.updated_at)
 
 
 def _graph(workflow: Workflow) -> tuple[object, ...]:
-    """Give what the columns from `nodes` to `python_version` hold, in their order."""
+    """Return the values of the columns from `nodes` to `python_version`, in order."""
     stored = definition_to_json(workflow.definition)
     columns = ("nodes", "connections", "settings", "input_types", "output_types")
     return (*(stored[column] for column in columns), workflow.python_version)
@@ -60,7 +60,7 @@ _INSERT_WORKFLOW: Final[LiteralString] = """
 
 
 async def insert_workflow(db: Db, workflow: Workflow) -> tuple[datetime, datetime]:
-    """Add a workflow; gives when it was created and changed."""
+    """Insert a workflow; returns its creation and update times."""
     row = await db.fetchrow(
         _INSERT_WORKFLOW,
         workflow.id,
@@ -85,7 +85,7 @@ _INSERT_VERSION: Final[LiteralString] = """
 
 
 async def insert_version(db: Db, version_id: UUID, workflow: Workflow, *, author: UUID) -> None:
-    """Add the version that a workflow shows."""
+    """Insert the version that a workflow shows."""
     await db.execute(
         _INSERT_VERSION,
         version_id,
@@ -97,7 +97,7 @@ async def insert_version(db: Db, version_id: UUID, workflow: Workflow, *, author
     )
 
 
-# Guarded by the version that the change is based on: of two racing changes, one updates no row.
+# Compares the version that the change is based on: of two concurrent changes, one updates no row.
 _UPDATE_WORKFLOW: Final[LiteralString] = """
     UPDATE workflows
        SET name = $3, description = $4, nodes = $5, connections = $6, settings = $7,
@@ -109,7 +109,7 @@ _UPDATE_WORKFLOW: Final[LiteralString] = """
 
 
 async def update_workflow(db: Db, workflow: Workflow, *, was: int) -> datetime | None:
-    """Save what a workflow shows now; None where its version changed meanwhile."""
+    """Update a workflow; returns its update time, None if its version changed meanwhile."""
     updated_at: datetime | None = await db.fetchval(
         _UPDATE_WORKFLOW,
         workflow.id,
@@ -124,7 +124,7 @@ async def update_workflow(db: Db, workflow: Workflow, *, was: int) -> datetime |
     return updated_at
 
 
-# A definition is large: a change of what stands around it does not write it again.
+# Definitions are large, so a change of other fields does not write them again.
 _UPDATE_HEAD: Final[LiteralString] = """
     UPDATE workflows
        SET name = $3, description = $4, is_active = $5, is_template = $6
@@ -134,7 +134,7 @@ _UPDATE_HEAD: Final[LiteralString] = """
 
 
 async def update_head(db: Db, workflow: Workflow) -> datetime | None:
-    """Save all that has no versions; None where it changed meanwhile."""
+    """Update the fields without versions; returns the update time, None if it changed meanwhile."""
     updated_at: datetime | None = await db.fetchval(
         _UPDATE_HEAD,
         workflow.id,
@@ -169,22 +169,23 @@ _GET_WORKFLOW: Final[LiteralString] = """
 async def get_workflow(
     db: Db, workflow_id: UUID, *, version: int = 0, with_graph: bool = True
 ) -> Workflow | None:
-    """Find a workflow at a version, 0 for the current one; None where the caller sees none.
+    """Return a workflow at a version, 0 for the current one; None if the caller cannot see it.
 
-    A deleted one is found: whoever changes or uses it looks at `deleted_at`.
+    Deleted workflows are returned too; callers check `deleted_at`.
     """
     row = await db.fetchrow(_GET_WORKFLOW, workflow_id, version, with_graph)
     return None if row is None else to_workflow(row)
 
 
-# Starts refer to the row and do not wait for this: the engine's writes are one queue.
+# The weaker lock does not block starts, which only reference the row; the engine writes them all in
+# one queue, which must not wait.
 _LOCK_WORKFLOW: Final[LiteralString] = """
     SELECT id FROM workflows WHERE id = $1 FOR NO KEY UPDATE
 """
 
 
 async def lock_workflow(db: Db, workflow_id: UUID) -> bool:
-    """Hold a workflow until the transaction ends; False where the caller may not change it."""
+    """Lock a workflow until the transaction ends; False if the caller may not change it."""
     return await db.fetchval(_LOCK_WORKFLOW, workflow_id) is not None
 
 
@@ -208,12 +209,12 @@ _LIST_WORKFLOWS: Final[LiteralString] = """
 async def list_workflows(
     db: Db, workflow_ids: Sequence[UUID], *, with_graph: bool, with_deleted: bool = False
 ) -> Iterator[Workflow]:
-    """Read found workflows, in the order of their ids; what is gone meanwhile is left out."""
+    """Return workflows in the order of the ids; those deleted meanwhile are left out."""
     return map(to_workflow, await db.fetch(_LIST_WORKFLOWS, workflow_ids, with_graph, with_deleted))
 
 
 def to_workflow(row: Row) -> Workflow:
-    """Read the columns that every list of workflows selects."""
+    """Build a workflow from the columns that every statement on workflows selects."""
     model = row["cloned_from_id"]
     return Workflow(
         id=row["id"],

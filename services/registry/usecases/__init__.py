@@ -1,3 +1,3 @@
-"""What the registry does: one function and one transaction each."""
+"""Use cases of the registry: one function and one transaction each."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading the audit history, and proving that it stands as it was written."""
+"""Read the audit history and verify that it was not altered."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.registry.storage import audit_history as stored
 from services.registry.storage.audit_history import Asked, Kept, Place, Seal
 
 _EXPORTED_AT_ONCE: Final = 500
-# How many records are digested for one answer, whatever the number of seals.
+# Limits the records hashed for one response, however many seals were asked for.
 _RECORDS_MAX: Final = 20_000
 
 FaultKind = Literal["digest", "link", "known_seal"]
@@ -33,7 +33,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was found of some seals, in their order."""
+    """The result of verifying some seals, in their order."""
 
     seals: Sequence[Seal]
     records: int
@@ -41,7 +41,7 @@ class Verified:
     more: bool
 
     def latest(self) -> list[Seal]:
-        """Give the last of these seals of each chain."""
+        """Return the last of these seals of each chain."""
         return [*{each.chain_id: each for each in self.seals}.values()]
 
 
@@ -56,7 +56,10 @@ async def list_records(
 async def export_records(
     pool: Pool, caller: Caller, since: datetime, before: datetime
 ) -> AsyncIterator[Sequence[Kept]]:
-    """Give all records of a span of time, oldest first; no connection is held between two parts."""
+    """Yield all records of a time span in batches, oldest first.
+
+    No connection is held between two batches.
+    """
     after: Place | None = None
     while True:
         async with as_caller(pool, caller) as db:
@@ -77,7 +80,11 @@ async def verify(
     limit: int,
     known: Sequence[tuple[UUID, int, bytes]],
 ) -> Verified:
-    """Compute the digests of the next seals anew, and look for those that were noted elsewhere."""
+    """Recompute the digests of the next seals, and check seals that were noted elsewhere.
+
+    Returns at most `limit` seals, fewer once they cover `_RECORDS_MAX` records; `more` says whether
+    any are left.
+    """
     checked: list[Seal] = []
     faults: list[Fault] = []
     records = 0

@@ -1,6 +1,6 @@
-"""The first owner, the services' tokens, and users made by whoever runs the deployment.
+"""Create the first owner, the services' tokens, and users on behalf of the operator.
 
-These run on the machine itself, under the login for identities: they are no RPCs.
+These run on the machine itself, under the identity login; they are not RPCs.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _OWNER_SESSION: Final = timedelta(days=365)
 
 
 async def bootstrap_owner(auth_database_url: str, home: Path, *, email: str = OWNER_EMAIL) -> Path:
-    """Make the owner if there is none, and a new token of theirs; gives the token's file.
+    """Create the owner if there is none, and a new token for them; returns the token's file.
 
-    `secrets/owner.password` is written only when the owner is made: whoever changed the password
-    or removed the file since keeps it so. The token of the call before ends.
+    `secrets/owner.password` is written only when the owner is created: a password changed later, or
+    a file removed later, stays so. The token of the previous call ends.
     """
     async with _pool(auth_database_url) as pool:
         owner = await _ensure_owner(pool, home, email_from(email))
@@ -63,13 +63,14 @@ async def bootstrap_owner(auth_database_url: str, home: Path, *, email: str = OW
 async def service_token(
     auth_database_url: str, home: Path, *, name: str, scopes: Sequence[str]
 ) -> str:
-    """Give a service the token in `secrets/<name>.token`, making one the first time.
+    """Return the token in `secrets/<name>.token`, creating it the first time.
 
-    Called again, the token stays and its scopes become these.
+    A further call keeps the token and replaces its scopes.
     """
     token = read_secret(home, f"{name}.token")
     if token is None:
-        # The file first: a token without a row is replaced by nobody, a row without one is lost.
+        # The file first: a file without a row is repaired by the next call; the token of a row
+        # without a file would be lost.
         token = new_token()
         write_secret(home, f"{name}.token", token)
     async with _pool(auth_database_url) as pool, transaction(pool) as db:
@@ -82,7 +83,7 @@ async def service_token(
 async def create_user(
     auth_database_url: str, *, email: str, password: str, role: str = "user"
 ) -> UUID:
-    """Make a user who can sign in; gives the user's id, which is also the personal tenant's."""
+    """Create a user who can sign in; returns the user's id, which is also the personal tenant's."""
     check_password(password, chars_min=PASSWORD_CHARS_MIN)
     user = User(
         id=uuid7(),
@@ -130,7 +131,7 @@ async def _ensure_owner(pool: Pool, home: Path, email: str) -> User:
 
 
 async def _note(db: Db, made: User) -> None:
-    """Write into the audit trail who was made on the machine itself, where nobody is signed in."""
+    """Record in the audit trail a user created on the machine itself, where nobody is signed in."""
     await audit.insert_event(
         db,
         "user.create",

@@ -1,4 +1,4 @@
-"""What changing a node and changing a workflow have in common: whose it is, and what it was."""
+"""What changes of nodes and of workflows share: ownership, locking and etag checks."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from services.registry.storage.workflows import Workflow
 
 T = TypeVar("T", Node, Workflow)
 
-NOBODY: Final = UUID(int=0)  # the id of what was only validated
+NOBODY: Final = UUID(int=0)  # the id used when a call only validates
 
 
 class Mark(Protocol):
-    """Marks one that is held as deleted, or as not; gives when it was deleted and changed."""
+    """Marks a locked node or workflow as deleted or not; returns its deletion and update times."""
 
     def __call__(
         self, db: Db, thing_id: UUID, /, *, deleted: bool
     ) -> Awaitable[tuple[datetime | None, datetime]]:
-        """Mark it."""
+        """Set or clear the deletion mark."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind(Generic[T]):
-    """What is changed: its name to people, and how one is read, held and marked as deleted."""
+    """What is changed: its name for messages, and how to read, lock and mark one."""
 
     name: str
     get: Callable[[Db, UUID], Awaitable[T | None]]
@@ -62,7 +62,10 @@ WORKFLOW: Final[Kind[Workflow]] = Kind(
 
 
 async def hold(db: Db, kind: Kind[T], thing_id: UUID, *, etag: str = "") -> T:
-    """Lock one until the transaction ends, as its etag says it is; gives it, deleted or not."""
+    """Lock one until the transaction ends and check its etag; returns it, deleted or not.
+
+    Raises NotFound if the caller cannot see it, PermissionDenied if it is another tenant's.
+    """
     held = await kind.lock(db, thing_id)
     current = await kind.get(db, thing_id)
     if current is None:
@@ -74,7 +77,7 @@ async def hold(db: Db, kind: Kind[T], thing_id: UUID, *, etag: str = "") -> T:
 
 
 def check_changeable(kind: str, thing: Node | Workflow, caller: Caller, *, etag: str) -> None:
-    """Raise unless the caller may change it, it is not deleted, and it is what the etag says."""
+    """Raise unless the caller may change it, the etag matches and it is not deleted."""
     if thing.tenant_id != caller.tenant_id:
         raise _not_yours(kind)
     check_etag(kind, thing.etag, etag)
@@ -82,7 +85,7 @@ def check_changeable(kind: str, thing: Node | Workflow, caller: Caller, *, etag:
 
 
 def copied(model: T, caller: Caller, *, name: str, validate_only: bool) -> T:
-    """Make a private copy of the caller's own, at version 1; only validated, it has no id."""
+    """Return a private copy owned by the caller, at version 1; a validated-only copy has no id."""
     return replace(
         model,
         id=NOBODY if validate_only else uuid7(),
@@ -98,7 +101,7 @@ def copied(model: T, caller: Caller, *, name: str, validate_only: bool) -> T:
 
 
 def check_live(kind: str, thing: Node | Workflow) -> None:
-    """Raise where it is deleted: it is shown to its tenant, and stays as it is."""
+    """Raise if it is deleted: a deleted one can be read by its tenant, but not changed."""
     if thing.deleted_at is not None:
         raise FailedPrecondition(
             f"{kind.upper()}_DELETED",
@@ -108,7 +111,7 @@ def check_live(kind: str, thing: Node | Workflow) -> None:
 
 
 def not_found(kind: str, thing_id: UUID) -> NotFound:
-    """Say that there is none that the caller may see."""
+    """Return the error for one that does not exist or that the caller cannot see."""
     return NotFound(
         f"{kind.upper()}_NOT_FOUND", f"there is no such {kind}", resource=(kind, str(thing_id))
     )

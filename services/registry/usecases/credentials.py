@@ -1,4 +1,4 @@
-"""Passwords: set for the first time, changed, and set anew after they were lost."""
+"""Passwords: set for the first time, changed, and reset."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ RESET_PREFIX: Final = "qf_reset"
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """A way to set a new password; the token is shown here once."""
+    """A token for setting a new password; it is returned only here."""
 
     token: str
     expires_at: datetime
 
 
 async def accept_invitation(deps: Identity, *, token: str, password: str) -> Account:
-    """Set the first password of whoever was invited."""
+    """Set the first password of an invited user."""
     account, _ = await _redeem(deps, "invitation", token=token, password=password)
     log.info("invitation_accepted", user_id=str(account.id))
     return account
 
 
 async def reset_password(deps: Identity, *, token: str, password: str) -> int:
-    """Set a new password by a token; gives how many sessions ended with that."""
+    """Set a new password by a reset token; returns how many sessions this ended."""
     account, ended = await _redeem(deps, "password_reset", token=token, password=password)
     deps.forget_all(ended)
     log.info("password_reset", user_id=str(account.id))
@@ -60,14 +60,14 @@ async def create_reset(
     lifetime: timedelta = RESET,
     key: RequestKey[Reset] | None = None,
 ) -> Reset | Replayed:
-    """Make the token of a reset, in place of whatever token the user had for a password."""
+    """Create a reset token; it replaces any open invitation or reset token of the user."""
     token = new_token(RESET_PREFIX)
 
     async def change(db: Db) -> Reset:
         account = await users.lock_user(db, user_id)
         if account is None:
             raise accounts.not_found(user_id)
-        # Or whoever administers could become the owner.
+        # Otherwise any administrator could take over the owner's account.
         if account.is_owner and account.id != caller.user_id:
             raise not_the_owner()
         if account.state not in {"active", "invited"}:
@@ -87,9 +87,10 @@ async def create_reset(
 
 
 async def change_password(deps: Identity, caller: Caller, *, old: str, new: str, peer: str) -> int:
-    """Set the caller's password; gives how many other sessions ended with that.
+    """Set the caller's password; returns how many other sessions this ended.
 
-    A wrong old password counts like a sign-in that failed: a stolen session is no way to guess it.
+    A wrong old password counts as a failed sign-in, so that a stolen session cannot be used to
+    guess the password.
     """
     check_password(old, field="old_password")
     check_password(new, field="new_password", chars_min=PASSWORD_CHARS_MIN)
@@ -105,7 +106,7 @@ async def change_password(deps: Identity, caller: Caller, *, old: str, new: str,
         changed = await deps.passwords.hash(new)
         async with as_caller(deps.auth_pool, caller) as db:
             if await users.set_password(db, caller.user_id, changed, was=password_hash) is None:
-                raise refused()  # somebody else changed it in this moment
+                raise refused()  # changed concurrently
             await credential_tokens.delete_token(db, caller.user_id)
             ended = await sessions.delete_sessions(db, caller.user_id, keep=caller.session_id)
             await note(db, caller, "user.change_password", ("user", caller.user_id))
@@ -121,7 +122,7 @@ async def _redeem(
     check_password(password, chars_min=PASSWORD_CHARS_MIN)
     digest = token_sha256(token)
     async with transaction(deps.auth_pool) as db:
-        # Before time is spent on a hash, which anybody could ask for.
+        # Checked first, so that an invalid token cannot make the server spend time on a hash.
         if not await credential_tokens.is_open(db, digest, purpose):
             raise _token_refused()
     password_hash = await deps.passwords.hash(password)

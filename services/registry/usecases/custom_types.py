@@ -1,4 +1,4 @@
-"""Custom types: defined by callers, named by sources, kept by the node versions made with them."""
+"""Custom types: defined by callers, used by name in sources, copied into node versions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from services.registry.storage.custom_types import CustomType
 log = structlog.get_logger()
 
 _NOBODY: Final = UUID(int=0)
-# What annotations are written with, where no source says what its names mean.
+# Read in front of annotations that come without a source, so that typing's names resolve.
 _PRELUDE: Final = """from typing import *
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -47,11 +47,11 @@ def read(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Types:
-    """What the use cases of types need."""
+    """What the use cases of types depend on."""
 
     pool: Pool
     analyzer: SourceAnalyzer
-    python_version: str  # whose grammar reads annotations
+    python_version: str  # the grammar that annotations are parsed with
 
 
 async def read_with_custom_types(
@@ -63,9 +63,9 @@ async def read_with_custom_types(
     main_function: str,
     python_version: str,
 ) -> tuple[SourceReport, tuple[CustomType, ...]]:
-    """Read a source; names that it does not define may be custom types of the caller's tenant.
+    """Analyze a source; names it does not define may be custom types of the caller's tenant.
 
-    Only a source with such names is read twice.
+    Only a source with such names is analyzed a second time.
     """
     analysis = await analyzer.analyze(
         code, main_function=main_function, python_version=python_version
@@ -88,9 +88,9 @@ async def read_with_custom_types(
 async def read_expressions(
     deps: Types, caller: Caller, expressions: Sequence[str], *, fields: Sequence[str], own: str = ""
 ) -> list[Type]:
-    """Read types as annotations write them; `fields` says where each stands in the request.
+    """Parse type annotations; `fields` holds the request field of each, for errors.
 
-    `own` is the name of the type that is being defined: it cannot hold itself.
+    `own` is the name of the type being defined, which must not contain itself.
     """
     lines = [f"    p{at}: {each!r}," for at, each in enumerate(expressions)]
     code = _PRELUDE + "\n".join([*lines, ") -> None: ..."])
@@ -131,7 +131,7 @@ async def create_custom_type(
     validate_only: bool = False,
     guard: Callable[[CustomType], None] = lambda _: None,
 ) -> CustomType | Replayed:
-    """Add a type to the caller's tenant."""
+    """Create a custom type in the caller's tenant."""
     if name in RESERVED:
         raise invalid("name", "TYPE_NAME_RESERVED", f"{name} means something in Python already")
     description_from(description)
@@ -173,7 +173,7 @@ async def create_custom_type(
 
 
 async def get_custom_type(pool: Pool, caller: Caller, type_id: UUID) -> CustomType:
-    """Find a type; another tenant's is as absent as one that does not exist."""
+    """Return a type; another tenant's is reported as not found."""
     async with as_caller(pool, caller) as db:
         return await _find(db, type_id)
 
@@ -198,7 +198,7 @@ async def update_custom_type(
     validate_only: bool = False,
     guard: Callable[[CustomType], None] = lambda _: None,
 ) -> CustomType | Replayed:
-    """Change a type; what was made with it stays as it was proven."""
+    """Update a type; node versions that used it keep the form they were checked against."""
     if description is None and written is None:
         raise invalid("definition", "NOTHING_TO_CHANGE", "neither it nor a description is given")
     if description is not None:
@@ -233,13 +233,13 @@ async def delete_custom_type(
     etag: str = "",
     key: RequestKey[None] | None = None,
 ) -> Replayed | None:
-    """Remove a type that no node's current version was made with."""
+    """Delete a type that the current version of no node uses."""
 
     async def write(db: Db) -> None:
         before = await _find(db, type_id)
         check_etag("type", before.etag, etag)
         await _hold(db, before)
-        # Asked again under the lock: a node that was made meanwhile counts.
+        # Counted again under the lock, to include a node created concurrently.
         now = await _find(db, type_id)
         if now.node_count:
             raise FailedPrecondition(
@@ -257,7 +257,7 @@ async def delete_custom_type(
 
 
 async def _defined(deps: Types, caller: Caller, name: str, written: Written) -> Type:
-    """Make the structural form of a definition, or tell what is wrong with it."""
+    """Return the structural form of a definition, or raise what is wrong with it."""
     if written.json_schema:
         field = "definition.json_schema"
         try:
@@ -277,13 +277,13 @@ async def _defined(deps: Types, caller: Caller, name: str, written: Written) -> 
     if opaque is not None:
         raise invalid(field, "TYPE_NOT_CARRIED", f"values of {opaque} stay within a node")
     try:
-        return from_json(to_json(made))  # its limits hold for the whole too
+        return from_json(to_json(made))  # checks the size limits of the whole type
     except TypeFormatError as error:
         raise invalid(field, "TYPE_TOO_LARGE", str(error)) from None
 
 
 async def _hold(db: Db, before: CustomType) -> None:
-    """Lock the type, and see that it is still what the change was made from."""
+    """Lock the type and check that it has not changed since it was read."""
     if not await custom_types.lock_type(db, before.id):
         raise _not_found(before.id)
     check_etag("type", (await _find(db, before.id)).etag, before.etag)

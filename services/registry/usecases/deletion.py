@@ -1,4 +1,4 @@
-"""Deletion and its return: a mark, under which everything that runs already goes on."""
+"""Soft deletion of nodes and workflows, and undeletion; running executions are not affected."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def mark_node(
     etag: str = "",
     key: RequestKey[Node] | None = None,
 ) -> Node | Replayed:
-    """Delete a node that no workflow of its tenant uses, or take that back; twice is as once."""
+    """Delete a node that no workflow of its tenant uses, or undelete it; idempotent."""
 
     async def check(db: Db, node: Node) -> None:
         if deleted:
@@ -52,12 +52,12 @@ async def mark_workflow(
     etag: str = "",
     key: RequestKey[Workflow] | None = None,
 ) -> Workflow | Replayed:
-    """Delete a workflow that no other of its tenant runs, or take that back; twice is as once."""
+    """Delete a workflow that no other workflow of its tenant runs, or undelete it; idempotent."""
 
     async def check(db: Db, workflow: Workflow) -> None:
         if deleted:
             await check_workflow_unused(db, workflow)
-        else:  # its nodes were free to go meanwhile
+        else:  # its nodes may have been deleted meanwhile
             await check_nodes(db, workflow)
 
     return await _mark(

@@ -1,4 +1,4 @@
-"""Versions compared."""
+"""Compare versions of nodes and workflows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FIELDS: Final = ("from_version", "to_version")
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """What differs between two versions, part by part and line by line."""
+    """The differences between two versions, by part and by line."""
 
     changes: tuple[Change, ...]
     text: TextDiff
@@ -49,7 +49,7 @@ async def diff_nodes(
         await nodes.get_node(pool, caller, node_id, version=version, field=field)
         for version, field in zip(versions, _FIELDS, strict=True)
     ]
-    # Verdicts on large types take their time, and none of it may be that of other calls.
+    # Comparing large types takes long: in a thread, so that other calls do not wait.
     changes = await asyncio.to_thread(lambda: tuple(_node_changes(before, after)))
     names = (f"version {before.version}", f"version {after.version}")
     text = await deps.documents.compare(before.code, after.code, names)
@@ -90,7 +90,7 @@ def _workflow_changes(before: Workflow, after: Workflow) -> Iterator[Change]:
 
 
 async def _text(deps: Exchange, caller: Caller, workflow: Workflow) -> str:
-    """Export a version; nodes that are gone meanwhile are told by their ids."""
+    """Export a version; nodes that no longer exist are represented by their ids."""
     definition = workflow.definition
     asked = python_places(definition)
     async with as_caller(deps.workflows.pool, caller) as db:

@@ -1,4 +1,4 @@
-"""What is in force for a version of a workflow or one of its nodes, and where it comes from."""
+"""The settings in force for a workflow version or one of its nodes, and their origin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.registry.usecases.workflows import Workflows, get_version
 
 @dataclass(frozen=True, slots=True)
 class Effective:
-    """A value in force; no level: it is the default."""
+    """A value in force; a level of None means the default."""
 
     setting: Setting
     value: float | str | None
@@ -28,7 +28,7 @@ class Effective:
 async def get_effective_settings(
     deps: Workflows, caller: Caller, workflow_id: UUID, version: int, workflow_node: str
 ) -> list[Effective]:
-    """Give what holds for a whole run, or for the attempts of one node."""
+    """Return the settings of a whole run, or of one node's attempts if a node is given."""
     definition = (await get_version(deps.pool, caller, workflow_id, version)).definition
     if not workflow_node:
         return [_told(setting, value, Level.WORKFLOW) for setting, value in definition.settings()]
@@ -43,12 +43,12 @@ async def get_effective_settings(
             resource=("workflow", str(workflow_id)),
         )
     found = [_capped(each, deps.caps) for each in _of_node(place)]
-    if place.construct is not None:  # the engine runs it itself, or a workflow's nodes do
+    if place.construct is not None:  # run by the engine itself, or as a workflow with its own nodes
         return found
     async with as_caller(deps.pool, caller) as db:
         signatures = await nodes.get_signatures(db, [(place.node_id, place.version)])
     signature = signatures[place.node_id, place.version]
-    if signature is not None:  # a node that turned private, or went, has no Python to tell of
+    if signature is not None:  # None for a node that became private or was deleted
         python = signature["python_version"]
         level = Level.DEPLOYMENT if python == deps.python_version else Level.NODE
         found.append(Effective(table.PYTHON_VERSION, python, level))
@@ -59,12 +59,12 @@ def _of_node(place: WorkflowNode) -> Iterator[Effective]:
     for setting, value in place.settings():
         yield _told(setting, value, Level.NODE)
     if place.retry is None:
-        # Without a policy nothing is tried again, and the waits of one do not exist.
+        # Without a retry policy there are no retries, so its delays do not apply.
         yield Effective(table.MAX_RETRIES, 0, None)
 
 
 def _capped(found: Effective, caps: Mapping[str, int]) -> Effective:
-    """Give what the deployment allows, where that is less."""
+    """Apply the deployment's cap, if it is lower."""
     cap = caps.get(found.setting.name)
     if cap is None or (isinstance(found.value, int | float) and found.value <= cap):
         return found

@@ -1,4 +1,4 @@
-"""Workflows given as texts, and made of texts with the nodes that they need."""
+"""Export workflows as documents, and import documents with the nodes that they need."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ CREATED_MAX: Final = 500
 _FOUND_MAX: Final = 10_000
 _SHOWN_MAX: Final = 20
 
-# Holds the contract's rules against a definition: places, codes and messages of what breaks them.
+# Checks a definition against the contract's rules; returns place, code and message per violation.
 Rules = Callable[[Definition], Sequence[tuple[str, str, str]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """What exporting and importing need."""
+    """What export and import depend on."""
 
     nodes: Nodes
     workflows: Workflows
@@ -58,7 +58,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class ImportedNode:
-    """What became of a node of a text."""
+    """The node that a source of the document became."""
 
     key: str
     node_id: UUID
@@ -68,7 +68,7 @@ class ImportedNode:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A workflow that was made of a text, and its nodes in the text's order."""
+    """An imported workflow, with its nodes in the document's order."""
 
     answer: workflows.WorkflowAnswer
     nodes: tuple[ImportedNode, ...]
@@ -83,7 +83,7 @@ async def export_workflow(
     form: Format,
     with_code: bool,
 ) -> str:
-    """Write a workflow as a text, with or without the code of its nodes."""
+    """Export a workflow as a document, with or without the code of its nodes."""
     if with_code and not caller.has_scope("nodes:read"):
         raise PermissionDenied(
             "NOT_ALLOWED", "the sources of nodes need the scope nodes:read", scope="nodes:read"
@@ -120,7 +120,7 @@ def _require_readable(definition: Definition, found: Mapping[tuple[UUID, int], S
 async def _with_code(
     db: Db, found: Mapping[tuple[UUID, int], Stored]
 ) -> dict[tuple[UUID, int], Source]:
-    """Read the code of what has the same content once, and only where all of it fits."""
+    """Add code to sources, reading equal code once; raises if the total is too large."""
     first = {each.source.digest: each for each in found.values()}
     if sum(each.code_bytes for each in first.values()) > CODE_BYTES_MAX:
         raise FailedPrecondition(
@@ -148,7 +148,7 @@ async def import_workflow(
     validate_only: bool = False,
     guard: Callable[[Imported], None] = lambda _: None,
 ) -> Imported | Replayed:
-    """Make a workflow of a text; its nodes are found or created, all of it or nothing."""
+    """Import a workflow from a document; finds or creates its nodes, all or nothing."""
     if name:
         name_from(name)
     earlier = await replay(deps.workflows.pool, caller, key)
@@ -193,7 +193,7 @@ async def import_workflow(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What an import comes to: the definition over real nodes, and those to create."""
+    """The plan of an import: the definition over real nodes, and the nodes to create."""
 
     checked: Checked
     python_version: str
@@ -202,7 +202,7 @@ class _Plan:
 
 
 async def _planned(deps: Exchange, caller: Caller, document: Read, rules: Rules) -> _Plan:
-    """Find or draft every node, check the graph over them, and tell all faults at once."""
+    """Find or draft every node and check the graph; raises all faults at once."""
     bundle = document.bundle
     faults = [document.at(*each) for each in rules(bundle.definition)]
     faults += _faults_of_texts(document)
@@ -263,7 +263,10 @@ def _faults_of_texts(document: Read) -> list[Fault]:
 
 
 def _matches(bundle: Bundle, found: Sequence[Stored]) -> dict[str, Stored]:
-    """Choose the nodes that a text means: the same content, and the current one where it floats."""
+    """Choose existing nodes whose content equals the document's sources.
+
+    A floating reference matches only a node's current version.
+    """
     nodes = (each for each in bundle.definition.nodes if each.construct is None)
     floating = {each.node_id for each in nodes if not each.version}
     by_content: dict[tuple[str, str], list[Stored]] = {}
@@ -272,7 +275,8 @@ def _matches(bundle: Bundle, found: Sequence[Stored]) -> dict[str, Stored]:
     chosen = {}
     for index, (key, source) in enumerate(bundle.sources.items()):
         for each in by_content.get((source.name, source.digest), ()):
-            # Code that a text holds is made the caller's own; what it only names may be another's.
+            # If the document holds the code, only the caller's own node matches; a source given by
+            # digest alone may also be another tenant's node.
             reachable = each.is_own or source.code is None
             current = each.is_current or placeholder(index) not in floating
             if reachable and current and _is_same(source, each.source):
@@ -293,7 +297,7 @@ async def _drafted(
     known: Mapping[str, Stored],
     faults: list[Fault],
 ) -> dict[str, NodeAnswer]:
-    """Read the sources that no node has yet; what is wrong with any is added to the faults."""
+    """Draft the sources that no node has yet; adds what is wrong with any to `faults`."""
     missing = [
         (index, key, source)
         for index, (key, source) in enumerate(document.bundle.sources.items())
@@ -334,7 +338,7 @@ async def _draft(
             check(texts[field])
         except InvalidArgument as error:
             faults.append(document.at(f"sources[{index}].{field}", error.reason, error.message))
-            texts[field] = "-"  # the code is read all the same, and its faults told with this one
+            texts[field] = "-"  # go on, so that faults of the code are reported too
     draft = Draft(
         name=texts["name"],
         description=texts["description"],
@@ -353,14 +357,14 @@ async def _draft(
             for each in told
         ]
         return faults
-    # The text's own description stands, an empty one too: what was exported is given back.
+    # The document's description wins, even an empty one, so that an export imports unchanged.
     if source.description is not None:
         drafted = replace(drafted, node=replace(drafted.node, description=source.description))
     return faults or drafted
 
 
 def _over(definition: Definition, chosen: Sequence[ImportedNode]) -> Definition:
-    """Put real nodes in the place of the text's."""
+    """Replace the document's placeholders by real nodes."""
     by_placeholder = {placeholder(index): each for index, each in enumerate(chosen)}
     placed = []
     for node in definition.nodes:

@@ -1,4 +1,4 @@
-"""What the use cases of users, sessions and tokens share: what they need, and how they write."""
+"""What the use cases of users, sessions and tokens share: dependencies, writes and audit."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What the use cases of identity need."""
+    """What the use cases of identity depend on."""
 
     auth_pool: Pool
     passwords: Passwords
     session_lifetime: timedelta
-    # Tells this process's own cache of callers that a token has ended; others learn in 5 seconds.
+    # Evicts an ended token from this process's cache of callers. Other processes learn of it within
+    # a few seconds.
     forget: Callable[[str], None]
-    # The same of what somebody was in a team: the team's id, the user's.
+    # Evicts a cached team membership, by team id and user id.
     forget_member: Callable[[UUID, UUID], None] = lambda _team_id, _user_id: None
 
     def forget_all(self, digests: Iterable[str]) -> None:
-        """Forget every token of these digests."""
+        """Evict all tokens with these digests."""
         for digest in digests:
             self.forget(digest)
 
@@ -46,9 +47,10 @@ async def write(
     *,
     validate_only: bool = False,
 ) -> T | Replayed:
-    """Run a change in one transaction, once for each request id, or only see whether it would go.
+    """Run a change in one transaction, once per request id, or only rehearse it.
 
-    What is only validated is really done and then taken back: the database has its say too.
+    With `validate_only` the change is executed and rolled back, so that database constraints are
+    checked too.
     """
     if validate_only:
         return await rehearse(deps.auth_pool, caller, change)
@@ -64,7 +66,7 @@ async def note(
     before: Mapping[str, Any] | None = None,
     after: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write into the audit trail what the caller does, and tell it to the record of the call."""
+    """Write an audit event for what the caller does, and add it to the call's audit record."""
     tell_change(before or {}, after or {})
     await audit.insert_event(
         db,
@@ -78,9 +80,10 @@ async def note(
 
 
 def check_reaches(caller: Caller, user_id: UUID, *, scope: str) -> bool:
-    """Whether the caller acts as an administrator here; who is none reaches nobody but themselves.
+    """Return whether the caller acts on another user as an administrator.
 
-    Another user is to them as absent as one that does not exist.
+    Raises NotFound for another user if the caller is no administrator, as if the user did not
+    exist.
     """
     if user_id == caller.user_id:
         return False
@@ -90,10 +93,10 @@ def check_reaches(caller: Caller, user_id: UUID, *, scope: str) -> bool:
 
 
 def is_administrator(caller: Caller, *, scope: str) -> bool:
-    """Whether the caller may do to others what the scope is about."""
+    """Return whether the caller may do to other users what the scope covers."""
     return caller.role == "admin" and caller.has_scope(scope)
 
 
 def not_the_owner() -> PermissionDenied:
-    """Make the refusal of what the owner alone may do."""
+    """Return the error for what only the owner may do."""
     return PermissionDenied("NOT_THE_OWNER", "only the owner of the deployment may do this")

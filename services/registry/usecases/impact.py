@@ -1,4 +1,4 @@
-"""What a change of a node would do, before it is made."""
+"""Analyze what a change of a node would break, before it is made."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from services.registry.usecases import nodes
 from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
 from services.registry.usecases.signatures import standing_in
 
-# After so long the page ends, well before the call's deadline does.
+# Ends a page early, well before the call's deadline.
 _PAGE_S: Final = 5.0
 _TOO_COMPLEX: Final = "DEFINITION_TOO_COMPLEX"
 
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """One workflow in which the node stands, and what the change does to it."""
+    """A workflow that uses the node, and what the change does to it."""
 
     workflow: Workflow
     places: tuple[str, ...]
@@ -45,7 +45,7 @@ class Touched:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """One page; `last` is the row after which the next one begins, None at the end."""
+    """One page; `last` is the row after which the next page starts, None at the end."""
 
     answer: NodeAnswer
     same_signature: bool
@@ -64,7 +64,7 @@ async def analyze_node_change(
     after: tuple[datetime, UUID] | None,
     limit: int,
 ) -> Analysis:
-    """Check the caller's workflows of a node as it is and as it would be; stores nothing."""
+    """Check the caller's workflows that use a node, before and after a change; stores nothing."""
     before = await nodes.get_node(deps.pool, caller, node_id)
     answer = await _changed(deps, caller, before, draft)
     pinned = before.version if include_pinned else 0
@@ -104,7 +104,7 @@ _Row = Mapping[str, str]
 
 
 def _signature(node: Node) -> _Row:
-    """Write the signature as its rows would have it."""
+    """Return the signature in the form in which storage returns it."""
     return {
         "python_version": node.python_version,
         "input_types": orjson.dumps(inputs_to_json(node.inputs)).decode(),
@@ -120,7 +120,7 @@ async def _touched(
     workflow_id: UUID,
     change: Mapping[UUID, tuple[_Row, _Row, int]],
 ) -> Touched | None:
-    """Check one workflow twice; None where it has gone meanwhile."""
+    """Check one workflow before and after; None if it was deleted meanwhile."""
     async with as_caller(deps.pool, caller) as db:
         workflow = await workflow_storage.get_workflow(db, workflow_id)
         if workflow is None:
@@ -141,7 +141,7 @@ async def _touched(
 
 
 def _unjudged(definition: Definition) -> Definition:
-    """Take off the verdicts that are stored: one of an edge whose end is gone is no longer said."""
+    """Drop stored verdicts, so that none is reported for an edge whose endpoint is gone."""
     edges = tuple(replace(each, verdict="") for each in definition.connections)
     return replace(definition, connections=edges)
 
@@ -157,7 +157,7 @@ async def _difference(
         before = await checker.check(definition, then, known)
         after = await checker.check(definition, now, known)
     except ResourceExhausted as error:
-        # Of many workflows one may be too large to be checked: the others are told all the same.
+        # One workflow may be too large to check; the others are still reported.
         finding = Finding(WARNING, "definition", _TOO_COMPLEX, str(error))
         return Difference(Impact.BREAKS, findings=(finding,))
     return compare(before, after)

@@ -1,4 +1,4 @@
-"""Lists: read what a filter and an order ask, and find the page of rows that answers them."""
+"""Lists: parse a filter and an order, and find the matching page of ids."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from services.registry.storage.lists import NEWEST_FIRST, NODES, WORKFLOWS, List
 
 __all__ = ["NODES", "WORKFLOWS", "Asked", "Listed", "asked_from", "find"]
 
-# The first candidates in the list's order are read alone: nearly all of them are what is sought.
+# The first candidates in the list's order are read first, since nearly all of them match.
 _CANDIDATES_PER_ROW: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A list with what it is asked, found to make sense."""
+    """A list with its validated filter and order."""
 
     listed: Listed
     expression: Expression | None
@@ -33,7 +33,7 @@ class Asked:
 
 
 def asked_from(listed: Listed, *, filter_text: str, order_by: str) -> Asked:
-    """Read a filter and an order; what this list does not have is `InvalidArgument`."""
+    """Parse a filter and an order; raises InvalidArgument for what this list does not support."""
     expression = parse(filter_text)
     if expression is not None:
         compile_filter(expression, listed.fields, first=1)
@@ -51,12 +51,13 @@ async def find(
     full: bool,
     with_deleted: bool = False,
 ) -> list[Found]:
-    """Find a page of what the caller may read; `full` says that the rows will be read whole.
+    """Find a page of what the caller may read; `full` says whether rows will be read whole.
 
-    Of what was deleted the caller's own tenant alone is shown any.
+    Deleted rows are listed only from the caller's own tenant.
 
-    Where the filter demands a text or a tag, what has it is looked up, unless the list's first rows
-    fill the page; only where that is too much is the list walked further, and is soon full too.
+    If the filter requires a text or a tag, candidates come from its index, unless the list's first
+    rows fill the page. If there are too many candidates, the list is walked in its order instead,
+    which then fills a page soon.
     """
     question = Question(
         expression=asked.expression,
@@ -67,7 +68,7 @@ async def find(
         with_deleted=with_deleted,
     )
     terms = required(asked.expression)
-    # One value of a filter is in every row, another in none: no plan is right for both.
+    # Filter values differ widely in selectivity, so no generic plan suits them all.
     async with as_caller(pool, caller, plans_by_value=asked.expression is not None) as db:
         tenant_id = caller.tenant_id
         ids = await _by_tag(db, caller, asked.listed, terms)
@@ -90,9 +91,9 @@ async def find(
 
 
 async def _near(db: Db, listed: Listed, question: Question, tenant_id: UUID) -> list[Found] | None:
-    """Find a page among the first rows, and some more where they promise one; None if it is not.
+    """Find a page among the list's first rows, and further ones if those matched often enough.
 
-    To look up what is everywhere takes longer than to walk up to it.
+    Returns None if the page is not full. For a common text this is faster than its index.
     """
     first = lists.WALKED_FIRST
     page = await lists.find_near(db, listed, question, tenant_id=tenant_id, walked=first)
@@ -104,7 +105,7 @@ async def _near(db: Db, listed: Listed, question: Question, tenant_id: UUID) -> 
 
 
 def _searched(term: Word | Comparison) -> str:
-    """Give the text that a row must hold in its name or description; empty where it need not."""
+    """Return the text that a row's name or description must contain; empty if none."""
     match term:
         case Word(text) | Comparison("name" | "description", ":" | "=", text):
             return text

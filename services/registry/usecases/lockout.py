@@ -1,4 +1,4 @@
-"""Sign-ins that failed before hold up the next ones, for as long as the domain says."""
+"""Delay sign-ins after failed ones, by the rules of the domain."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from services.registry.domain import lockout
 from services.registry.domain.lockout import Keys
 from services.registry.storage import sign_in_attempts
 
-# An attempt adds three counts at most: what is left behind by guesses at addresses shrinks.
+# More rows than an attempt adds (at most three), so that rows left by guessing at addresses shrink.
 _PRUNED_MAX: Final = 12
 
 
 @asynccontextmanager
 async def attempt(pool: Pool, address: str, peer: str) -> AsyncIterator[Keys]:
-    """Let one try of a password through, or refuse it before any time is spent on it.
+    """Admit one password attempt, or raise ResourceExhausted before any time is spent on it.
 
-    It counts as failed from its beginning, so that many at once are no more than many in turn, and
-    whoever goes away in the middle has tried. The block says that it did not fail by `forgive`;
-    a refusal other than of the password is taken back here.
+    The attempt counts as failed from its start, so that concurrent attempts gain nothing over
+    sequential ones, and an aborted call counts too. The block calls `forgive` on success; a
+    QflowError other than Unauthenticated uncounts the attempt.
     """
     keys = lockout.keys_of(address, peer)
     await _begin(pool, keys)
@@ -37,17 +37,17 @@ async def attempt(pool: Pool, address: str, peer: str) -> AsyncIterator[Keys]:
 
 
 async def forgive(db: Db, keys: Keys) -> None:
-    """Count a try as good: the address from this peer begins anew, the rest is as it was before."""
+    """Count an attempt as successful: resets this address and peer, and uncounts the others."""
     await sign_in_attempts.take_back(db, keys.all)
     await sign_in_attempts.delete_count(db, keys.pair)
 
 
 async def _begin(pool: Pool, keys: Keys) -> None:
-    # Who has to wait is told so by reading alone: a flood writes nothing.
+    # Check by a read first, so that a flood of refused attempts writes nothing.
     async with transaction(pool, durable=False) as db:
         _check(keys, await sign_in_attempts.get_counts(db, keys.all))
         counts = await sign_in_attempts.count_attempt(db, sorted(keys.all))
-        _check(keys, counts)  # raises where others came between: then this one is not counted
+        _check(keys, counts)  # raises if concurrent ones were first; this one is then not counted
         await sign_in_attempts.prune(db, rows_max=_PRUNED_MAX)
 
 

@@ -1,4 +1,4 @@
-"""Making locks: right after a node is created, and again later while something was away."""
+"""Resolve lock files of node versions: right after creation, and by retries later."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BATCH: Final = 4
 
 
 class Locks:
-    """Resolves pending locks in the background; each is worked on once in this process."""
+    """Resolves pending locks in the background; each at most once at a time in this process."""
 
     def __init__(self, engine_pool: Pool, environments: Environments) -> None:
         self._pool = engine_pool
@@ -30,25 +30,25 @@ class Locks:
         self.wake = asyncio.Event()
 
     async def resolve_soon(self, pending: PendingLock, *, wait_s: float) -> None:
-        """Begin to make a lock, and wait a little for it; it goes on if that is not enough."""
+        """Start to resolve a lock and wait up to `wait_s` seconds; resolving may take longer."""
         task = self._begin(pending)
         await asyncio.wait({task}, timeout=wait_s)
 
     async def resolve_due(self) -> float | None:
-        """Make all locks that are due; gives the seconds until the next is, None with none."""
+        """Resolve all locks that are due; returns the seconds until the next, None without any."""
         while True:
             async with transaction(self._pool) as db:
-                wait = await locks.next_due_in(db)  # most of the time there is none at all
+                wait = await locks.next_due_in(db)  # usually there is none at all
                 if wait is None or wait.total_seconds() > 0:
                     break
                 due = await locks.claim_due(db, limit=_BATCH)
             if not due:
-                break  # another has just taken them
+                break  # another replica has claimed them
             await asyncio.wait({self._begin(each) for each in due})
         return None if wait is None else max(0.0, wait.total_seconds())
 
     async def close(self) -> None:
-        """Let go of what is being resolved; it is pending still, and due again later."""
+        """Cancel what is being resolved; it stays pending and is retried later."""
         tasks = list(self._working.values())
         for task in tasks:
             task.cancel()
@@ -78,7 +78,7 @@ class Locks:
             self.wake.set()
             return
         except Exception:
-            # Whatever it was, the row is pending still: the loop comes back to it.
+            # Whatever failed, the row is still pending, and the loop retries it.
             log.exception("lock_crashed", node_version_id=str(version_id))
             self.wake.set()
             return

@@ -1,7 +1,8 @@
-"""What workflows owe to their nodes, and nodes to the workflows that use them.
+"""Checks between nodes and the workflows that use them.
 
-The one side holds nodes by a share lock, the other by an exclusive one, and each looks at the other
-only then: of a workflow that takes a node and a call that deletes it, one is refused.
+Storing a workflow takes share locks on its nodes, changing a node an exclusive one, and each side
+checks the other only then: if a workflow takes a node while it is being deleted, one of the two
+calls is refused.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ _NAMED_MAX: Final = 20
 
 
 async def check_nodes(db: Db, workflow: Workflow) -> None:
-    """Hold the nodes of a workflow that this transaction wrote, and see that it may have them.
+    """Lock the nodes of a workflow written in this transaction and check that it may use them.
 
-    None of its tenant's is deleted; those of a template are public or templates.
+    None of its tenant's may be deleted; those of a template must be public or templates.
     """
     await uses.hold_nodes(db, workflow.id)
     used = await uses.list_used(db, workflow.id)
@@ -46,7 +47,7 @@ def _refused(reason: str, what: str, nodes: Sequence[UsedNode], advice: str) -> 
 
 
 async def check_unused(db: Db, node: Node) -> None:
-    """See that no workflow of the tenant uses a node that is held; others keep what they have."""
+    """Raise if a workflow of the tenant uses a locked node; those of other tenants do not count."""
     await _check_users(
         db,
         node,
@@ -57,7 +58,7 @@ async def check_unused(db: Db, node: Node) -> None:
 
 
 async def check_workflow_unused(db: Db, workflow: Workflow) -> None:
-    """See that no other workflow of the tenant runs a workflow that is held."""
+    """Raise if another workflow of the tenant runs a locked workflow."""
     await _check_users(
         db,
         workflow,
@@ -69,7 +70,7 @@ async def check_workflow_unused(db: Db, workflow: Workflow) -> None:
 
 
 async def check_workflow_not_in_templates(db: Db, workflow: Workflow) -> None:
-    """See that no template of the tenant runs a workflow that is held and is to be private."""
+    """Raise if a template of the tenant runs a locked workflow that is to become private."""
     await _check_users(
         db,
         workflow,
@@ -81,9 +82,9 @@ async def check_workflow_not_in_templates(db: Db, workflow: Workflow) -> None:
 
 
 async def check_not_in_templates(db: Db, node: Node) -> None:
-    """See that no template of the tenant uses a node that is held and is to be private.
+    """Raise if a template of the tenant uses a locked node that is to become private.
 
-    Another tenant's template hinders nobody: else whoever names a node in one could keep it public.
+    Templates of other tenants do not count: naming a node in one must not keep it public.
     """
     await _check_users(
         db,

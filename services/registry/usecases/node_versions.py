@@ -1,4 +1,4 @@
-"""The versions of a node: listed, returned to, and copied into a node of one's own."""
+"""The versions of a node: list them, roll back to one, clone one into a new node."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def rollback_node(
     validate_only: bool = False,
     guard: Callable[[NodeAnswer], None] = lambda _: None,
 ) -> NodeAnswer | Replayed:
-    """Make a new version of what an older one holds; nothing is read or resolved anew."""
+    """Create a new version with the content of an older one, without analyzing it again."""
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
         return earlier
@@ -101,7 +101,7 @@ async def clone_node(
     validate_only: bool = False,
     guard: Callable[[NodeAnswer], None] = lambda _: None,
 ) -> NodeAnswer | Replayed:
-    """Make a private node of the caller's own that holds what a version of another does."""
+    """Clone a version of a node into a private node of the caller's tenant."""
     if name:
         name_from(name)
     earlier = await replay(deps.pool, caller, key)
@@ -131,9 +131,9 @@ async def clone_node(
 
 
 async def _publish(db: Db, node: Node, model: Node, *, author: UUID) -> Node:
-    """Add the version that a node shows, with the lock that its model has."""
+    """Insert the version that a node shows, with the lock of the version it was copied from."""
     await nodes.insert_version_alone(db, replace(node, created_by=author))
-    if node.tenant_id == model.tenant_id:  # a type is its own tenant's, and so is its use
+    if node.tenant_id == model.tenant_id:  # custom types, and so their uses, belong to one tenant
         await custom_types.copy_uses(db, model=model.version_id, version_id=node.version_id)
     state = await versions.copy_lock(
         db, model=model.version_id, version_id=node.version_id, tenant_id=node.tenant_id

@@ -1,4 +1,4 @@
-"""Workflows drawn, stored ones and others."""
+"""Draw workflows, stored ones and submitted definitions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNNAMED: Final = "Workflow"
 async def render_workflow(
     deps: Exchange, caller: Caller, workflow_id: UUID, *, version: int, form: Picture
 ) -> str:
-    """Draw a stored workflow with the verdicts that it was stored with."""
+    """Draw a stored workflow with its stored verdicts."""
     workflow = await workflows.get_workflow(
         deps.workflows.pool, caller, workflow_id, version=version
     )
@@ -30,7 +30,7 @@ async def render_workflow(
 async def render_definition(
     deps: Exchange, caller: Caller, definition: Definition, *, form: Picture
 ) -> tuple[str, tuple[Finding, ...]]:
-    """Check a definition and draw it, whatever was found in it."""
+    """Check a definition and draw it, whatever the findings."""
     checked = await workflows.check_workflow(deps.workflows, caller, definition)
     text = await _drawn(deps, caller, _UNNAMED, checked.definition, form)
     return text, checked.findings

@@ -1,4 +1,4 @@
-"""Definitions read with a cache beside: only PostgreSQL is asked whether they may be read."""
+"""Read definitions through a cache; access is always checked in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.registry.usecases.changes import NODE, WORKFLOW, not_found
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What reading needs; without a cache all of it comes in one query."""
+    """What reading depends on; without a cache one query reads everything."""
 
     pool: Pool
     cache: DefinitionCache | None = None
@@ -28,7 +28,7 @@ class Reading:
 async def get_workflow(
     deps: Reading, caller: Caller, workflow_id: UUID, *, version: int, with_graph: bool
 ) -> Workflow:
-    """Find a workflow at a version; the graph of that version may come from the cache."""
+    """Return a workflow at a version; the graph of that version may come from the cache."""
     cache = deps.cache
     whole = with_graph and cache is None
     head = await workflows.get_workflow(
@@ -40,7 +40,7 @@ async def get_workflow(
     async def load() -> list[Any]:
         async with as_caller(deps.pool, caller) as db:
             graph = await definition_parts.get_graph(db, head.id, head.version)
-        if graph is None:  # hidden in this very moment
+        if graph is None:  # became unreadable since the first query
             raise not_found(WORKFLOW.name, workflow_id)
         return graph
 
@@ -52,7 +52,7 @@ async def get_workflow(
 async def get_node(
     deps: Reading, caller: Caller, node_id: UUID, *, version: int, with_code: bool
 ) -> Node:
-    """Find a node at a version; the code of that version may come from the cache."""
+    """Return a node at a version; the code of that version may come from the cache."""
     cache = deps.cache
     whole = with_code and cache is None
     head = await nodes.get_node(deps.pool, caller, node_id, version=version, with_code=whole)

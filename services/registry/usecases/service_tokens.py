@@ -1,4 +1,4 @@
-"""Service tokens: a user's backends act as the user, no further than the scopes they list."""
+"""Service tokens: backends act as their user, limited to the token's scopes."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ log = structlog.get_logger()
 LIFETIME: Final = timedelta(days=90)
 TOKENS_MAX: Final = 50
 PREFIX: Final = "qf_service"
-# What is about accounts takes a session: a token that leaks must not be able to make others, and
-# must not outlive the password that it was made under.
+# Account operations need a session: a leaked token must not create other tokens, nor outlive the
+# password under which it was made.
 _SESSIONS_ALONE: Final = frozenset(
     {"account:read", "account:write", "sessions:write", "users:write", "teams:write"}
 )
@@ -49,7 +49,7 @@ _SESSIONS_ALONE: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A new token; what makes it one is shown here once."""
+    """A new token; its secret is returned only here."""
 
     known: ServiceToken
     token: str
@@ -66,7 +66,7 @@ async def create_token(
     key: RequestKey[Made] | None = None,
     validate_only: bool = False,
 ) -> Made | Replayed:
-    """Make a token of the caller's; `of_role` is what the contract asks of callers of that role."""
+    """Create a token for the caller; `of_role` holds the scopes that the caller's role may have."""
     name_from(name)
     _check_scopes(scopes, of_role - _SESSIONS_ALONE)
     token = new_token(PREFIX)
@@ -115,7 +115,7 @@ async def create_token(
 async def list_tokens(
     deps: Identity, caller: Caller, user_id: UUID | None
 ) -> Sequence[ServiceToken]:
-    """List the tokens of the caller, or of anybody for an administrator."""
+    """List the tokens of the caller, or of any user for an administrator."""
     whose = user_id or caller.user_id
     of_another = check_reaches(caller, whose, scope="users:read")
     async with as_caller(deps.auth_pool, caller) as db:
@@ -129,7 +129,7 @@ async def list_tokens(
 async def revoke_token(
     deps: Identity, caller: Caller, token_id: UUID, *, key: RequestKey[None] | None = None
 ) -> Replayed | None:
-    """End a token, of the caller or of anybody for an administrator."""
+    """Revoke a token of the caller, or of any user for an administrator."""
     ended: list[str] = []
 
     async def change(db: Db) -> None:

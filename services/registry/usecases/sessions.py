@@ -1,4 +1,4 @@
-"""Signing in and out, and sessions listed and ended."""
+"""Sign in and out; list and revoke sessions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """A new session; the token is shown here once."""
+    """A new session; its token is returned only here."""
 
     token: str
     expires_at: datetime
@@ -43,17 +43,17 @@ class SignedIn:
 
 
 async def sign_in(deps: Identity, *, email: str, password: str, peer: str) -> SignedIn:
-    """Trade an address and a password for a token.
+    """Exchange an email address and a password for a session token.
 
-    An unknown address, a wrong password and a deactivated user get the same answer in the same
-    time, and wait alike after many failures. Two hashes run at once; who comes when many wait gets
-    `ResourceExhausted`.
+    An unknown address, a wrong password and a deactivated user get the same response in the same
+    time, and the same delays after many failures. Two hashes are computed at once; if too many
+    calls are queued, raises ResourceExhausted.
     """
     check_password(password)
     try:
         address = email_from(email)
     except InvalidArgument:
-        # No user has such an address; that it is none is still nobody's business.
+        # No user has such an address, but the response must not reveal that it is invalid.
         address = ""
     async with attempt(deps.auth_pool, address or email, peer) as keys:
         async with transaction(deps.auth_pool) as db:
@@ -73,7 +73,7 @@ async def sign_in(deps: Identity, *, email: str, password: str, peer: str) -> Si
 
 
 def refused() -> Unauthenticated:
-    """Make the one answer to every way not to sign in."""
+    """Return the one error for every failed sign-in."""
     return Unauthenticated("SIGN_IN_REFUSED", "the email address or the password is wrong")
 
 
@@ -88,7 +88,7 @@ async def _open(deps: Identity, user: User, password_hash: str, keys: Keys) -> S
             lifetime=deps.session_lifetime,
             password_hash=password_hash,
         )
-        if expires_at is None:  # the password changed, or the user was shut out, in this moment
+        if expires_at is None:  # the password changed, or the user was deactivated, meanwhile
             raise refused()
         await forgive(db, keys)
     return SignedIn(token, expires_at, user)
@@ -111,7 +111,7 @@ async def list_sessions(
     after: tuple[datetime, UUID] | None,
     limit: int,
 ) -> Sequence[Session]:
-    """List the sessions of the caller, or of anybody for an administrator, newest first."""
+    """List the sessions of the caller, or of any user for an administrator, newest first."""
     whose = user_id or caller.user_id
     of_another = check_reaches(caller, whose, scope="users:read")
     async with as_caller(deps.auth_pool, caller) as db:
@@ -124,7 +124,7 @@ async def list_sessions(
 async def revoke_session(
     deps: Identity, caller: Caller, session_id: UUID, *, key: RequestKey[None] | None = None
 ) -> Replayed | None:
-    """End one session, of the caller or of anybody for an administrator."""
+    """Revoke a session of the caller, or of any user for an administrator."""
     ended: list[str] = []
 
     async def change(db: Db) -> None:
@@ -152,7 +152,10 @@ async def revoke_session(
 async def revoke_all_sessions(
     deps: Identity, caller: Caller, user_id: UUID | None, *, key: RequestKey[int] | None = None
 ) -> int | Replayed:
-    """End the caller's other sessions, or all of anybody's for an administrator; gives how many."""
+    """Revoke the caller's other sessions, or all of a user's for an administrator.
+
+    Returns how many sessions ended.
+    """
     whose = user_id or caller.user_id
     of_another = check_reaches(caller, whose, scope="users:write")
     ended: list[str] = []

@@ -1,4 +1,4 @@
-"""The signatures of all that stands in a definition: nodes, and workflows that run as nodes."""
+"""The signatures of everything a definition refers to: nodes, and workflows run as nodes."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ from services.registry.storage.nodes import Signatures
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The rows of what stands in a definition, and what hinders the workflows among it."""
+    """Signatures of what a definition refers to, and findings about its sub-workflows."""
 
     signatures: Signatures
     findings: tuple[Finding, ...] = ()
 
 
 def is_workflow(node: WorkflowNode) -> bool:
-    """Tell whether a place runs a workflow."""
+    """Return whether a place runs a workflow."""
     return isinstance(node.construct, SubWorkflow)
 
 
 def python_places(definition: Definition) -> list[Key]:
-    """Give the Python nodes of a definition with their versions, each once."""
+    """Return the distinct Python nodes of a definition, with versions."""
     return list(
         dict.fromkeys((e.node_id, e.version) for e in definition.nodes if e.construct is None)
     )
 
 
 def workflow_places(definition: Definition) -> list[Key]:
-    """Give the workflows that run within a definition with their versions, each once."""
+    """Return the distinct sub-workflows of a definition, with versions."""
     return list(dict.fromkeys((e.node_id, e.version) for e in definition.nodes if is_workflow(e)))
 
 
 async def standing_in(
     db: Db, definition: Definition, workflow_id: UUID | None = None, *, besides: Iterable[UUID] = ()
 ) -> Standing:
-    """Read the types of what stands in a definition; `besides` are nodes that are not stored."""
+    """Read the signatures that a definition refers to; `besides` are ids of unstored nodes."""
     apart = frozenset(besides)
     asked = [each for each in python_places(definition) if each[0] not in apart]
     signatures: Signatures = await nodes.get_signatures(db, asked)
@@ -91,7 +91,10 @@ async def _closure(db: Db, wanted: list[Key]) -> Mapping[Key, sub_workflows.SubW
 async def pinned_to_others(
     pool: Pool, caller: Caller, definition: Definition
 ) -> tuple[Definition, list[Finding]]:
-    """Pin what would float and is another tenant's: its next version is not to run unasked."""
+    """Pin floating references to other tenants' nodes.
+
+    Their next version must not run before the definition's owner asks for it.
+    """
     floating = [each for each in definition.nodes if not each.version]
     if not floating or len(definition.nodes) > NODES_MAX:
         return definition, []
@@ -120,7 +123,7 @@ async def pinned_to_others(
 
 
 async def names_in(db: Db, definition: Definition) -> dict[Key, str]:
-    """Read how everything that stands in a definition is called; what is not seen is missing."""
+    """Return the names of everything a definition refers to; unless the caller cannot see it."""
     names = await sources.get_names(db, python_places(definition))
     wanted = workflow_places(definition)
     if wanted:

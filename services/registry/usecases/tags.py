@@ -1,4 +1,4 @@
-"""Tags: made, changed, and tied to nodes and workflows."""
+"""Tags: create, change, and attach to nodes and workflows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["NODE_TAGS", "WORKFLOW_TAGS", "change_tags", "create_tag", "delete_ta
 
 log = structlog.get_logger()
 
-# So many, with names of 100 letters each, find room beside the largest node in one message.
+# This many tags, with names of 100 characters, fit into one message along with the largest node.
 TAGS_PER_SUBJECT_MAX: Final = 100
 _NAME_CHARS_MAX: Final = 100
 _NOBODY: Final = UUID(int=0)
@@ -51,7 +51,7 @@ async def create_tag(
     key: RequestKey[Tag] | None = None,
     validate_only: bool = False,
 ) -> Tag | Replayed:
-    """Make a tag; a name that the tenant has already is `AlreadyExists` with the id it has."""
+    """Create a tag; raises AlreadyExists with the existing tag's id if the name is taken."""
     tag = Tag(
         id=_NOBODY if validate_only else uuid7(),
         name=_name(name),
@@ -73,7 +73,7 @@ async def create_tag(
         made = await tags.insert_tag(db, tables, tag)
         if made is None:
             await _check_free(db, tables, tag)
-            # Its holder went between the two looks.
+            # The tag that held the name was deleted meanwhile.
             made = await tags.insert_tag(db, tables, tag)
         if made is None:
             raise _exists(tag.name, None)
@@ -83,7 +83,7 @@ async def create_tag(
 
 
 async def get_tag(pool: Pool, caller: Caller, tables: TagTables, tag_id: UUID) -> Tag:
-    """Find a tag; another tenant's is as absent as one that does not exist."""
+    """Return a tag; another tenant's is reported as not found."""
     async with as_caller(pool, caller) as db:
         return _there(await tags.get_tag(db, tables, tag_id), tag_id)
 
@@ -109,7 +109,7 @@ async def update_tag(
     key: RequestKey[Tag] | None = None,
     validate_only: bool = False,
 ) -> Tag | Replayed:
-    """Change what the mask names; of two changes at once the later one stays."""
+    """Change the fields in the mask; the last of concurrent writes wins."""
     check_mask(mask, _FIELDS)
     earlier = await replay(pool, caller, key)
     if earlier is not None:
@@ -146,7 +146,7 @@ async def delete_tag(
     *,
     key: RequestKey[Tag] | None = None,
 ) -> Tag | Replayed:
-    """Delete a tag and give it as it was; it comes off everything it is tied to."""
+    """Delete a tag, detaching it from everything; returns it as it was."""
 
     async def write(db: Db) -> Tag:
         return _there(await tags.delete_tag(db, tables, tag_id), tag_id)
@@ -167,10 +167,9 @@ async def change_tags(
     remove: Sequence[UUID],
     key: RequestKey[tuple[AttachedTag, ...]] | None = None,
 ) -> tuple[AttachedTag, ...] | Replayed:
-    """Take tags off a node or a workflow and tie others; gives all that it has then.
+    """Detach and attach tags of a node or a workflow; returns all that it has then.
 
-    What is there already stays, what is not there to be taken off is no fault: the same change
-    may be made again.
+    Idempotent: attaching an attached tag, or detaching one that is not attached, is no error.
     """
 
     async def write(db: Db) -> tuple[AttachedTag, ...]:

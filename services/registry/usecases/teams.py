@@ -1,4 +1,4 @@
-"""Teams: made, named, joined and left; who is in one decides nothing that the database does not."""
+"""Teams and their members and invitations; the database enforces membership rules too."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ After = tuple[datetime, UUID] | None
 async def create_team(
     deps: Identity, caller: Caller, name: str, *, key: RequestKey[Team] | None = None
 ) -> Team | Replayed:
-    """Make a team that the caller leads."""
+    """Create a team with the caller as its administrator."""
     name_from(name)
 
     async def change(db: Db) -> Team:
@@ -45,13 +45,13 @@ async def create_team(
 
 
 async def get_team(deps: Identity, caller: Caller, team_id: UUID) -> Team:
-    """Find a team that the caller is in."""
+    """Return a team that the caller is a member of."""
     async with as_caller(deps.auth_pool, caller) as db:
         return await _team(db, caller, team_id)
 
 
 async def list_teams(deps: Identity, caller: Caller, *, after: After, limit: int) -> Sequence[Team]:
-    """List the teams that the caller is in."""
+    """List the teams that the caller is a member of."""
     async with as_caller(deps.auth_pool, caller) as db:
         return await stored.list_teams(db, caller.user_id, after=after, limit=limit)
 
@@ -65,7 +65,7 @@ async def rename_team(
     etag: str = "",
     key: RequestKey[Team] | None = None,
 ) -> Team | Replayed:
-    """Rename a team that the caller leads."""
+    """Rename a team that the caller administers."""
     name_from(name)
 
     async def change(db: Db) -> Team:
@@ -86,7 +86,7 @@ async def delete_team(
     etag: str = "",
     key: RequestKey[Team] | None = None,
 ) -> Team | Replayed:
-    """Delete a team that the caller leads and that has nothing; everybody is out of it."""
+    """Delete an empty team that the caller administers; all memberships end."""
     members: list[UUID] = []
     ended: list[str] = []
 
@@ -113,7 +113,7 @@ async def delete_team(
 async def list_members(
     deps: Identity, caller: Caller, team_id: UUID, *, after: After, limit: int
 ) -> Sequence[Member]:
-    """List who is in a team, to its members."""
+    """List the members of a team; only for its members."""
     async with as_caller(deps.auth_pool, caller) as db:
         await _team(db, caller, team_id)
         return await stored.list_members(db, team_id, after=after, limit=limit)
@@ -129,7 +129,7 @@ async def update_member(
     etag: str = "",
     key: RequestKey[Member] | None = None,
 ) -> Member | Replayed:
-    """Change what a member is; somebody always leads the team."""
+    """Change a member's role; a team always keeps an administrator."""
 
     async def change(db: Db) -> Member:
         await _led(db, caller, team_id)
@@ -164,7 +164,7 @@ async def remove_member(
     *,
     key: RequestKey[Member] | None = None,
 ) -> Member | Replayed:
-    """Take a member out, or leave; the tokens that the member has for the team end."""
+    """Remove a member, or leave; the member's tokens for the team end."""
     ended: list[str] = []
 
     async def change(db: Db) -> Member:
@@ -197,7 +197,7 @@ async def invite(
     lifetime: timedelta = INVITATION,
     key: RequestKey[Invitation] | None = None,
 ) -> Invitation | Replayed:
-    """Invite an address to a team that the caller leads."""
+    """Invite an email address to a team that the caller administers."""
     address = email_from(email)
 
     async def change(db: Db) -> Invitation:
@@ -225,7 +225,7 @@ async def invite(
 async def list_invitations(
     deps: Identity, caller: Caller, team_id: UUID, *, after: After, limit: int
 ) -> Sequence[Invitation]:
-    """List the open invitations of a team that the caller leads."""
+    """List the open invitations of a team that the caller administers."""
     async with as_caller(deps.auth_pool, caller) as db:
         teams.check_leads(await _team(db, caller, team_id), caller)
         return await stored.list_invitations(db, team_id, after=after, limit=limit)
@@ -234,7 +234,7 @@ async def list_invitations(
 async def list_received(
     deps: Identity, caller: Caller, *, after: After, limit: int
 ) -> Sequence[Invitation]:
-    """List the open invitations to the caller."""
+    """List the open invitations addressed to the caller."""
     async with as_caller(deps.auth_pool, caller) as db:
         return await stored.list_received(db, caller.user_id, after=after, limit=limit)
 
@@ -246,7 +246,7 @@ async def delete_invitation(
     *,
     key: RequestKey[Invitation] | None = None,
 ) -> Invitation | Replayed:
-    """Take an invitation back, or turn it down."""
+    """Withdraw an invitation, or decline it."""
 
     async def change(db: Db) -> Invitation:
         found = await _invitation(db, invitation_id)
@@ -261,7 +261,7 @@ async def delete_invitation(
 async def accept(
     deps: Identity, caller: Caller, invitation_id: UUID, *, key: RequestKey[Team] | None = None
 ) -> Team | Replayed:
-    """Join the team of an invitation to the caller; it is worth one call."""
+    """Join the team of an invitation to the caller; an invitation can be used once."""
     joined: list[UUID] = []
 
     async def change(db: Db) -> Team:
@@ -275,7 +275,7 @@ async def accept(
             if await stored.count_members(db, found.team_id) >= teams.MEMBERS_MAX:
                 raise teams.too_many("TOO_MANY_MEMBERS", "a team has members,", teams.MEMBERS_MAX)
         else:
-            # An invitation changes what a member is as if they had left and come again.
+            # Accepting changes a member's role as if they had left and joined again.
             if before.role == "admin" and found.role != "admin":
                 await _check_led_without(db, found.team_id, caller.user_id)
             await stored.delete_member(db, found.team_id, caller.user_id)
@@ -306,7 +306,7 @@ async def _team(db: Db, caller: Caller, team_id: UUID) -> Team:
 
 
 async def _led(db: Db, caller: Caller, team_id: UUID) -> Team:
-    """Hold a team whose members the caller decides about."""
+    """Lock a team's membership and check that the caller administers it."""
     await stored.lock(db, team_id)
     team = await _team(db, caller, team_id)
     teams.check_leads(team, caller)
@@ -334,6 +334,6 @@ async def _check_room_for(db: Db, caller: Caller) -> None:
 
 
 async def _check_led_without(db: Db, team_id: UUID, user_id: UUID) -> None:
-    """Refuse where nobody but this member leads the team and can sign in."""
+    """Raise if nobody else who can sign in administers the team."""
     if not await stored.is_led_without(db, team_id, user_id):
         raise teams.last_admin(team_id)

@@ -1,4 +1,4 @@
-"""Workflows made of templates: the parameters filled in, everything checked as of a new graph."""
+"""Create workflows from templates: fill in the parameters, then check as for any new workflow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from services.registry.usecases.workflows import (
     get_version,
 )
 
-# Longer arguments are checked beside the loop.
+# Longer arguments are processed in a thread, to keep the event loop responsive.
 _FILL_INLINE_MAX: Final = 4 * 1024
 _SHOWN_MAX: Final = 10
 
@@ -45,7 +45,7 @@ async def create_from_template(
     validate_only: bool,
     guard: Callable[[WorkflowAnswer], None],
 ) -> WorkflowAnswer | Replayed:
-    """Store a workflow of the caller's that a template gives with these arguments."""
+    """Create a workflow for the caller from a template and its arguments."""
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
         return earlier

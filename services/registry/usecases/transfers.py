@@ -1,4 +1,4 @@
-"""Nodes and workflows given to another tenant, whole: nothing that stays behind misses them."""
+"""Transfer nodes and workflows to another tenant, unless something left behind depends on them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def transfer_node(
     etag: str = "",
     key: RequestKey[None] | None = None,
 ) -> Replayed | None:
-    """Give a node that no workflow of its tenant uses to another tenant."""
+    """Transfer a node that no workflow of its tenant uses to another tenant."""
 
     async def change(db: Db) -> None:
         found = await stored.get_node(db, node_id, caller.tenant_id)
@@ -65,13 +65,13 @@ async def transfer_workflow(
     etag: str = "",
     key: RequestKey[list[UUID]] | None = None,
 ) -> list[UUID] | Replayed:
-    """Give a workflow with the nodes of its tenant to another tenant; gives which nodes went."""
+    """Transfer a workflow with its tenant's nodes to another tenant; returns those nodes' ids."""
 
     async def change(db: Db) -> list[UUID]:
         found = await stored.get_workflow(db, workflow_id, caller.tenant_id)
         await _check_may_move(db, caller, found, tenant_id, kind="workflow", thing_id=workflow_id)
         held = await stored.hold_workflow(db, workflow_id, caller.tenant_id)
-        if held is None:  # it went in this moment
+        if held is None:  # deleted or moved meanwhile
             raise not_found("workflow", workflow_id)
         check_etag("workflow", held.etag, etag)
         await _check_workflow(db, caller, held)
@@ -111,7 +111,7 @@ async def _check_may_move(
 
 
 def _one(held: Sequence[Moved], node_id: UUID) -> Moved:
-    if not held:  # it went in this moment
+    if not held:  # deleted or moved meanwhile
         raise not_found("node", node_id)
     return held[0]
 

@@ -1,4 +1,4 @@
-"""What types there are, and what an edge between two of them would be."""
+"""List the builtin types, and compare two types as the ends of an edge."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from services.registry.storage import type_matrix
 from services.registry.storage.type_matrix import BuiltinType, Conversion
 from services.registry.usecases.custom_types import Types, read_expressions
 
-# A verdict compares each part of the one type with each of the other.
+# Limits the comparisons of a verdict: each part of one type with each of the other.
 COMPARISONS_MAX: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class TypeText:
-    """A type as a caller gives it: a structural form, or an annotation."""
+    """A type given by a caller, as a structural form or as an annotation."""
 
     form: str = ""
     expression: str = ""
@@ -30,7 +30,7 @@ class TypeText:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What is said of an edge between two types."""
+    """The verdict on an edge between two types."""
 
     source: Type
     target: Type
@@ -46,7 +46,7 @@ async def list_types(pool: Pool, caller: Caller) -> tuple[list[BuiltinType], lis
 async def compare_types(
     deps: Types, caller: Caller, source: TypeText, target: TypeText, *, conversion: str
 ) -> Comparison:
-    """Judge an edge that need not exist."""
+    """Return the verdict on an edge between two types; the edge need not exist."""
     given = {"source": source, "target": target}
     written = {name: each.expression for name, each in given.items() if each.expression}
     read = (
@@ -72,7 +72,7 @@ async def compare_types(
 def _judged(source: Type, target: Type, conversion: str) -> Verdict:
     said = verdict(source, target, conversion)
     if said.fits and not said.method and contains_named(source):
-        # To a function both are one type, but an edge carries neither.
+        # For a function both are the same type, but an edge cannot carry its values.
         return verdict(source, ANY)
     return said
 

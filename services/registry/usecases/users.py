@@ -1,4 +1,4 @@
-"""Users: invited, read, changed, shut out and let in, and forgotten."""
+"""Users: invite, read, update, deactivate, reactivate and anonymize."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NOBODY: Final = UUID(int=0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """What a caller says of a user."""
+    """The fields of a user that a caller may set."""
 
     first_name: str = ""
     last_name: str = ""
@@ -46,7 +46,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Invited:
-    """A new user; the token is shown here once."""
+    """A new user; the token is returned only here."""
 
     account: Account
     token: str
@@ -63,7 +63,7 @@ async def invite_user(
     key: RequestKey[Invited] | None = None,
     validate_only: bool = False,
 ) -> Invited | Replayed:
-    """Make a user without a password, and the token by which that user sets one."""
+    """Create a user without a password, and a token with which the user sets one."""
     address = email_from(email)
     _check_names(draft)
     token = new_token(INVITATION_PREFIX)
@@ -105,7 +105,7 @@ async def invite_user(
 
 
 async def get_user(deps: Identity, caller: Caller, user_id: UUID | None) -> Account:
-    """Find the caller, or anybody for an administrator."""
+    """Return the caller, or any user for an administrator."""
     whose = user_id or caller.user_id
     of_another = check_reaches(caller, whose, scope="users:read")
     async with as_caller(deps.auth_pool, caller) as db:
@@ -120,7 +120,7 @@ async def get_user(deps: Identity, caller: Caller, user_id: UUID | None) -> Acco
 async def list_users(
     deps: Identity, caller: Caller, *, after: tuple[datetime, UUID] | None, limit: int
 ) -> Sequence[Account]:
-    """List all users, newest first; the contract lets administrators alone ask."""
+    """List all users, newest first; the contract limits this call to administrators."""
     async with as_caller(deps.auth_pool, caller) as db:
         await note(db, caller, "users.list", ("user", _NOBODY))
         return await users.list_users(db, after=after, limit=limit)
@@ -138,7 +138,7 @@ async def update_user(
     key: RequestKey[Account] | None = None,
     validate_only: bool = False,
 ) -> Account | Replayed:
-    """Change what the mask names; a new role ends the user's sessions."""
+    """Change the fields in the mask; a changed role ends the user's sessions."""
     check_mask(mask, allowed)
     _check_names(draft)
     ended: list[str] = []
@@ -172,7 +172,7 @@ async def update_user(
 async def transfer_ownership(
     deps: Identity, caller: Caller, user_id: UUID, *, key: RequestKey[Account] | None = None
 ) -> Account | Replayed:
-    """Make another user the owner; only the owner may, and there is one at any moment."""
+    """Transfer ownership to another user; only the owner may, and there is always exactly one."""
     ended: list[str] = []
 
     async def change(db: Db) -> Account:
@@ -213,7 +213,7 @@ async def deactivate_user(
     etag: str = "",
     key: RequestKey[Account] | None = None,
 ) -> Account | Replayed:
-    """Shut a user out; the sessions end, and service tokens are refused as long as it lasts."""
+    """Deactivate a user: ends all sessions; service tokens are refused until reactivation."""
     ended: list[str] = []
 
     async def change(db: Db) -> Account:
@@ -247,7 +247,7 @@ async def reactivate_user(
     etag: str = "",
     key: RequestKey[Account] | None = None,
 ) -> Account | Replayed:
-    """Let a user in again; one who never had a password needs a reset to set one."""
+    """Reactivate a user; one without a password needs a reset token to set one."""
 
     async def change(db: Db) -> Account:
         before = await _locked(db, user_id, etag)
@@ -274,7 +274,7 @@ async def anonymize_user(
     etag: str = "",
     key: RequestKey[Account] | None = None,
 ) -> Account | Replayed:
-    """Replace what is personal of a user for ever; what the user made keeps its author's id."""
+    """Erase a user's personal data irrevocably; what the user made keeps the author's id."""
     ended: list[str] = []
 
     async def change(db: Db) -> Account:

@@ -1,4 +1,4 @@
-"""Variables: plain values that nodes of workflows read, each of its declared type."""
+"""Variables: plain typed values that nodes of workflows read."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _NOBODY: Final = UUID(int=0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """What a caller says of a variable; an empty type keeps the one that is there."""
+    """A variable as given by a caller; an empty type keeps the existing one."""
 
     name: str
     type_json: str
@@ -67,7 +67,7 @@ async def set_variable(
     key: RequestKey[Variable] | None = None,
     validate_only: bool = False,
 ) -> Variable | Replayed:
-    """Make a variable or change it."""
+    """Create or update a variable."""
     description_from(given.description)
     declared = _type_from(given.type_json) if given.type_json else None
     value = _value_from(given.value_json)
@@ -102,7 +102,7 @@ async def set_variable(
 
 
 async def get_variable(pool: Pool, caller: Caller, workflow_id: UUID | None, name: str) -> Variable:
-    """Find a variable of the caller's tenant, or of one of its workflows."""
+    """Return a variable of the caller's tenant, or of one of its workflows."""
     async with as_caller(pool, caller) as db:
         if workflow_id is not None:
             await get_visible(db, workflow_id)
@@ -136,9 +136,9 @@ async def delete_variable(
     etag: str = "",
     key: RequestKey[Variable] | None = None,
 ) -> Variable | Replayed:
-    """Remove a variable that no active workflow reads; gives it as it was.
+    """Delete a variable that no active workflow reads; returns it as it was.
 
-    A workflow that is activated in this very moment may lose it: its start then says so.
+    A workflow activated concurrently may miss it; its start then reports that.
     """
 
     async def write(db: Db) -> Variable:
@@ -161,7 +161,7 @@ async def delete_variable(
 
 
 async def _check_owner(db: Db, caller: Caller, workflow_id: UUID | None) -> None:
-    """Refuse a change at a workflow that may only be read."""
+    """Raise if the caller may only read the workflow."""
     if workflow_id is None:
         return
     workflow = await get_visible(db, workflow_id)
@@ -194,7 +194,7 @@ def _value_from(text: str) -> object:
 
 
 async def _check_value(of: Type, value: object) -> None:
-    # 64 KiB of values, each held against up to a hundred parts of a union, take their time.
+    # Checking 64 KiB of values against a union of up to a hundred types takes long: in a thread.
     fault = await asyncio.to_thread(check_value, of, value)
     if fault is not None:
         where = f"{fault.path}: " if fault.path else ""
@@ -202,7 +202,7 @@ async def _check_value(of: Type, value: object) -> None:
 
 
 async def _kept_type(before: Variable | None, value: object) -> Type:
-    """Give the type of a variable that is there, and hold the new value against it."""
+    """Return the type of the existing variable, after checking the new value against it."""
     if before is None:
         raise invalid("type_json", "TYPE_MISSING", "a new variable needs its type")
     await _check_value(before.type, value)

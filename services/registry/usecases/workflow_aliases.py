@@ -1,4 +1,4 @@
-"""Aliases of workflows: promoted and rolled back in one call, under the workflow's lock."""
+"""Workflow aliases: promoted and rolled back in one call, under the workflow's lock."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _NOBODY: Final = UUID(int=0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What a change is based on; an empty etag and no version expect nothing."""
+    """What a change is based on; an empty etag or a version of None is not checked."""
 
     etag: str = ""
     version: int | None = None  # 0: the alias must not exist
@@ -57,7 +57,7 @@ async def set_alias(
     key: RequestKey[Alias] | None = None,
     validate_only: bool = False,
 ) -> Alias | Replayed:
-    """Make an alias, or promote it to a version that can run as its nodes are now."""
+    """Create an alias, or promote it to a version that can run with its nodes as they are now."""
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
         return earlier
@@ -93,7 +93,7 @@ async def roll_back_alias(
     expected: Expected,
     key: RequestKey[Alias] | None = None,
 ) -> Alias | Replayed:
-    """Point an alias at what it pointed at before; each further call goes one step further."""
+    """Roll an alias back to its previous version; each further call goes one step further back."""
 
     async def write(db: Db) -> Alias:
         before = await _hold_existing(db, workflow_id, name)
@@ -122,7 +122,7 @@ async def delete_alias(
     expected: Expected,
     key: RequestKey[Alias] | None = None,
 ) -> Alias | Replayed:
-    """Remove an alias; gives it as it was. Its history stays."""
+    """Delete an alias; returns it as it was. Its history is kept."""
 
     async def write(db: Db) -> Alias:
         before = await _hold_existing(db, workflow_id, name)
@@ -177,14 +177,14 @@ async def list_changes(
     after: tuple[datetime, UUID] | None,
     limit: int,
 ) -> list[Change]:
-    """List what was done to a workflow's aliases, newest first; nothing to other tenants."""
+    """List changes of a workflow's aliases, newest first; other tenants see none."""
     async with as_caller(pool, caller) as db:
         await get_visible(db, workflow_id)
         return await stored.list_changes(db, workflow_id, alias=alias, after=after, limit=limit)
 
 
 async def _hold(db: Db, workflow_id: UUID, name: str) -> Alias | None:
-    """Lock the workflow and give the alias as it is, or will be for whoever waits."""
+    """Lock the workflow and return the alias as of now."""
     if not await stored.lock_workflow(db, workflow_id):
         await get_visible(db, workflow_id)
         raise _not_yours()
@@ -199,7 +199,7 @@ async def _hold_existing(db: Db, workflow_id: UUID, name: str) -> Alias:
 
 
 def _check(before: Alias | None, expected: Expected) -> None:
-    """Refuse a change that is based on something else."""
+    """Raise if the alias is not as the caller expects."""
     current = before.etag if before else ""
     check_etag("alias", current, expected.etag)
     version = before.version if before else 0
@@ -231,7 +231,7 @@ def _promoted(
 
 
 async def _save(db: Db, before: Alias | None, after: Alias, caller: Caller, *, kind: str) -> Alias:
-    """Write the change and what the alias is since."""
+    """Insert the history entry and save the alias."""
     change_id = uuid7()
     previous = before.promotion_id if before else None
     moment = await stored.insert_change(

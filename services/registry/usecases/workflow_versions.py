@@ -1,4 +1,4 @@
-"""The versions of a workflow: listed, returned to, and copied into a workflow of one's own."""
+"""The versions of a workflow: list them, roll back to one, clone one into a new workflow."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def rollback_workflow(
     validate_only: bool = False,
     guard: Callable[[WorkflowAnswer], None] = lambda _: None,
 ) -> WorkflowAnswer | Replayed:
-    """Make a new version of an older definition, which is proven as its nodes are now."""
+    """Create a new version with an older definition, checked against the present nodes."""
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
         return earlier
@@ -101,7 +101,7 @@ async def clone_workflow(
     validate_only: bool = False,
     guard: Callable[[WorkflowAnswer], None] = lambda _: None,
 ) -> WorkflowAnswer | Replayed:
-    """Make a private draft of the caller's own of what a version of another workflow holds."""
+    """Clone a version of a workflow into a private, inactive workflow of the caller's tenant."""
     if name:
         name_from(name)
     earlier = await replay(deps.pool, caller, key)

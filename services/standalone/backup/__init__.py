@@ -1,1 +1,1 @@
-"""Backups: taken, proven by restoring them, gone back to. The folder they lie in is the truth."""
+"""Backups: taken, verified by restoring them, and recovered from; their folder is authoritative."""

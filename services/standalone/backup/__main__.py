@@ -30,7 +30,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do one thing with the backups; a refusal is told as an answer too."""
+    """Run one operation; returns the exit code. Errors are reported in the JSON as well."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         _end_with(int(parent))
     home = Home.from_env(os.environ)
     try:
-        # Into the environment, from which the programs that are started here have theirs.
+        # Into the environment, since child programs take their settings from it.
         os.environ.update(read.with_secrets(os.environ))
         answer = _do(asked, BackupSettings.from_env(home, os.environ))
     except (StandaloneError, read.EnvError) as error:
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def as_json(entry: Entry) -> dict[str, Any]:
-    """Give what a list tells of a backup."""
+    """Return the entry of a backup in a list."""
     return {
         "id": entry.id,
         "problem": entry.problem,
@@ -123,7 +123,7 @@ def _archive(settings: BackupSettings) -> dict[str, Any]:
 
 
 def _source() -> Source:
-    from services.standalone.backup.source import Source  # imports a driver: not to list
+    from services.standalone.backup.source import Source  # a driver, not needed to list
 
     url = os.environ.get("QFLOW_BACKUP_DATABASE_URL")
     if not url:
@@ -142,7 +142,7 @@ def _moment_in(record: Path) -> str | None:
 
 
 def _end_with(parent: int) -> None:
-    """End in order when the process that asked is gone: nobody reads the answer then."""
+    """Exit in an orderly way when the parent process ends, since nobody would read the result."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         sys.exit(1)

@@ -1,7 +1,7 @@
-"""The WAL archive: what was committed since a backup, seconds after its commit.
+"""The WAL archive: transactions since a backup, within seconds of their commit.
 
-PostgreSQL streams its WAL into a folder of the home, and holds it back for us while we are away;
-from there each segment goes to the backups, the unfinished one again and again.
+PostgreSQL streams its WAL into a folder of the home, and retains it while we are away. From there
+each segment is copied to the backups, the unfinished one repeatedly.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Archive:
 
     @property
     def incoming(self) -> Path:
-        """Where PostgreSQL's program writes, on the machine's own disk."""
+        """The folder that pg_receivewal writes to, on the machine's own disk."""
         return incoming_of(self.folder)
 
     def run(self, *, interval_s: float, wait: Callable[[float], bool]) -> None:
-        """Receive and ship until `wait` says that it is over; raises where receiving ended."""
+        """Receive and ship until `wait` returns True; raises StandaloneError if receiving ends."""
         self.folder.make()
         self.incoming.mkdir(mode=0o700, exist_ok=True)
         self._same_database()
@@ -69,13 +69,13 @@ class Archive:
             self.ship()
 
     def ship(self) -> int:
-        """Copy what is new to the backups; give how many segments that was."""
+        """Copy new segments to the backups; returns how many."""
         count, self._shipped = _ship(self.incoming, self.folder, self.key, self._shipped)
         write_private(self.folder.wal / SHIPPED, datetime.now(UTC).isoformat())
         return count
 
     def keep_files(self) -> None:
-        """Keep the bytes of files that are new, so that a moment between backups has them too."""
+        """Copy the bytes of new files, so that points in time between backups have them too."""
         if self.files is None:
             return
         with self.source.connected() as db:
@@ -89,7 +89,7 @@ class Archive:
         return self.folder.home.log / "pg_receivewal.log"
 
     def _same_database(self) -> None:
-        """Begin anew where the database is another than the one whose WAL lies here."""
+        """Start over if the WAL in the folder is that of another database."""
         record = self.incoming / "system"
         now = self.source.history()
         before = record.read_text("ascii") if record.exists() else now
@@ -100,7 +100,7 @@ class Archive:
         record.write_text(now, "ascii")
 
     def _make_slot(self) -> None:
-        """Have the server hold WAL back; what came before a gap leads nowhere."""
+        """Make the server retain WAL; discards received WAL from before a gap."""
         if hold_wal(self.source, self.folder):
             shutil.rmtree(self.incoming)
             self.incoming.mkdir(mode=0o700)
@@ -122,15 +122,15 @@ class Archive:
 
 
 def hold_wal(source: Source, folder: BackupFolder) -> bool:
-    """Have the server hold back for the archive all WAL from now on; tell whether that is new.
+    """Make the server retain all WAL for the archive from now on; returns whether that is new.
 
-    Between what was archived before and what comes now WAL may be missing, which is written down:
-    no base backup that began before leads over it.
+    WAL may be missing between the previous archive and now. The gap is recorded, since no base
+    backup from before can be recovered across it.
     """
     began = datetime.now(UTC)
     with source.connected() as db:
         found = db.execute(_SLOT, (SLOT,)).fetchone()
-        # A slot of another folder's archive serves this one from now on alone.
+        # An existing slot from another folder's archive is taken over by this one.
         if found is not None and found[0] != "lost" and (folder.wal / GAP).exists():
             return False
         if found is not None and found[0] == "lost":
@@ -143,12 +143,12 @@ def hold_wal(source: Source, folder: BackupFolder) -> bool:
 
 
 def incoming_of(folder: BackupFolder) -> Path:
-    """Give where PostgreSQL's program writes, on the machine's own disk."""
+    """Return the folder that pg_receivewal writes to, on the machine's own disk."""
     return folder.home.root / "wal-incoming"
 
 
 def ship_rest(folder: BackupFolder, key: bytes | None) -> None:
-    """Copy what was received and not yet shipped when everything stopped."""
+    """Copy what was received but not shipped when everything stopped."""
     if incoming_of(folder).is_dir():
         _ship(incoming_of(folder), folder, key, {})
 
@@ -156,7 +156,10 @@ def ship_rest(folder: BackupFolder, key: bytes | None) -> None:
 def _ship(
     incoming: Path, folder: BackupFolder, key: bytes | None, shipped: Mapping[str, int]
 ) -> tuple[int, dict[str, int]]:
-    """Ship whole segments once and the unfinished one as it is; give how many, and its time."""
+    """Ship finished segments once, and the unfinished one whenever it has changed.
+
+    Returns how many were copied, and the unfinished segment's modification time.
+    """
     count, times = 0, dict(shipped)
     whole = sorted(
         path
@@ -169,7 +172,7 @@ def _ship(
             count += 1
         for ending in (PLAIN, ENCRYPTED):
             (folder.wal / f"{path.name}{PARTIAL}{ending}").unlink(missing_ok=True)
-    # The newest stays: from it the program knows where to go on.
+    # The newest stays, since pg_receivewal continues from it.
     for path in [each for each in whole if SEGMENT.fullmatch(each.name)][:-1]:
         path.unlink()
     for path in incoming.glob(f"*{PARTIAL}"):
@@ -180,7 +183,7 @@ def _ship(
                 times = {path.name: changed}
                 count += 1
         except FileNotFoundError:
-            continue  # it became whole in this moment, and is shipped as such the next time
+            continue  # it was completed just now, and is shipped as such the next time
     return count, times
 
 

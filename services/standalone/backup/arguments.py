@@ -1,4 +1,4 @@
-"""What the commands of backups are called and take; light, for every command reads it."""
+"""Names and arguments of the backup commands; a light import, since every command loads it."""
 
 from __future__ import annotations
 

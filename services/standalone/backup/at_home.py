@@ -1,4 +1,4 @@
-"""What is done with a home's own server: restored in place, made a replica, promoted, upgraded."""
+"""Operations on a home's own server: restore in place, replicate, promote, upgrade."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from services.standalone.process import ProcessMark, StandaloneError
 REPLICA: Final = "qflow_replica"
 _END_LADDER: Final = ((signal.SIGTERM, 30.0), (signal.SIGKILL, 5.0))
 _REPLAY_TIMEOUT_S: Final = 3600.0
-_LOOK_S: Final = 0.5  # how often a replica is looked at that nobody tells to end
+_LOOK_S: Final = 0.5  # how often a replica is checked
 _MAKE_SLOT: Final[LiteralString] = """
     SELECT pg_create_physical_replication_slot(%s, true)
      WHERE NOT EXISTS (SELECT 1 FROM pg_replication_slots WHERE slot_name = %s)
@@ -50,7 +50,7 @@ _MAKE_SLOT: Final[LiteralString] = """
 def server_of(
     home: Home, binaries: Binaries, settings: Mapping[str, str] | None = None
 ) -> Postgres:
-    """Describe a home's embedded server."""
+    """Return a home's embedded server, not started."""
     return Postgres(
         home.root / "postgres",
         binaries=binaries,
@@ -70,9 +70,9 @@ def restore(
     to: datetime | None,
     replace: bool,
 ) -> Path | None:
-    """Make a home's server and files those of a backup, as of a moment where one is given.
+    """Replace a home's server and files by a backup's, optionally recovered to a point in time.
 
-    What was there before is kept beside it; gives where.
+    The previous server is kept; returns its folder, None if there was none.
     """
     with home.locked(), settings.folder.locked():
         target = home.root / "postgres"
@@ -108,7 +108,7 @@ def restore(
 
 
 def give_back_files(way_in: str, settings: BackupSettings, home: Home) -> int:
-    """Write the bytes that the rows tell of and the home lacks; give how many files that were."""
+    """Restore the files that have rows but are missing in the home; returns how many."""
     count = 0
     with psycopg.connect(way_in, autocommit=True) as db:
         for each in bytes_of_files.listed(db):
@@ -123,13 +123,13 @@ def give_back_files(way_in: str, settings: BackupSettings, home: Home) -> int:
 
 
 def sizes_of(place: Path) -> tuple[int, int]:
-    """Give the size of a stored file, and what it has of clear bytes where it is sealed."""
+    """Return the size of a stored file, and its plaintext size if it is sealed."""
     size = place.stat().st_size
     return size, clear_size(size)
 
 
 def follow(home: Home, source: Source, *, say: Callable[[str], None]) -> int:
-    """Be a streaming replica of another server until told to end."""
+    """Run a streaming replica of another server until told to stop."""
     with home.locked():
         target = home.root / "postgres"
         if not (target / "data").exists():
@@ -158,7 +158,7 @@ def follow(home: Home, source: Source, *, say: Callable[[str], None]) -> int:
 
 
 def promote(home: Home, settings: BackupSettings | None, *, binaries: Binaries) -> None:
-    """Make a replica an ordinary server with all that it received; the old one must be down."""
+    """Promote a replica to an ordinary server, with all it received; the primary must be down."""
     data = home.root / "postgres" / "data"
     if not (data / "standby.signal").exists():
         raise StandaloneError(f"{data} is no replica; there is nothing to promote")
@@ -170,7 +170,8 @@ def promote(home: Home, settings: BackupSettings | None, *, binaries: Binaries) 
         server = server_of(
             home,
             binaries,
-            # An end of its own history: what the old server still writes can never be taken for it.
+            # Starts a timeline of its own, so that later writes of the old primary cannot be
+            # applied.
             {
                 "restore_command": "false",
                 "hot_standby": "off",
@@ -194,7 +195,7 @@ def promote(home: Home, settings: BackupSettings | None, *, binaries: Binaries) 
 
 
 def upgrade(home: Home, *, old: Binaries, new: Binaries) -> Path:
-    """Take a home's database to a later major version of PostgreSQL; give the old folder."""
+    """Upgrade a home's database to a later major version of PostgreSQL; returns the old folder."""
     with home.locked():
         target = home.root / "postgres"
         if not (target / "data" / "PG_VERSION").exists():
@@ -244,7 +245,7 @@ def _compare_rows(manifest: Manifest, way_in: str) -> None:
 
 
 def _copy_primary(target: Path, source: Source, home: Home) -> None:
-    """Copy the primary's files, with where to follow it; a copy that was cut off begins again."""
+    """Copy the primary's files with the settings to follow it; an aborted copy starts over."""
     fresh = target / "data.new"
     shutil.rmtree(fresh, ignore_errors=True)
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -277,7 +278,7 @@ def _refuse_moment(manifest: Manifest, to: datetime | None) -> None:
 
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
-    """Give a place beside the final one; what is left there by a killed restore goes first."""
+    """Yield a folder next to the final one; removes what a killed restore left there."""
     place = target.with_name(f"{target.name}.restoring")
     shutil.rmtree(place, ignore_errors=True)
     try:
@@ -287,7 +288,7 @@ def _beside(target: Path) -> Iterator[Path]:
 
 
 def _swap(place: Path, target: Path) -> Path | None:
-    """Put the new server in the old one's place, and give where the old one is kept."""
+    """Move the new server into place; returns where the old one is kept, None without one."""
     kept = None
     if target.exists():
         if (target / "tuning.conf").exists():

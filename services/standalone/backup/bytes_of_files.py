@@ -1,6 +1,6 @@
-"""Bytes of runs' files: each kept once beside the backups, for it never changes.
+"""The bytes of runs' files, stored once for all backups, since they never change.
 
-Those that are sealed at rest are kept as they are: nobody here could open them.
+Files sealed at rest are stored as they are, since the backup cannot open them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FILES: Final[LiteralString] = """
 
 
 def listed(db: psycopg.Connection) -> Iterator[Listed]:
-    """Give every row, some at a time."""
+    """Yield all rows, fetched in batches."""
     with db.transaction(), db.cursor(name="files") as cursor:
         cursor.itersize = 5000
         for row in cursor.execute(_FILES):
@@ -32,7 +32,7 @@ def listed(db: psycopg.Connection) -> Iterator[Listed]:
 def keep_new(
     db: psycopg.Connection, *, source: Path, pool: Path, key: bytes | None
 ) -> tuple[int, list[Listed]]:
-    """Copy what the pool lacks; give how many were copied, and the rows whose bytes it now has."""
+    """Copy files that the pool lacks; returns how many, and the rows whose bytes it now has."""
     copied, found = 0, []
     for each in listed(db):
         folder, name = _place(pool, each.key)
@@ -40,14 +40,14 @@ def keep_new(
             try:
                 _copy(source / each.key, folder, name, each, key)
             except FileNotFoundError:
-                continue  # forgotten since its row was read; one that should be there shows below
+                continue  # deleted since its row was read; if it should exist, verifying reports it
             copied += 1
         found.append(each)
     return copied, found
 
 
 def give_back(each: Listed, *, pool: Path, target: Path, key: bytes | None) -> None:
-    """Write a file's bytes where the store has them; raises CorruptError where they are not so."""
+    """Restore a file's bytes into the store; raises CorruptError if they do not match its row."""
     place = target / each.key
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     beside = place.with_name(f".{place.name}.restored")
@@ -62,7 +62,7 @@ def give_back(each: Listed, *, pool: Path, target: Path, key: bytes | None) -> N
 
 
 def check(each: Listed, *, pool: Path, key: bytes | None) -> None:
-    """Read a kept file whole; raises CorruptError where its bytes are not as its row says."""
+    """Read a stored file entirely; raises CorruptError if its bytes do not match its row."""
     for _ in _proven(each, pool, key):
         pass
 

@@ -1,4 +1,4 @@
-"""The commands of backups, as an operator types them."""
+"""The backup commands for operators."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 def do(  # noqa: PLR0911 - one for each command
     asked: argparse.Namespace, home: Home, *, say: Say
 ) -> int:
-    """Do a command; gives the exit code: 1 where a backup is not proven."""
+    """Run a command; returns the exit code, 1 if a backup could not be verified."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),

@@ -1,4 +1,4 @@
-"""How a long-running command of backups learns that it should end."""
+"""How long-running backup commands are told to stop."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from contextlib import suppress
 
 
 def told_to_end() -> Callable[[float], bool]:
-    """Give what waits so many seconds for a signal to end, and says whether one came.
+    """Return a function that waits up to that many seconds for a signal, and returns if one came.
 
-    By a pipe: an event has a lock, and a second signal within the first one's handler would wait
-    for it for ever. A parent that goes and whoever ends what it left may well send two.
+    Uses a pipe: an Event has a lock, on which a second signal during the first one's handler would
+    deadlock. Two signals are common, from a dying parent and from whoever ends its children.
     """
     heard, tell = os.pipe()
     os.set_blocking(tell, False)
 
     def on_signal(*_: object) -> None:
-        with suppress(BlockingIOError):  # full: there is enough to hear
+        with suppress(BlockingIOError):  # full: the signal is noticed anyway
             os.write(tell, b"\0")
 
     for number in (signal.SIGTERM, signal.SIGINT):

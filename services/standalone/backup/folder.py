@@ -1,8 +1,8 @@
-"""The folder of backups: what is whole in it, and what may go.
+"""The folder of backups, the WAL archive and the stored files.
 
-backups/<id>/manifest.json …   whole: the folder gets its name last
-wal/<segment>.gz               what was committed since, a segment each
-files/<tenant>/<file>.gz       bytes of files, kept once for all backups
+backups/<id>/manifest.json …   a complete backup: its folder is renamed last
+wal/<segment>.gz               the WAL since then, one segment each
+files/<tenant>/<file>.gz       bytes of files, stored once for all backups
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from services.standalone.process import StandaloneError
 MANIFEST: Final = "manifest.json"
 REPORT: Final = "report.json"
 LISTING: Final = "files.jsonl"
-SHIPPED: Final = "shipped"  # in wal: when something was last copied there
-GAP: Final = "gap"  # in wal: since when it is without a gap
-PARTIAL: Final = ".partial"  # of a segment that is not full yet
+SHIPPED: Final = "shipped"  # in wal: the time of the last copy
+GAP: Final = "gap"  # in wal: the time since which it has no gap
+PARTIAL: Final = ".partial"  # suffix of an unfinished segment
 _UNFINISHED: Final = ".partial-"
 _ID: Final = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{8}")
 SEGMENT: Final = re.compile(r"[0-9A-F]{24}")
@@ -36,7 +36,7 @@ SEGMENT: Final = re.compile(r"[0-9A-F]{24}")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A whole backup; `problem` where its manifest is damaged."""
+    """A complete backup; `problem` if its manifest or report is damaged."""
 
     id: str
     path: Path
@@ -46,7 +46,7 @@ class Entry:
 
 
 class BackupFolder:
-    """Backups of one database in one folder."""
+    """The backups of one database in one folder."""
 
     def __init__(self, root: Path, home: Home) -> None:
         self.root = root.expanduser().absolute()
@@ -56,7 +56,7 @@ class BackupFolder:
         self.files = self.root / "files"
 
     def make(self) -> None:
-        """Make the folders, closed to everybody else."""
+        """Create the folders, accessible only to us."""
         try:
             for folder in (self.root, self.backups, self.wal, self.files):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ class BackupFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Let one process at a time work here; remove what a killed one left."""
+        """Lock the folder for this process; removes what a killed one left."""
         self.make()
         descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -85,7 +85,7 @@ class BackupFolder:
 
     @contextmanager
     def begun(self, backup_id: str) -> Iterator[Path]:
-        """Give a folder to fill, which becomes a backup when the block ends well."""
+        """Yield a folder to fill, which becomes a backup if the block succeeds."""
         partial = self.backups / f"{_UNFINISHED}{backup_id}"
         partial.mkdir(mode=0o700)
         try:
@@ -97,7 +97,7 @@ class BackupFolder:
             shutil.rmtree(partial, ignore_errors=True)
 
     def entries(self) -> list[Entry]:
-        """Give every whole backup, the newest first."""
+        """Return all complete backups, newest first."""
         try:
             names = sorted((each.name for each in self.backups.iterdir()), reverse=True)
         except FileNotFoundError:
@@ -105,7 +105,7 @@ class BackupFolder:
         return [self._entry(name) for name in names if _ID.fullmatch(name)]
 
     def entry(self, backup_id: str) -> Entry:
-        """Give one by its id; `latest` is the newest."""
+        """Return a backup by its id; `latest` is the newest."""
         found = self.entries()
         for each in found:
             if backup_id in ("latest", each.id):
@@ -116,7 +116,7 @@ class BackupFolder:
         )
 
     def listing(self, entry: Entry, key: bytes | None) -> Iterator[bytes]:
-        """Give the lines of the files that a backup has."""
+        """Yield the lines of a backup's file listing."""
         path = stored(entry.path, LISTING)
         if path is None:
             raise CorruptError(f"{LISTING} is missing")
@@ -126,7 +126,7 @@ class BackupFolder:
             yield from lines
 
     def remove(self, entry: Entry) -> None:
-        """Remove a backup: first its name, so that a half-removed one is none."""
+        """Delete a backup: renamed first, so that a half-deleted one does not count."""
         gone = self.backups / f"{_UNFINISHED}{entry.id}"
         entry.path.rename(gone)
         sync_folder(self.backups)

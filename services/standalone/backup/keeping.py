@@ -1,4 +1,4 @@
-"""Which backups are kept, and what goes with those that are not."""
+"""Which backups to keep, and what is deleted along with the others."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ KEEP_DEFAULT: Final = 7
 
 
 def due_to_go(entries: Sequence[Entry], *, keep: int) -> list[Entry]:
-    """Give what goes, of entries sorted from the newest: all but `keep` of each kind.
+    """Return the backups to delete, of entries sorted newest first: all but `keep` of each kind.
 
-    The newest that is proven stays whatever its age, and a damaged one is left to people.
+    The newest verified one is always kept, and damaged ones are left to the operator.
     """
     proven = next((each.id for each in entries if each.report and each.report.is_proven), None)
     going = []
@@ -27,21 +27,21 @@ def due_to_go(entries: Sequence[Entry], *, keep: int) -> list[Entry]:
 
 
 def forget(folder: BackupFolder, *, keep: int, key: bytes | None) -> list[str]:
-    """Remove what is due, and the WAL and bytes of files that no backup needs; give the ids."""
+    """Delete expired backups, and WAL and files that no backup needs; returns the backups' ids."""
     with folder.locked():
         gone = due_to_go(folder.entries(), keep=keep)
         for each in gone:
             folder.remove(each)
         rest = folder.entries()
         if not any(each.manifest is None or each.problem for each in rest):
-            # A damaged one may need anything; while there is one nothing else goes.
+            # A damaged backup may need anything, so nothing else is deleted while there is one.
             _forget_wal(folder, rest)
             _forget_files(folder, rest, key)
     return [each.id for each in gone]
 
 
 def remove_one(folder: BackupFolder, entry: Entry) -> None:
-    """Remove one backup that somebody named."""
+    """Delete one named backup."""
     with folder.locked():
         folder.remove(entry)
 
@@ -71,9 +71,9 @@ def _forget_files(folder: BackupFolder, entries: Sequence[Entry], key: bytes | N
         try:
             listed |= {Listed.of(line).key for line in folder.listing(entry, key)}
         except CorruptError:
-            return  # encrypted under another key, or damaged: who knows what it needs
+            return  # encrypted under another key, or damaged: what it needs is unknown
     for path in folder.files.glob("*/*.gz*"):
         name = f"{path.parent.name}/{path.name.partition('.gz')[0]}"
-        # What was kept since the oldest backup may be needed for a moment after it.
+        # Files stored since the oldest backup may be needed for a point in time after it.
         if name not in listed and path.stat().st_mtime < oldest.timestamp():
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Keys of backups: one that signs, made in the home; one that encrypts, given by its file."""
+"""Keys of backups: a signing key created in the home, and an encryption key from a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KEY_BYTES: Final = 32
 
 
 def signing_key(home: Home) -> Ed25519PrivateKey:
-    """Read the home's key, making it the first time; mode 0600, and never in a backup."""
+    """Return the home's signing key, creating it the first time; mode 0600, never in a backup."""
     path = home.secrets / _SIGNING
     try:
         return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text("ascii").strip()))
@@ -33,12 +33,12 @@ def signing_key(home: Home) -> Ed25519PrivateKey:
 
 
 def public_hex(key: Ed25519PrivateKey) -> str:
-    """Name a key by what may be known of it."""
+    """Return a key's public part in hexadecimal, as its name."""
     return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
 
 
 def encryption_key(file: str | None) -> bytes | None:
-    """Read the 64 hexadecimal digits of QFLOW_BACKUP_KEY_FILE; None where none is set."""
+    """Return the key in QFLOW_BACKUP_KEY_FILE, 64 hexadecimal digits; None if not set."""
     if not file:
         return None
     try:
@@ -54,12 +54,12 @@ def encryption_key(file: str | None) -> bytes | None:
 
 
 def key_id(key: bytes | None) -> str:
-    """Name an encryption key without telling it; empty for none."""
+    """Return a name for an encryption key that does not reveal it; empty without a key."""
     return "" if key is None else hashlib.sha256(b"qflow backup key\0" + key).hexdigest()[:16]
 
 
 def write_signed(path: Path, facts: dict[str, Any], key: Ed25519PrivateKey) -> None:
-    """Write facts as JSON with their signature: one file, there whole or not at all."""
+    """Write facts as JSON with their signature, atomically."""
     text = json.dumps(facts, indent=1, sort_keys=True)
     signed = {
         "facts": text,
@@ -71,10 +71,10 @@ def write_signed(path: Path, facts: dict[str, Any], key: Ed25519PrivateKey) -> N
 
 
 def read_signed(path: Path, home: Home) -> tuple[dict[str, Any], bool]:
-    """Give facts whose signature is right, and whether this home's own key made it.
+    """Return signed facts, and whether this home's own key signed them.
 
-    Raises CorruptError where it is not right. A home that lost its key still proves that nothing
-    was damaged; who signed, it cannot say.
+    Raises CorruptError if the signature is invalid. A home that lost its key can still verify that
+    nothing was damaged, but not who signed.
     """
     try:
         signed = json.loads(path.read_text("utf-8"))

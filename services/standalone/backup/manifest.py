@@ -1,4 +1,4 @@
-"""What a backup says of itself, and what proving it found."""
+"""The manifest of a backup, and the report of its verification."""
 
 from __future__ import annotations
 
@@ -16,56 +16,56 @@ FORMAT: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A row of `files`: where its bytes lie, and what they are."""
+    """A row of `files`: the key, size and digest of its bytes."""
 
     key: str
     size_bytes: int
     sha256: str
 
     def line(self) -> bytes:
-        """Give it as a line of a listing."""
+        """Return its line of a listing."""
         return json.dumps([self.key, self.size_bytes, self.sha256]).encode() + b"\n"
 
     @classmethod
     def of(cls, line: bytes) -> Listed:
-        """Read a line of a listing."""
+        """Parse a line of a listing."""
         return cls(*json.loads(line))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """One backup: where it came from, to which moment it goes, and every file with its digest."""
+    """The origin of a backup, its recovery point, and all its files with digests."""
 
     id: str
     kind: Kind
     started_at: datetime
-    recovery_point: datetime  # by the database's clock: all that was committed by then is in it
+    recovery_point: datetime  # by the database's clock; contains all that was committed by then
     finished_at: datetime
     postgres_major: int
     schema_revision: str
     database: str
     superuser: str
     system_id: str
-    first_segment: str  # of the WAL, without which it is not consistent; empty for a dump
+    first_segment: str  # of the WAL that makes it consistent; empty for a dump
     key_id: str
     parts: Sequence[Part]
     files_count: int
     files_bytes: int
-    files_kept: bool  # false: they lie in an object store, which has copies of its own
+    files_kept: bool  # False if they are in an object store, which has its own copies
     rows: Mapping[str, int]  # of each table, in a dump
 
     @property
     def size_bytes(self) -> int:
-        """What its own files take; those of runs are shared by all backups."""
+        """The size of its own files; runs' files are shared by all backups."""
         return sum(part.size_bytes for part in self.parts)
 
     def as_json(self) -> dict[str, Any]:
-        """Give plain values."""
+        """Return a JSON-compatible dict."""
         return {**_plain(asdict(self)), "format": FORMAT}
 
     @classmethod
     def read(cls, facts: Mapping[str, Any]) -> Self:
-        """Read plain values; raises CorruptError for what this version cannot read."""
+        """Parse a manifest; raises CorruptError for an unknown format."""
         if facts.get("format") != FORMAT:
             raise CorruptError(
                 f"the backup has format {facts.get('format')}, this version reads {FORMAT}: "
@@ -80,12 +80,12 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What restoring a backup into a server of its own, and looking at the copy, found."""
+    """The result of restoring a backup into a separate server and examining the copy."""
 
     backup_id: str
     verified_at: datetime
-    recovery_point: datetime  # the last moment that the copy has
-    recovery_time_s: float  # from nothing to a server that answers
+    recovery_point: datetime  # the last point in time that the copy contains
+    recovery_time_s: float  # until the restored server answered
     problems: Sequence[str]
     invariants_held: int
     invariants_asked: int
@@ -95,16 +95,16 @@ class Report:
 
     @property
     def is_proven(self) -> bool:
-        """Whether the backup can be relied upon."""
+        """Whether the backup can be relied on."""
         return not self.problems
 
     def as_json(self) -> dict[str, Any]:
-        """Give plain values."""
+        """Return a JSON-compatible dict."""
         return _plain(asdict(self))
 
     @classmethod
     def read(cls, facts: Mapping[str, Any]) -> Self:
-        """Read plain values."""
+        """Parse a report."""
         told = dict(facts)
         for name in ("verified_at", "recovery_point"):
             told[name] = datetime.fromisoformat(told[name])
@@ -113,7 +113,7 @@ class Report:
 
 
 def id_of(moment: datetime, noise: str) -> str:
-    """Name a backup so that names sort by time."""
+    """Return a new id; ids sort by time."""
     return f"{moment.astimezone(UTC):%Y%m%dT%H%M%S%fZ}-{noise}"
 
 

@@ -1,4 +1,4 @@
-"""Restoring: a backup, and the WAL after it, become a server again."""
+"""Restore a backup, and the WAL after it, into a server."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ _ROLE_STATEMENTS: Final = ("CREATE ROLE ", "ALTER ROLE ", "GRANT ")
 
 
 def prove(folder: BackupFolder, entry: Entry) -> tuple[Manifest, bool]:
-    """Check a backup's signature and the digest of every file of it; raises CorruptError.
+    """Check a backup's signature and the digests of all its files; raises CorruptError.
 
-    Gives the manifest, and whether this home's key signed it.
+    Returns the manifest, and whether this home's key signed it.
     """
     facts, ours = keys.read_signed(entry.path / MANIFEST, folder.home)
     manifest = Manifest.read(facts)
@@ -67,7 +67,7 @@ def prove(folder: BackupFolder, entry: Entry) -> tuple[Manifest, bool]:
 
 
 def refuse_unfit(manifest: Manifest, binaries: Binaries, key: bytes | None) -> None:
-    """Say before anything is written what would stop a restore later."""
+    """Raise for what would make a restore fail later, before anything is written."""
     if manifest.key_id != keys.key_id(key):
         raise StandaloneError(
             f"backup {manifest.id} "
@@ -98,10 +98,10 @@ def restored(
     key: bytes | None,
     to: datetime | None = None,
 ) -> Iterator[tuple[Postgres, str]]:
-    """Make a server at an empty place and lend it running, open on a private socket alone.
+    """Restore into an empty folder and yield the running server, on a private socket only.
 
-    Gives it with the conninfo by which anybody enters who reaches the socket; it is stopped
-    afterwards, and is then an ordinary server with `password`.
+    Also yields the conninfo with which anybody who can reach the socket may connect. After the
+    block the server is stopped, and is an ordinary one with `password`.
     """
     place.mkdir(mode=0o700, parents=True)
     if manifest.kind == "base":
@@ -136,7 +136,7 @@ def restored(
         server.stop()
         shutil.rmtree(place / _WAL, ignore_errors=True)
         (place / "data" / TRUST).unlink(missing_ok=True)
-    os.sync()  # written without waiting for the disk, file by file, until here
+    os.sync()  # fsync was off while restoring, so all files are synced at once
 
 
 def _unpack(entry: Entry, data: Path, key: bytes | None) -> None:
@@ -149,12 +149,12 @@ def _unpack(entry: Entry, data: Path, key: bytes | None) -> None:
         for member in tar:
             if not (member.isreg() or member.isdir()) or ".." in Path(member.name).parts:
                 raise CorruptError(f"{member.name} has no place in a copy of a server")
-            # Ours, whoever it was there: as root, names of that machine would be given away.
+            # Owned by us: as root, tar would restore the owners of the other machine.
             member.uid, member.gid, member.uname, member.gname = os.geteuid(), os.getegid(), "", ""
             tar.extract(member, data)
     data.chmod(0o700)
     if not (data / "qflow.conf").exists():
-        # Another server's configuration names files and libraries of its machine.
+        # Another server's configuration refers to files and libraries of its machine.
         (data / "postgresql.auto.conf").write_text("", "utf-8")
         write_beside(data, "postgresql.conf", _CONFIGURATION)
         write_beside(data, "pg_hba.conf", _HBA)
@@ -163,10 +163,10 @@ def _unpack(entry: Entry, data: Path, key: bytes | None) -> None:
 
 
 def _gather_wal(folder: BackupFolder, manifest: Manifest, place: Path, key: bytes | None) -> None:
-    """Lay out the WAL from the backup's first segment on, each under its own name.
+    """Lay out the WAL from the backup's first segment on, each segment under its own name.
 
-    What the backup itself brought of it is whole: an unfinished segment that was shipped while it
-    was taken may end before it does.
+    WAL inside the backup takes precedence over an unfinished archived segment, which may have been
+    shipped during the backup and end too early.
     """
     target, brought = place / _WAL, place / "data" / "pg_wal"
     target.mkdir(mode=0o700)
@@ -174,7 +174,7 @@ def _gather_wal(folder: BackupFolder, manifest: Manifest, place: Path, key: byte
         name = path.name.partition(".gz")[0]
         segment = name.removesuffix(PARTIAL)
         if SEGMENT.fullmatch(segment):
-            # The first eight digits are the timeline; places in the WAL go on over timelines.
+            # The first eight digits are the timeline; WAL positions continue across timelines.
             if segment[8:] < manifest.first_segment[8:] or (target / segment).exists():
                 continue
             if name != segment and (brought / segment).exists():
@@ -191,7 +191,7 @@ def _recovery_settings(to: datetime | None) -> Mapping[str, str]:
         "restore_command": f'cp "../{_WAL}/%f" "%p"',
         "recovery_target_timeline": "latest",
         "recovery_target_action": "promote",
-        # Nobody reads before the end, and other limits than the old server's then do not matter.
+        # No reads before the end, so the limits of the old server do not matter.
         "hot_standby": "off",
     }
     if to is not None:
@@ -205,7 +205,7 @@ def _load(
     way_in: Mapping[str, Any],
     key: bytes | None,
 ) -> None:
-    """Make the roles and the database of a dump, and load it."""
+    """Create the roles and the database of a dump, and load it."""
     roles, dump = stored(entry.path, "roles.sql"), stored(entry.path, "database.dump")
     if roles is None or dump is None:
         raise CorruptError("the dump lacks a file")
@@ -216,7 +216,7 @@ def _load(
                 try:
                     db.execute(line.encode())
                 except psycopg.errors.DuplicateObject:
-                    continue  # the one who enters is there already
+                    continue  # the superuser exists already
         db.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
     target = make_conninfo("", dbname=DATABASE, user=SUPERUSER, **way_in)
     with subprocess.Popen(  # noqa: S603 - our own command
@@ -233,19 +233,19 @@ def _load(
                 child.stdin.write(piece)
             child.stdin.close()
         except BrokenPipeError:
-            pass  # it says why below
+            pass  # its error is read below
         said = child.stderr.read().decode("utf-8", "replace").strip()
     if child.returncode != 0:
         raise StandaloneError(f"pg_restore failed: {said}")
 
 
 def trusting(folder: Path) -> str:
-    """Give the setting's value for a server that lets in whoever reaches its socket."""
+    """Return the `hba_file` value of a server that trusts everybody who can reach its socket."""
     return str(folder / "data" / TRUST).replace("'", "''")
 
 
 def make_ours(server: Postgres, password: str) -> str:
-    """Give the superuser the home's password; give the conninfo by which he enters without it."""
+    """Set the superuser's password to the home's; returns a conninfo that works without it."""
     way_in = _place_of(server)
     with psycopg.connect(
         make_conninfo("", dbname="postgres", user=SUPERUSER, **way_in), autocommit=True
@@ -260,7 +260,7 @@ def _place_of(server: Postgres) -> dict[str, Any]:
 
 
 def _rename(manifest: Manifest, way_in: Mapping[str, Any]) -> None:
-    """Give a copy of another server the names by which a home enters its own."""
+    """Rename the superuser and the database of another server's copy to those of a home."""
     enter = make_conninfo("", dbname="postgres", user=manifest.superuser, **way_in)
     with psycopg.connect(enter, autocommit=True) as db:
         if manifest.superuser != SUPERUSER:
@@ -281,16 +281,16 @@ def _rename(manifest: Manifest, way_in: Mapping[str, Any]) -> None:
 
 
 def write_beside(folder: Path, name: str, text: str) -> None:
-    """Write a file of the server's, as its own."""
+    """Write a file of the server, with the server's owner."""
     path = folder / name
     path.write_text(text, "utf-8")
     path.chmod(0o600)
-    owner = folder.stat()  # a dropped user's, where PostgreSQL may not run as us
+    owner = folder.stat()  # another user if PostgreSQL cannot run as us
     os.chown(path, owner.st_uid, owner.st_gid)
 
 
 class _Stream(io.RawIOBase):
-    """Pieces as a file that is read from its beginning to its end."""
+    """An iterator of bytes as a readable file."""
 
     def __init__(self, source: Iterator[bytes]) -> None:
         super().__init__()

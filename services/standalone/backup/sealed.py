@@ -1,8 +1,8 @@
-"""Files of a backup: compressed, digested as they are written, and encrypted where there is a key.
+"""Files of a backup: compressed, digested while written, and optionally encrypted.
 
-An encrypted file is frames of AES-256-GCM under a key of its own, derived from the backups' key
-and a random salt. A frame's nonce is its number and whether it is the last one, so that frames can
-be neither exchanged nor left out, nor the end cut off.
+An encrypted file consists of frames of AES-256-GCM under its own key, derived from the backups' key
+and a random salt. A frame's nonce contains its number and whether it is the last, so that frames
+can be neither swapped nor dropped, nor the end truncated.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _MAGIC: Final = b"QFLOWB1\n"
 _SALT_BYTES: Final = 16
 _FRAME_BYTES: Final = 1 << 20
 _TAG_BYTES: Final = 16
-_GZIP: Final = 31  # zlib's number for gzip's own head and checksum
-_LEVEL: Final = 1  # disks and networks are waited for otherwise
+_GZIP: Final = 31  # zlib's value for the gzip format with checksum
+_LEVEL: Final = 1  # fast: a higher level would be slower than disks and networks
 
 
 class CorruptError(Exception):
-    """The stored bytes are not what was written, or the key is another."""
+    """The stored bytes are not what was written, or the key is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file of a backup, as it lies there."""
+    """A stored file of a backup."""
 
     name: str
     size_bytes: int
@@ -46,10 +46,10 @@ class Part:
 
 
 class Writer:
-    """Writes one file that appears under its name whole and synced, or not at all."""
+    """Writes a file that appears complete and synced under its name, or not at all."""
 
     def __init__(self, path: Path, key: bytes | None) -> None:
-        """Begin `path` with its ending for plain or encrypted files."""
+        """Open a temporary file for `path`, whose final name depends on encryption."""
         self._path = path.with_name(path.name + (PLAIN if key is None else ENCRYPTED))
         self._beside = path.with_name(f".{path.name}.{os.getpid()}")
         self._packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
@@ -64,11 +64,11 @@ class Writer:
             self._put(_MAGIC + salt)
 
     def write(self, piece: bytes) -> None:
-        """Add bytes."""
+        """Append bytes."""
         self._pack(self._packer.compress(piece))
 
     def finish(self) -> Part:
-        """Make the file durable under its name."""
+        """Complete the file and make it durable under its name."""
         self._pack(self._packer.flush())
         if self._cipher is not None:
             self._put_frame(self._cipher, bytes(self._held), last=True)
@@ -80,7 +80,7 @@ class Writer:
         return Part(self._path.name, self._size, self._digest.hexdigest())
 
     def __enter__(self) -> Self:
-        """Leave nothing behind where it is not finished."""
+        """Return the writer."""
         return self
 
     def __exit__(
@@ -89,7 +89,7 @@ class Writer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Remove what was not finished."""
+        """Close the file, and remove it if it was not finished."""
         try:
             self._file.close()
         finally:
@@ -100,7 +100,7 @@ class Writer:
             self._put(packed)
             return
         self._held += packed
-        # One byte more than a frame: the last one must be known as such.
+        # Keeps at least one byte, since the last frame must be marked as such.
         while len(self._held) > _FRAME_BYTES:
             self._put_frame(self._cipher, bytes(self._held[:_FRAME_BYTES]), last=False)
             del self._held[:_FRAME_BYTES]
@@ -116,7 +116,7 @@ class Writer:
 
 
 def stored(folder: Path, name: str) -> Path | None:
-    """Find a file by its name without the ending."""
+    """Return the path of a file by its name without suffix; None if there is none."""
     for ending in (PLAIN, ENCRYPTED):
         path = folder / (name + ending)
         if path.is_file():
@@ -125,7 +125,7 @@ def stored(folder: Path, name: str) -> Path | None:
 
 
 def pieces(path: Path, key: bytes | None) -> Iterator[bytes]:
-    """Give the bytes that were written, proven as they come; raises CorruptError."""
+    """Yield the original bytes, verified as they are read; raises CorruptError."""
     unpacker = zlib.decompressobj(_GZIP)
     with path.open("rb") as file:
         try:
@@ -141,7 +141,7 @@ def pieces(path: Path, key: bytes | None) -> Iterator[bytes]:
 
 
 def digest(path: Path) -> Part:
-    """Measure a stored file as it lies there."""
+    """Return size and digest of a stored file."""
     found = hashlib.sha256()
     size = 0
     with path.open("rb") as file:
@@ -152,7 +152,7 @@ def digest(path: Path) -> Part:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make names in a folder durable."""
+    """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Settings of backups: read once, by the commands and by the program that telemetry runs."""
+"""Settings of backups, for the commands and for the program that telemetry runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.standalone.process import StandaloneError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupSettings:
-    """Where backups lie and how they are made."""
+    """Where backups are stored and how they are made."""
 
     folder: BackupFolder
     key: bytes | None
@@ -29,7 +29,7 @@ class BackupSettings:
 
     @classmethod
     def from_env(cls, home: Home, env: Mapping[str, str]) -> Self:
-        """Read the environment; a missing or wrong value is told by its name."""
+        """Read the settings; raises StandaloneError naming a missing or invalid one."""
         folder = env.get("QFLOW_BACKUP_FOLDER")
         if not folder:
             raise StandaloneError(

@@ -1,4 +1,4 @@
-"""The database that is backed up, and PostgreSQL's own programs that read it."""
+"""The database to back up, and PostgreSQL's programs that read it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MAY: Final[LiteralString] = """
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a database says of itself."""
+    """Facts about a database."""
 
     major: int
     database: str
@@ -39,12 +39,12 @@ class Facts:
 
 
 class Source:
-    """A database by the URL of a login that reads everything and may replicate."""
+    """A database, by the URL of a login that may replicate and read every row."""
 
     def __init__(self, url: str, binaries: Binaries) -> None:
         try:
             self._told = conninfo_to_dict(url)
-        except psycopg.ProgrammingError:  # it would quote the address, password and all
+        except psycopg.ProgrammingError:  # its message would quote the address with the password
             raise StandaloneError(
                 "the address of the database is none: postgresql://user:password@host:5432/database"
             ) from None
@@ -53,7 +53,7 @@ class Source:
 
     @contextmanager
     def connected(self) -> Iterator[psycopg.Connection]:
-        """Open a connection; refuse a login that would leave rows out."""
+        """Open a connection; raises StandaloneError for a login that could not read all rows."""
         try:
             connection = psycopg.connect(
                 self._url, autocommit=True, application_name="qflow-backup"
@@ -71,7 +71,7 @@ class Source:
             yield connection
 
     def facts(self) -> Facts:
-        """Ask what it is; its programs here must be able to read it."""
+        """Return facts about the database."""
         with self.connected() as db:
             row = db.execute(_FACTS).fetchone()
         assert row is not None
@@ -79,14 +79,14 @@ class Source:
         return Facts(major, database, superuser, revision, self.history().split()[0])
 
     def history(self) -> str:
-        """Name the server, and the timeline that it is in."""
+        """Return the server's system id and its current timeline."""
         with psycopg.connect(self._url, replication="database", autocommit=True) as walsender:
             identified = walsender.execute("IDENTIFY_SYSTEM").fetchone()
         assert identified is not None
         return f"{identified[0]} {int(identified[1]):08X}"
 
     def command(self, program: str, *arguments: str, name: str = "qflow-backup") -> list[str]:
-        """Give a program's command line; the password travels by its environment alone."""
+        """Return a program's command line; the password is only passed in the environment."""
         told: dict[str, str | int | None] = {
             key: value
             for key, value in self._told.items()
@@ -103,14 +103,17 @@ class Source:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Give what the programs need to know."""
+        """The environment for the programs."""
         password = self._told.get("password")
         told = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
         return {**told, "PGPASSWORD": str(password)} if password else told
 
     @contextmanager
     def output(self, command: Sequence[str]) -> Iterator[IO[bytes]]:
-        """Run a program and give what it writes; a program that fails is told with its reason."""
+        """Run a program and yield its output.
+
+        Raises StandaloneError with its message if it fails.
+        """
         with subprocess.Popen(  # noqa: S603 - our own commands
             command,
             stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Taking a backup: the whole server, or a dump of the database."""
+"""Take a backup: of the whole server, or a dump of the database."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from services.standalone.process import StandaloneError
 
 _PIECE_BYTES: Final = 1 << 20
 _NOW: Final[LiteralString] = "SELECT clock_timestamp(), pg_walfile_name(pg_current_wal_lsn())"
-# Held while the server is copied, so that it keeps the WAL that the copy needs.
+# Makes the server retain the WAL that the copy needs while it is taken.
 _HOLD: Final[LiteralString] = "SELECT pg_create_physical_replication_slot(%s, true, true)"
 _TABLES: Final[LiteralString] = """
     SELECT relname::text FROM pg_class
@@ -42,10 +42,10 @@ def take(
     with_passwords: bool = False,
     backup_id: str | None = None,
 ) -> Manifest:
-    """Take one backup; it is in the folder whole when this returns, and not at all otherwise.
+    """Take a backup; when this returns it is complete in the folder, otherwise not there at all.
 
-    `files` is where the bytes of runs' files lie, None where that is an object store. A dump has
-    what roles sign in with only where it is to be loaded at once.
+    `files` is the folder with the bytes of runs' files, None if they are in an object store. A dump
+    contains the roles' passwords only if it is to be loaded at once.
     """
     began = datetime.now(UTC)
     backup_id = backup_id or id_of(began, secrets.token_hex(4))
@@ -53,7 +53,8 @@ def take(
         facts = source.facts()
         _refuse_other_programs(source, facts, kind)
         with source.connected() as db:
-            # Before and after: what is forgotten meanwhile was kept, what is new is kept too.
+            # Before and after: files deleted meanwhile have been copied, and new ones are copied
+            # too.
             _keep_files(db, folder, files, key)
             rows: dict[str, int] = {}
             first = ""
@@ -91,7 +92,7 @@ def take(
 def _copy_server(
     source: Source, db: psycopg.Connection, partial: Path, key: bytes | None
 ) -> tuple[Sequence[Part], str]:
-    """Stream every file of the server, and the WAL written meanwhile, as one archive."""
+    """Stream all files of the server, with the WAL written meanwhile, as one archive."""
     db.execute(_HOLD, (f"qflow_backup_{secrets.token_hex(4)}",))
     first = _now(db)[1]
     command = source.command("pg_basebackup", "-D", "-", "-F", "tar", "-X", "fetch", "-c", "fast")
@@ -106,7 +107,7 @@ def _dump(
     key: bytes | None,
     with_passwords: bool,  # noqa: FBT001
 ) -> tuple[Sequence[Part], dict[str, int], datetime]:
-    """Dump the database and its roles, and count every table."""
+    """Dump the database and its roles, and count the rows of all tables."""
     with source.connected() as db, db.transaction():
         db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         exported = db.execute("SELECT pg_export_snapshot(), clock_timestamp()").fetchone()
@@ -125,7 +126,7 @@ def _dump(
 
 
 def count_rows(db: psycopg.Connection) -> dict[str, int]:
-    """Count every table's rows by reading them."""
+    """Count the rows of all tables by reading them."""
     names = [name for (name,) in db.execute(_TABLES).fetchall()]
     counts = {}
     for name in names:
@@ -176,7 +177,7 @@ def _refuse_other_programs(source: Source, facts: Facts, kind: Kind) -> None:
 
 @contextmanager
 def _room(folder: BackupFolder) -> Iterator[None]:
-    """Say a full disk as what it is; what was written is gone by then."""
+    """Report a full disk clearly; the incomplete backup has been removed by then."""
     try:
         yield
     except OSError as error:

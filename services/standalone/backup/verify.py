@@ -1,4 +1,4 @@
-"""Proving a backup: it is restored into a server of its own, and the copy is examined."""
+"""Verify a backup: restore it into a separate server and examine the copy."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _LAST_COMMIT: Final[LiteralString] = "SELECT pg_last_xact_replay_timestamp()"
 
 @dataclass(slots=True)
 class _Found:
-    """What looking at a copy brings to light."""
+    """The findings about a copy."""
 
     recovery_point: datetime
     recovery_time_s: float = 0.0
@@ -50,7 +50,7 @@ class _Found:
     rows: int = 0
 
     def tell(self, problem: str) -> None:
-        """Note a problem; the first ones are enough."""
+        """Add a problem, up to a limit."""
         if len(self.problems) < _PROBLEMS_MAX:
             self.problems.append(problem)
 
@@ -58,10 +58,10 @@ class _Found:
 def verify(
     folder: BackupFolder, entry: Entry, *, binaries: Binaries, key: bytes | None, scratch: Path
 ) -> Report:
-    """Restore a backup at an empty place, examine the copy, and keep a signed report beside it.
+    """Restore a backup into an empty folder, examine the copy, and store a signed report.
 
-    What is wrong with the backup is in the report; what stops the proof (other programs, another
-    key, no room) is raised and says nothing of the backup.
+    Problems of the backup are in the report. What prevents the verification itself (wrong programs
+    or key, no space) is raised, and says nothing about the backup.
     """
     ours = False
     with folder.locked():
@@ -91,9 +91,9 @@ def verify(
 
 @contextmanager
 def scratch_place(scratch: Path) -> Iterator[tuple[Path, Path]]:
-    """Give a place for a copy and a short folder for its socket, both gone afterwards."""
+    """Yield a folder for a copy and a short one for its socket, both removed afterwards."""
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for left in scratch.glob("copy-*"):  # of one that was killed; the folder's lock is held
+    for left in scratch.glob("copy-*"):  # left by a killed process; the folder's lock is held
         shutil.rmtree(left, ignore_errors=True)
     sockets = Path(tempfile.mkdtemp(prefix="qflow-", dir="/tmp"))
     place = Path(tempfile.mkdtemp(prefix="copy-", dir=scratch))
@@ -123,7 +123,7 @@ def _restore_and_look(
                 place=place,
                 sockets=sockets,
                 binaries=binaries,
-                password="copy",  # noqa: S106 - of a server that nobody reaches and that goes now
+                password="copy",  # noqa: S106 - a temporary server that nobody else reaches
                 key=key,
             ) as (_, way_in):
                 found.recovery_time_s = time.monotonic() - began
@@ -160,7 +160,10 @@ def _look_at_files(rows: Iterable[Listed], found: _Found, pool: Path, key: bytes
 
 
 def _ask_the_doctor(found: _Found, way_in: str) -> None:
-    """Ask of what must hold at every moment; what may be on its way cannot arrive in a copy."""
+    """Check the invariants that hold at every moment.
+
+    The others settle while work continues, which cannot happen in a copy.
+    """
     told = conninfo_to_dict(way_in)
     host = quote(str(told["host"]), safe="/")
     url = f"postgresql://{_DOCTOR}@/{DATABASE}?host={host}&port={told['port']}"

@@ -1,1 +1,1 @@
-"""Records as values, and what follows from them."""
+"""Records and rules of telemetry: frozen values and pure functions."""

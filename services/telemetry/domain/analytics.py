@@ -1,4 +1,4 @@
-"""Ranges that are asked about, and what is computed over them."""
+"""Time ranges of queries, and the values computed over them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from services.kit.errors import FieldViolation, InvalidArgument
 
 RANGE_MAX: Final = timedelta(days=366)
 BUCKETS_MAX: Final = 1000
-# How many runs, or errors, an answer looks at one by one.
+# The number of runs or errors that a response reads individually.
 LOOKED_AT_MAX: Final = 10_000
 NODES_MAX: Final = 1000
 EDGES_MAX: Final = 20
-# Up to so many values are read one by one.
+# The number of values that are read individually.
 VALUES_MAX: Final = 20_000
-# How far a percentile of what was added up may be from the exact one, as a part of its value.
+# The relative error bound of percentiles computed from sums.
 SUMMED_ERROR: Final = 0.01
 GROUPS_MAX: Final = 50
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -26,7 +26,7 @@ _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """From a moment on, until before another."""
+    """A half-open time range."""
 
     start: datetime
     end: datetime
@@ -35,9 +35,9 @@ class Range:
 def range_of(
     start: datetime | None, end: datetime | None, *, now: datetime, usual: timedelta
 ) -> Range:
-    """Give the range that is meant; raises InvalidArgument for one that is empty or too long."""
+    """Return the requested range; raises InvalidArgument if it is empty or too long."""
     until = end or now
-    # Nothing was recorded before, and there may be no such moment.
+    # Nothing was recorded before 1970, and subtracting could leave the range of datetime.
     begin = start or max(until, _EARLIEST + usual) - usual
     if begin >= until:
         raise _wrong("end_time", "must be after start_time", "RANGE_EMPTY")
@@ -47,7 +47,7 @@ def range_of(
 
 
 def bucket_width(span: Range, width: timedelta | None) -> timedelta:
-    """Give the width of the buckets; raises InvalidArgument where too many would fit the range."""
+    """Return the width of the buckets; raises InvalidArgument if there would be too many."""
     whole = span.end - span.start
     if width is None:
         return whole
@@ -58,13 +58,13 @@ def bucket_width(span: Range, width: timedelta | None) -> timedelta:
 
 
 def whole_hours(span: Range) -> Range:
-    """Give the hours that a range lies in."""
+    """Return the whole hours that contain a range."""
     last = span.end + timedelta(hours=1, microseconds=-1)
     return Range(*(each.replace(minute=0, second=0, microsecond=0) for each in (span.start, last)))
 
 
 def shared_minutes(span: Range, width: timedelta) -> list[datetime]:
-    """Give the minutes that an end of the range or of a bucket lies within."""
+    """Return the minutes cut by an end of the range or of a bucket."""
     found = set()
     at = span.start
     while at < span.end:
@@ -92,7 +92,7 @@ def _wrong(field: str, text: str, reason: str) -> InvalidArgument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """The values of one stretch of time."""
+    """The aggregated values of one time bucket."""
 
     starts_at: datetime
     count: int
@@ -104,7 +104,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Buckets:
-    """The buckets of a metric, and how far their percentiles may be from the exact ones."""
+    """The buckets of a metric, and the relative error bound of their percentiles."""
 
     buckets: Sequence[Bucket]
     error: float
@@ -112,7 +112,7 @@ class Buckets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Took:
-    """How long something takes, in milliseconds: for a half, for 95 and for 99 of 100."""
+    """Percentiles of a duration, in milliseconds."""
 
     p50_ms: float
     p95_ms: float
@@ -121,7 +121,7 @@ class Took:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatistics:
-    """How the runs of a workflow went."""
+    """Aggregates over the runs of a workflow."""
 
     ended: int
     completed: int
@@ -134,7 +134,7 @@ class RunStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatistics:
-    """How one node did in them."""
+    """Aggregates over one node in these runs."""
 
     node_id: str
     ended: int
@@ -147,7 +147,7 @@ class NodeStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeStatistics:
-    """How long values took along one edge."""
+    """Aggregates over the values carried by one edge."""
 
     source_node_id: str
     target_node_id: str
@@ -158,18 +158,18 @@ class EdgeStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowStatistics:
-    """All of one workflow; without runs there is nothing to tell."""
+    """The statistics of a workflow; empty without runs."""
 
     runs: RunStatistics | None
     nodes: Sequence[NodeStatistics] = ()
     edges: Sequence[EdgeStatistics] = ()
-    # How far percentiles may be from the exact ones.
+    # The relative error bound of percentiles.
     error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorGroup:
-    """Errors that are alike; the example is the last of them."""
+    """A group of similar errors; the example is the newest one."""
 
     fingerprint: str
     error_type: str

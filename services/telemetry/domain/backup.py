@@ -1,4 +1,4 @@
-"""Backups as telemetry knows them, and when the next one is due."""
+"""Backups as telemetry sees them, and when the next one is due."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from enum import Enum
 from typing import Final, Literal
 
 BackupKind = Literal["base", "dump"]
-# After one that failed: soon enough, and not so often that nothing else is done.
+# The delay after a failed backup.
 RETRY_AFTER: Final = timedelta(minutes=15)
 
 
 class BackupState(Enum):
-    """How far a backup is."""
+    """The state of a backup."""
 
     TAKING = "taking"
     TAKEN = "taken"
@@ -25,7 +25,7 @@ class BackupState(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupReport:
-    """What proving a backup found."""
+    """The result of verifying a backup."""
 
     verified_at: datetime
     recovery_point: datetime
@@ -39,7 +39,7 @@ class BackupReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backup:
-    """One backup; what is not known of it yet, or no longer, is None or nothing."""
+    """A backup; values that are not known, or not yet, are None or empty."""
 
     id: str
     state: BackupState
@@ -47,7 +47,7 @@ class Backup:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     recovery_point: datetime | None = None
-    timeline: str = ""  # of a base backup: which history of the server it is of
+    timeline: str = ""  # of a base backup: the server's history it belongs to
     size_bytes: int = 0
     files_count: int = 0
     files_bytes: int = 0
@@ -60,7 +60,7 @@ class Backup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupPolicy:
-    """How a deployment keeps backups; off where it names no folder."""
+    """The backup policy of a deployment; disabled without a folder."""
 
     is_enabled: bool
     interval: timedelta
@@ -69,7 +69,7 @@ class BackupPolicy:
 
 
 def new_id(now: datetime, noise: str) -> str:
-    """Name a backup so that names sort by time."""
+    """Return a new id; ids sort by time."""
     return f"{now.astimezone(UTC):%Y%m%dT%H%M%S%fZ}-{noise}"
 
 
@@ -82,10 +82,10 @@ def is_due(
     timeline: str,
     gap_at: datetime | None,
 ) -> bool:
-    """Tell whether a base backup is due, of backups sorted from the newest.
+    """Return whether a base backup is due; `backups` are sorted newest first.
 
-    One of another history, or from before a gap of the archive, leads to no moment of now: then a
-    new one is due at once.
+    A backup from another timeline, or from before a gap in the archive, cannot be recovered to the
+    present; then a new one is due at once.
     """
     if failed_at is not None and now - failed_at < RETRY_AFTER:
         return False
@@ -104,7 +104,7 @@ def is_due(
 
 
 def last_verified(backups: Sequence[Backup]) -> datetime | None:
-    """Give when the newest proof was made that a backup can be relied on."""
+    """Return when a backup was last verified successfully."""
     times = [
         each.report.verified_at
         for each in backups

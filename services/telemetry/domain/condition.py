@@ -1,4 +1,4 @@
-"""The condition of the database: what an operator should know before it hurts."""
+"""The condition of the database: what operators should see before it becomes a problem."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-# Rows of these are written over and over, or removed by the thousand.
+# Tables whose rows are updated often or deleted in bulk.
 HOT_TABLES: Final = (
     "containers",
     "engine_members",
@@ -24,7 +24,7 @@ HOT_TABLES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class TableRows:
-    """What lies in a table; the dead take room until somebody vacuums."""
+    """The rows of a table; dead ones take space until a vacuum."""
 
     table: str
     live: int
@@ -33,12 +33,15 @@ class TableRows:
 
 @dataclass(slots=True)
 class OpenSince:
-    """Since when transactions have been seen open: no longer than they are, and often shorter."""
+    """How long transactions have been seen open, which is at most their age."""
 
     _first_seen_s: dict[str, float] = field(default_factory=dict)
 
     def oldest_s(self, names: Iterable[str], now_s: float) -> float:
-        """Take those that are open now; gives for how long the oldest has been seen."""
+        """Update with the transactions open now.
+
+        Returns how long the oldest one has been seen, in seconds.
+        """
         known = self._first_seen_s
         self._first_seen_s = {name: known.get(name, now_s) for name in names}
         return now_s - min(self._first_seen_s.values(), default=now_s)

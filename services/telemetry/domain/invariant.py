@@ -1,4 +1,4 @@
-"""What must hold, and what was found about it."""
+"""Invariants of the database, and findings about them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import LiteralString
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invariant:
-    """One thing that must hold, as a query for whatever breaks it.
+    """An invariant, as a query for its violations.
 
-    One that settles may be broken for a moment, between two steps of somebody else: only what is
-    still so on a second look counts.
+    One that settles may be violated for a moment, between two steps of another process: only what
+    is still violated on a second look counts.
     """
 
     id: str
@@ -24,7 +24,7 @@ class Invariant:
 
 @dataclass(frozen=True, slots=True)
 class Breach:
-    """One row that breaks an invariant: the table, the row's key, and what is wrong with it."""
+    """A row that violates an invariant: the table, the row's key, and the facts."""
 
     place: str
     what: str
@@ -32,16 +32,16 @@ class Breach:
 
 
 class Verdict(Enum):
-    """How an invariant was found."""
+    """The result for an invariant."""
 
     HOLDS = "holds"
     BROKEN = "broken"
-    UNDECIDED = "undecided"  # the database did not answer within the time there was
+    UNDECIDED = "undecided"  # the query timed out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What a look at one invariant gave."""
+    """The result of checking one invariant."""
 
     invariant: Invariant
     verdict: Verdict

@@ -1,10 +1,10 @@
-"""What is measured of every run that is over."""
+"""The metrics derived from every finished run."""
 
 from __future__ import annotations
 
 from typing import Final
 
-# Every finished run has this one, whatever became of it: it tells that the run was measured.
+# Every finished run has this metric, whatever its outcome: it marks the run as measured.
 MARKER: Final = "execution_node_count"
-# How many there are of one run, at most.
+# The highest number of metrics per run.
 METRICS_OF_RUN: Final = 6

@@ -1,4 +1,4 @@
-"""Points that callers measured: which of them can be recorded, and what they sum up to."""
+"""Points measured by callers: which of them can be recorded, and their sums."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from uuid import UUID
 
 POINTS_MAX: Final = 10_000
 REFUSALS_MAX: Final = 1_000
-# What a metric's column holds: 24 digits before the point, and six after it.
+# The range of a metric's column: 24 digits before the decimal point and six after it.
 _VALUE_BOUND: Final = 1e24
 _LEAST: Final = 0.5e-6
 _MINUTE_US: Final = 60_000_000
 _AHEAD_US: Final = 5 * _MINUTE_US
 _AGO_US: Final = 366 * 86_400 * 1_000_000
-# Names of what Qflow itself derives.
+# Prefixes of the metrics that Qflow itself derives.
 _RESERVED: Final = ("execution_", "node_", "container_")
 _STEPS: Final = 100
 _SHIFT: Final = 2_000
@@ -25,7 +25,7 @@ _SHIFT: Final = 2_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """Points of one name, about one run or none; times are microseconds since 1970."""
+    """Points with one name, of one run or none; times are microseconds since 1970."""
 
     name: str
     unit: str
@@ -37,18 +37,18 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """A point, or all of a series where it names none, that cannot be recorded."""
+    """A point that cannot be recorded, or a whole series if `point_index` is None."""
 
     series_index: int
     point_index: int | None
-    is_missing: bool = False  # the run that it is about
+    is_missing: bool = False  # the run is missing
     reason: str
     text: str
 
 
 @dataclass(slots=True)
 class Checked:
-    """What of a call can be recorded, and what cannot."""
+    """What a call can record, and what it cannot."""
 
     series: list[Series] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
@@ -56,13 +56,16 @@ class Checked:
 
     @property
     def count(self) -> int:
-        """How many points there are to record."""
+        """The number of points to record."""
         return sum(len(each.values) for each in self.series)
 
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """Values of one mark of one minute; extremes are the minute's, as is its total, told once."""
+    """Values of one minute in one step.
+
+    The extremes are those of the whole minute; its total is in its first step only.
+    """
 
     name: str
     workflow_id: UUID | None
@@ -77,7 +80,7 @@ class Sum:
 def checked(
     given: Sequence[Series], workflows: Mapping[UUID, UUID | None], *, now_us: int
 ) -> Checked:
-    """Sort out what cannot be recorded; `workflows` are of the runs that the caller may read."""
+    """Separate valid from invalid points; `workflows` maps the runs that the caller may read."""
     found = Checked()
     earliest_us, latest_us = now_us - _AGO_US, now_us + _AHEAD_US
     for at, each in enumerate(given):
@@ -89,7 +92,7 @@ def checked(
         wrong = [
             index
             for index, (value, time_us) in enumerate(zip(each.values, each.times_us, strict=True))
-            # Not a number is within no bounds.
+            # NaN is within no bounds.
             if not -_VALUE_BOUND < value < _VALUE_BOUND or not earliest_us <= time_us <= latest_us
         ]
         if not wrong:
@@ -147,7 +150,7 @@ def _without(series: Series, wrong: set[int]) -> Series:
 
 
 def sums_of(series: Series, workflow_id: UUID | None) -> Iterator[Sum]:
-    """Sum up the points of a series by minute and mark."""
+    """Sum up the points of a series by minute and step."""
     minutes: dict[int, list[float]] = {}
     for value, time_us in zip(series.values, series.times_us, strict=True):
         minutes.setdefault(time_us // _MINUTE_US, []).append(value)
@@ -159,9 +162,9 @@ def sums_of(series: Series, workflow_id: UUID | None) -> Iterator[Sum]:
 
 
 def mark_of(value: float) -> int:
-    """Give the number of the step that a value falls into, as `metric_mark` of the schema does.
+    """Return the number of a value's logarithmic step, like `metric_mark` in the schema.
 
-    Whatever is less than the least that a metric's column holds is nothing.
+    Values smaller than the column's resolution count as zero.
     """
     if value >= _LEAST:
         return _SHIFT + math.ceil(_STEPS * math.log(value))

@@ -1,4 +1,4 @@
-"""What telemetry keeps, as values."""
+"""The records of telemetry."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
-# Where a page begins: before this moment, and at the same moment before this id.
+# A page's cursor: before this time, or at the same time before this id.
 Position: TypeAlias = tuple[datetime, UUID]
-# How far a tail is: behind this transaction, and within it behind this id.
+# A stream's cursor: after this transaction, or within it after this id.
 TailPosition: TypeAlias = tuple[int, UUID]
 LAST_ID: Final = UUID(int=2**128 - 1)
-SEVERITIES: Final = ("info", "warning", "error", "critical")  # from the least
+SEVERITIES: Final = ("info", "warning", "error", "critical")  # in ascending order
 NEWEST: Final[Position] = (datetime(9999, 1, 1, tzinfo=UTC), LAST_ID)
 
 
 class Metric(NamedTuple):
-    """One measurement; about a run, or about the tenant where it names none.
+    """A measurement of a run, or of the tenant if `execution_id` is None.
 
-    A tuple, in the order of its columns: thousands are made and written at a time.
+    A tuple in column order, since thousands are created and written at a time.
     """
 
     id: UUID
@@ -33,7 +33,7 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorRecord:
-    """One failed attempt of a node, or another fault that was recorded."""
+    """An error log: a failed attempt of a node, or another error."""
 
     id: UUID
     error_type: str
@@ -43,12 +43,12 @@ class ErrorRecord:
     execution_id: UUID | None
     node_execution_id: UUID | None
     created_at: datetime
-    detail: str | None = None  # JSON text: what user code raised
+    detail: str | None = None  # JSON text: the exception of user code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """How much of a machine was in use at one moment, 0 to 100."""
+    """The usage of a machine at one moment, in percent."""
 
     node_name: str
     cpu_percent: float
@@ -58,7 +58,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthSample:
-    """How a machine and its runs were at one moment."""
+    """The state of a machine and its runs at one moment."""
 
     id: UUID
     node_name: str
@@ -72,7 +72,7 @@ class HealthSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndedRun:
-    """A run that is over, and since when."""
+    """A finished run and its end."""
 
     id: UUID
     completed_at: datetime

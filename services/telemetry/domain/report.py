@@ -1,4 +1,4 @@
-"""What the doctor found, as text for a terminal, or as JSON for a program."""
+"""The doctor's findings, as text for a terminal or as JSON for programs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MARKS: Final = {
 
 
 def told(findings: Sequence[Finding]) -> str:
-    """Tell of every invariant in a line, of what breaks it below, and at the end how many hold."""
+    """Return one line per invariant, its violations below it, and a summary."""
     return "\n".join([*_lines(findings), _sum(findings)])
 
 
 def as_json(findings: Sequence[Finding]) -> str:
-    """Tell the same as one JSON document, under the names of `CheckInvariantsResponse`."""
+    """Return the findings as a JSON document, with the field names of `CheckInvariantsResponse`."""
     document = [
         {
             "invariant_id": each.invariant.id,

@@ -1,4 +1,4 @@
-"""What may be forgotten, and how long it is kept."""
+"""The kinds of records that retention deletes, and how long they are kept."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from uuid import UUID
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One kind of record; with no days to keep, its rows carry their own end."""
+    """One kind of record; without `keep_days` its rows have their own expiry."""
 
     subject: str
     batch: int
     keep_days: int | None = None
     keep_days_min: int = 1
-    # Whether a tenant may keep its own for less long.
+    # Whether tenants may set a shorter retention for their own records.
     by_tenant: bool = False
-    # Whether bytes go with each row, which no crash of the database brings back.
+    # Whether files are deleted with the rows, which a crash of the database cannot restore.
     frees_bytes: bool = False
 
     @property
     def setting(self) -> str:
-        """The environment variable that says how many days to keep it."""
+        """The environment variable with the number of days."""
         return f"QFLOW_KEEP_{self.subject.upper()}_DAYS"
 
 
-# In this order: what hangs on executions goes with them.
+# In this order: what belongs to executions is deleted with them.
 RULES: Final = (
     Rule(subject="executions", keep_days=30, batch=1000, by_tenant=True),
     Rule(subject="node_logs", keep_days=30, batch=5000),
@@ -63,18 +63,18 @@ BATCH_MIN: Final = 100
 
 
 def smaller(batch: int) -> int:
-    """Give the batch to try after one that took too long."""
+    """Return the batch size to try after a timeout."""
     return max(BATCH_MIN, batch // 4)
 
 
 def rule_of(subject: str) -> Rule | None:
-    """Find a rule by what it is about."""
+    """Return the rule for a kind of record; None if there is none."""
     return next((rule for rule in RULES if rule.subject == subject), None)
 
 
 @dataclass(slots=True)
 class Removed:
-    """What a pass did with one kind of record."""
+    """The result of a pass for one kind of record."""
 
     subject: str
     rows: int = 0
@@ -90,7 +90,7 @@ class Removed:
         self.longest_ms = max(self.longest_ms, round(took_s * 1000))
 
     def as_json(self) -> dict[str, Any]:
-        """Give it as it is kept."""
+        """Return the stored form."""
         return {
             "subject": self.subject,
             "rows": self.rows,
@@ -103,7 +103,7 @@ class Removed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionRun:
-    """One pass of retention, asked for or due."""
+    """A pass of retention, requested or scheduled."""
 
     id: UUID
     state: str
@@ -116,7 +116,7 @@ class RetentionRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantRule:
-    """For how long a tenant keeps one kind of its own records."""
+    """A tenant's own retention for one kind of record."""
 
     subject: str
     keep_days: int
@@ -125,7 +125,7 @@ class TenantRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """How much of one kind is due; no count where the database took too long."""
+    """The number of expired rows of one kind; None if counting timed out."""
 
     subject: str
     count: int | None

@@ -1,1 +1,1 @@
-"""The machine that telemetry runs on."""
+"""Gateways of telemetry: the machine, and the backup program."""

@@ -1,4 +1,4 @@
-"""The program that works on backups, as a child process: one call each, one line of JSON back."""
+"""The backup program as a child process, run once per operation; prints one line of JSON."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _FOLDER: Final = Path(telemetry.__file__).parents[2]
 
 
 class BackupRefused(FailedPrecondition):
-    """The program said why it did not do what it was asked."""
+    """The program refused an operation; holds its reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """What the folder of backups holds, and which history the server is in."""
+    """The content of the backup folder, and the server's current timeline."""
 
     backups: list[Backup]
     archived_at: datetime | None
-    gap_at: datetime | None  # no base backup from before goes on to a moment after it
+    gap_at: datetime | None  # base backups from before cannot be recovered to a later moment
     timeline: str
 
 
 class BackupProgram:
-    """Runs the program with what it needs of this process' environment."""
+    """Runs the backup program with the settings it needs from this process's environment."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = {
@@ -50,7 +50,7 @@ class BackupProgram:
         self._known: tuple[list[tuple[str, int]], Listed] | None = None
 
     async def listed(self, *, asks_server: bool = False) -> Listed:
-        """List what there is; with `asks_server` also which history the server is in."""
+        """Return the backups; `asks_server` also reads the server's timeline."""
         marks = self._marks()
         if not asks_server and self._known is not None and self._known[0] == marks:
             return self._known[1]
@@ -66,7 +66,10 @@ class BackupProgram:
         return listed
 
     def _marks(self) -> list[tuple[str, int]]:
-        """Give what changes when there is anything new to list; a damaged file is none of it."""
+        """Return modification times that change when there is anything new to list.
+
+        They do not reveal a file that was damaged in place.
+        """
         folder = Path(self._env.get("QFLOW_BACKUP_FOLDER", "")) / "backups"
         paths = [
             folder,
@@ -85,20 +88,20 @@ class BackupProgram:
         await self._run("take", kind, "--id", backup_id, "--archived", timeout_s=_LONG_S)
 
     async def verify(self, backup_id: str) -> None:
-        """Prove a backup; what was found stands beside it."""
+        """Verify a backup; the report is stored with it."""
         await self._run("verify", backup_id, timeout_s=_LONG_S)
 
     async def delete(self, backup_id: str) -> None:
-        """Remove a backup."""
+        """Delete a backup."""
         await self._run("delete", backup_id, timeout_s=_LONG_S)
 
     async def forget(self) -> list[str]:
-        """Remove what is no longer kept; give the ids."""
+        """Delete backups beyond the number to keep; returns their ids."""
         gone: list[str] = (await self._run("forget", timeout_s=_LONG_S))["gone"]
         return gone
 
     async def archive(self) -> None:
-        """Archive the WAL until cancelled; raises Unavailable where that ends by itself."""
+        """Archive the WAL until cancelled; raises Unavailable if the program ends by itself."""
         try:
             await self._run("archive", timeout_s=_LONG_S)
         except QflowError as error:
@@ -130,7 +133,7 @@ class BackupProgram:
         return answer
 
 
-# What the program reads besides its own settings.
+# Settings of the program besides those of backups.
 _SETTINGS: Final = ("QFLOW_HOME", "QFLOW_POSTGRES_BIN", "QFLOW_FILES_S3_BUCKET")
 
 

@@ -1,4 +1,4 @@
-"""How much of this machine is in use."""
+"""The resource usage of this machine."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from services.telemetry.domain.records import Usage
 
 
 class Machine:
-    """The machine that telemetry runs on; the disk is the one that holds Qflow's data."""
+    """The machine that telemetry runs on; disk usage is that of the disk with Qflow's data."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
         self._node_name = platform.node() or "unknown"
-        psutil.cpu_percent()  # the first call only marks the beginning of the span
+        psutil.cpu_percent()  # the first call only starts the measured interval
 
     def usage(self) -> Usage:
-        """Measure: the processor since the last call, the rest now."""
+        """Measure usage: of the processor since the last call, of the rest now."""
         return Usage(
             node_name=self._node_name,
             cpu_percent=_percent(psutil.cpu_percent()),

@@ -1,1 +1,1 @@
-"""What telemetry does by itself."""
+"""Background loops of telemetry."""

@@ -1,4 +1,4 @@
-"""Backups on a timer, one after the other, and the archive of what is committed between them."""
+"""Loops that take scheduled and requested backups, and archive the WAL."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOOK_S: Final = 60.0
 
 
 async def take_backups(backups: Backups, stop: asyncio.Event) -> None:
-    """Take what is due and what is asked for; what is under way at the end is left undone."""
+    """Take scheduled and requested backups; an operation in progress at the stop is aborted."""
 
     async def step() -> float:
         if not backups.is_busy:
@@ -26,7 +26,7 @@ async def take_backups(backups: Backups, stop: asyncio.Event) -> None:
 
 
 async def archive_wal(backups: Backups, stop: asyncio.Event) -> None:
-    """Keep the archive running, again and again where it is interrupted."""
+    """Keep the archiver running, restarting it after failures."""
 
     async def step() -> float:
         await backups.archive()
@@ -36,7 +36,7 @@ async def archive_wal(backups: Backups, stop: asyncio.Event) -> None:
 
 
 async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work until told to stop; a child of it that runs then is ended."""
+    """Run the work until stopped, and cancel it then, which ends its child process."""
     working = asyncio.ensure_future(work)
     stopped = asyncio.ensure_future(stop.wait())
     try:

@@ -1,4 +1,4 @@
-"""A sample of the machine's health, and a look at the database, at a fixed interval."""
+"""Sample the machine's health and the database's condition at a fixed interval."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from services.telemetry.usecases.sample import take_sample
 
 
 class HasUsage(Protocol):
-    """What can be sampled."""
+    """A machine whose usage can be sampled."""
 
     def usage(self) -> Usage:
-        """Measure now."""
+        """Measure the usage now."""
 
 
 async def sample_health(
@@ -30,7 +30,7 @@ async def sample_health(
     *,
     interval_s: float,
 ) -> None:
-    """Write a sample now and at each interval, and look at the database."""
+    """Write a sample at once and then at each interval, and observe the database."""
 
     async def step() -> float:
         await take_sample(

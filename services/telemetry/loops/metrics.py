@@ -1,4 +1,4 @@
-"""Metrics and sums follow finished runs within seconds, and cost nothing while nobody runs any."""
+"""Derive metrics and sums from finished runs within seconds, at no cost while nothing runs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from services.telemetry.usecases.roll_up import roll_up_finished
 
 _BUSY_S: Final = 1.0
 _IDLE_MAX_S: Final = 8.0
-# While every orchestrator rests no run can end, and the first that wakes says so. What is said
-# while the connection is broken is found by looking now and then.
+# While no orchestrator is live no run can finish, and a starting one sends a notification. Polling
+# covers notifications lost with a broken connection.
 _RESTING_S: Final = 900.0
-# Runs that were committed long after their clock are few: to look for them costs a walk through
-# all of the last minutes, and they can wait.
+# Runs committed long after their end are rare, and finding them means scanning the last minutes, so
+# this is done less often.
 _LATE_EVERY_S: Final = 30.0
-# While runs keep ending, their sums wait for more of them: a sum is a row for each place of a
-# workflow, and to add one run to it costs nearly as much as to add hundreds.
+# Sums are batched while runs keep finishing: adding one run to the sums of its workflow's nodes
+# costs nearly as much as adding hundreds.
 _ROLL_UP_EVERY_S: Final = 5.0
 
 
@@ -39,9 +39,9 @@ async def follow_finished(
     *,
     with_nodes: bool = False,
 ) -> None:
-    """Look for finished runs: each second while there are some, ever more seldom while not.
+    """Process finished runs: every second while there are some, with backoff while there are none.
 
-    Not at all while no orchestrator is at work, until `stirred` says that one is.
+    Pauses while no orchestrator is live, until `stirred` is set.
     """
     wait_s = _BUSY_S
     late_at = roll_up_at = 0.0
@@ -49,10 +49,10 @@ async def follow_finished(
 
     async def step() -> float:
         nonlocal wait_s, late_at, roll_up_at, idle
-        # Before the look, so that nothing ends between the two unseen.
+        # Checked before the look, so that no run can finish unseen in between.
         resting = idle and await orchestrators_rest(pool)
         now = asyncio.get_running_loop().time()
-        late = resting or now >= late_at  # the last look before a long rest is the thorough one
+        late = resting or now >= late_at  # the last look before a long pause covers late commits
         again = LATE if late else RECENT
         measured = await measure_finished(pool, again=again, with_nodes=with_nodes)
         work.measured += measured

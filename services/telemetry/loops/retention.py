@@ -1,4 +1,4 @@
-"""Retention on a timer, and when it is asked for."""
+"""Run retention at intervals and on request."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from services.kit.loops import repeat, wait_either
 from services.telemetry.usecases.figures import Work
 from services.telemetry.usecases.retention import Retention
 
-# A suite that has just started has better things to do.
+# Not at once: a starting deployment is busy enough.
 _FIRST_MAX_S: Final = 60.0
-# Another process may have been asked, and have ended before it began.
+# Polls for requests received by a process that ended before its pass.
 _LOOK_S: Final = 300.0
 
 
 async def forget_expired(
     retention: Retention, stop: asyncio.Event, *, interval_s: float, work: Work
 ) -> None:
-    """Forget what is due soon after the start, at each interval, and whenever somebody asks."""
+    """Make a pass soon after the start, at each interval, and on request."""
     clock = asyncio.get_running_loop()
     due_at = clock.time()
 
@@ -28,7 +28,7 @@ async def forget_expired(
         if clock.time() >= due_at or await retention.is_asked():
             await retention.make_pass()
             work.passed()
-            # Replicas drift apart.
+            # Jitter keeps replicas apart.
             due_at = clock.time() + interval_s * random.uniform(0.9, 1.1)  # noqa: S311
         return min(_LOOK_S, max(0.0, due_at - clock.time()))
 

@@ -1,1 +1,1 @@
-"""From messages to use cases and back."""
+"""Servicers of telemetry: decode, call one use case, encode."""

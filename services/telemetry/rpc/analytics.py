@@ -27,7 +27,7 @@ _WEEK: Final = timedelta(days=7)
 
 
 class AnalyticsServicer(AnalyticsServiceServicer):
-    """Computes over what was recorded, for users."""
+    """Serves aggregate queries over records."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -38,7 +38,7 @@ _STATES: Final = {
 
 
 class BackupServicer(BackupServiceServicer):
-    """Backups, for administrators."""
+    """Serves backups, for administrators."""
 
     def __init__(self, backups: Backups) -> None:
         self._backups = backups

@@ -1,4 +1,4 @@
-"""Telemetry's records as messages."""
+"""Codec for telemetry's records."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def metric_to_pb(metric: Metric) -> pb.Metric:
 
 
 def error_to_pb(error: ErrorRecord) -> pb.ErrorLog:
-    """Encode an error."""
+    """Encode an error log."""
     message = pb.ErrorLog(
         id=str(error.id),
         error_type=error.error_type,
@@ -47,7 +47,7 @@ def error_to_pb(error: ErrorRecord) -> pb.ErrorLog:
 
 
 def sample_to_pb(sample: HealthSample) -> pb.HealthSample:
-    """Encode a sample."""
+    """Encode a health sample."""
     return pb.HealthSample(
         id=str(sample.id),
         node_name=sample.node_name,

@@ -24,7 +24,7 @@ _VERDICTS: Final = {
 
 
 class DoctorServicer(DoctorServiceServicer):
-    """Examines the database, for administrators."""
+    """Serves examinations of the database, for administrators."""
 
     def __init__(self, doctor: Doctor) -> None:
         self._doctor = doctor

@@ -20,11 +20,11 @@ from services.telemetry.domain.points import Refusal, Series
 from services.telemetry.usecases.record import Recorded, record_points
 
 _NANOS: Final = 1_000_000_000
-_NEVER_US: Final = 1 << 62  # of what is no moment: no point is recorded so far ahead
+_NEVER_US: Final = 1 << 62  # for an invalid time: too far ahead to be recorded
 
 
 class MetricServicer(MetricServiceServicer):
-    """Takes what callers measured."""
+    """Records metrics measured by callers."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -56,7 +56,7 @@ def _series(series: pb.MetricSeries, now_us: int) -> Series:
 
 
 def _time_us(point: pb.MetricPoint, now_us: int) -> int:
-    # Read without decoding: there are ten thousand of them, and any number may stand there.
+    # Read without decoding, since there may be ten thousand, with arbitrary values.
     moment = point.record_time
     seconds = moment.seconds
     if not seconds and not point.HasField("record_time"):

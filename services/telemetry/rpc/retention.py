@@ -25,7 +25,7 @@ _STATES: Final = {
 
 
 class RetentionServicer(RetentionServiceServicer):
-    """Tells and sets how long records are kept."""
+    """Serves retention rules and passes."""
 
     def __init__(self, retention: Retention) -> None:
         self._retention = retention

@@ -15,7 +15,7 @@ from services.telemetry.usecases import lists
 
 
 class TelemetryServicer(TelemetryServiceServicer):
-    """Reads what was recorded, for users."""
+    """Serves lists of records."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

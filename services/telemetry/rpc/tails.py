@@ -38,7 +38,7 @@ _SEVERITIES: Final = {
 
 
 class TailServicer(TailServiceServicer):
-    """Follows what is recorded, for users."""
+    """Serves streams of new records."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -78,7 +78,7 @@ class TailServicer(TailServiceServicer):
 
 
 class _Tokens:
-    """Tokens of one stream: good for the caller, with what else was asked, for a day."""
+    """Resume tokens of a stream: valid for the same caller and filters, for a day."""
 
     def __init__(self, kind: str, *asked: object) -> None:
         self._kind = f"telemetry.{kind}"
@@ -110,7 +110,7 @@ async def _told(
     encode: Callable[[Record], Encoded],
     tokens: _Tokens,
 ) -> AsyncIterator[tuple[Sequence[Encoded], str]]:
-    """Share records among messages of a moderate size, each with how far the stream then is."""
+    """Split records into messages of moderate size, each with the resume token after it."""
     async with aclosing(pieces):
         async for piece in pieces:
             shown: list[Encoded] = []

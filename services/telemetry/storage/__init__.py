@@ -1,1 +1,1 @@
-"""The statements, one module per table cluster."""
+"""SQL of telemetry, one module per group of tables."""

@@ -1,7 +1,7 @@
-"""How the database itself is: transactions that stay open, rows that are dead, its size.
+"""The condition of the database: open transactions, dead rows, size.
 
-Asked of views that every login may read: whose transaction it is, and since when, only an
-administrator of the server is told.
+Uses only views that every login may read: details of others' transactions, such as their start, are
+visible to server administrators only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final, LiteralString
 from services.kit.pg import Db
 from services.telemetry.domain.condition import TableRows
 
-# Every transaction holds a lock on its own name, which the server never gives again while it runs.
+# Every transaction holds a lock on its virtual id, which is unique while the server runs.
 _OPEN: Final[LiteralString] = """
     SELECT held.virtualtransaction
       FROM pg_locks AS held
@@ -24,7 +24,7 @@ _OPEN: Final[LiteralString] = """
 
 
 async def open_transactions(db: Db) -> list[str]:
-    """Give the names of the transactions of others that are open in this database."""
+    """Return the virtual ids of other sessions' open transactions in this database."""
     return [row["virtualtransaction"] for row in await db.fetch(_OPEN)]
 
 
@@ -37,7 +37,7 @@ _ROWS: Final[LiteralString] = """
 
 
 async def rows_of(db: Db, tables: Sequence[str]) -> list[TableRows]:
-    """Give how many rows of tables live and how many are dead, as the server last counted."""
+    """Return live and dead rows of tables, as of the server's last count."""
     return [
         TableRows(row["table_name"], live=row["live"], dead=row["dead"])
         for row in await db.fetch(_ROWS, tables)
@@ -48,5 +48,5 @@ _SIZE: Final[LiteralString] = "SELECT pg_database_size(current_database())"
 
 
 async def size_bytes(db: Db) -> int:
-    """Give how much room the database takes on its disk."""
+    """Return the size of the database on disk."""
     return int(await db.fetchval(_SIZE))

@@ -1,4 +1,4 @@
-"""Metrics of runs, of nodes and of sandboxes, derived where their rows are."""
+"""Metrics of runs, nodes and sandboxes, derived by SQL where their rows are."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import asyncpg
 from services.kit.pg import Db
 from services.telemetry.domain.metrics import MARKER, METRICS_OF_RUN
 
-# What rows do not say is left out, never guessed, and so is what is no number: one strange row must
-# not hold up all others. Ids come along, in the order of their time: drawn here they would lie all
-# over the index.
+# Missing or non-numeric values are skipped, not guessed: one odd row must not block all others. Ids
+# are passed in, in time order: random ones would be scattered over the index.
 _OF_RUNS: Final[LiteralString] = """
     INSERT INTO performance_metrics (id, metric_name, metric_value, metric_unit,
            workflow_execution_id, tenant_id, recorded_at)
@@ -48,13 +47,13 @@ _OF_RUNS: Final[LiteralString] = """
 
 
 class RunGone(Exception):  # noqa: N818 - it says what happened
-    """A run that metrics are of has been removed meanwhile."""
+    """A measured run has been removed meanwhile."""
 
 
 async def insert_of_runs(
     db: Db, execution_ids: Sequence[UUID], *, new_id: Callable[[], UUID], at: datetime
 ) -> None:
-    """Write what runs that are over took, in one statement; raises RunGone."""
+    """Insert the metrics of finished runs in one statement; raises RunGone if one was removed."""
     ids = [new_id() for _ in range(METRICS_OF_RUN * len(execution_ids))]
     try:
         await _write_planned_now(db, _OF_RUNS, execution_ids, ids, at, METRICS_OF_RUN, MARKER)
@@ -82,11 +81,11 @@ _OF_NODES: Final[LiteralString] = """
 
 
 async def insert_of_nodes(db: Db, execution_ids: Sequence[UUID], *, at: datetime) -> None:
-    """Write what the nodes of runs took; of those that began."""
+    """Insert the metrics of the runs' nodes that were started."""
     await _write_planned_now(db, _OF_NODES, execution_ids, at)
 
 
-# One that stopped is measured once: the metric is of it until its row goes.
+# A stopped sandbox is measured once: its metrics exist as long as its row.
 _OF_SANDBOXES: Final[LiteralString] = """
     WITH stopped AS (
         SELECT c.id, c.tenant_id, c.started_at, c.stopped_at, c.resource_usage
@@ -121,7 +120,7 @@ _OF_SANDBOXES: Final[LiteralString] = """
 async def insert_of_sandboxes(
     db: Db, *, reader: str, again: timedelta, limit: int, at: datetime
 ) -> tuple[int, datetime | None]:
-    """Write what sandboxes took that stopped; tells how many, and when the last of them did."""
+    """Insert the metrics of stopped sandboxes; returns how many, and the last stop time."""
     row = await db.fetchrow(_OF_SANDBOXES, reader, again, limit, at)
     assert row is not None
     return row["sandboxes"], row["last_at"]
@@ -139,14 +138,15 @@ _ANY_STOPPED: Final[LiteralString] = """
 
 
 async def any_stopped(db: Db, *, reader: str, again: timedelta) -> bool:
-    """Tell whether there is a sandbox to measure."""
+    """Return whether there is a sandbox to measure."""
     return bool(await db.fetchval(_ANY_STOPPED, reader, again))
 
 
 async def _write_planned_now(db: Db, sql: LiteralString, *arguments: object) -> None:
-    """Carry out what was prepared for this once, planned for tables as large as they are now.
+    """Execute a statement prepared just now, so that it is planned for the tables' present sizes.
 
-    A transaction that plans so would plan the check of a foreign key anew for each row, too.
+    Disabling generic plans for the transaction instead would also replan the foreign-key check of
+    every row.
     """
     statement = await db.prepare(sql)
     await statement.fetch(*arguments)

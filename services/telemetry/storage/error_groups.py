@@ -1,4 +1,4 @@
-"""error_logs in groups: the same type, the same node, the same message but for what varies."""
+"""Groups of similar error_logs: same type, same node, same message except for variable parts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from uuid import UUID
 from services.kit.pg import Db, Row
 from services.telemetry.domain.analytics import LOOKED_AT_MAX, ErrorGroup, Range
 
-# What stands in quotes and what has a digit in it differs among errors of one cause: ids, numbers,
-# addresses. The beginning of a message tells its kind.
+# Quoted parts and words with digits, such as ids, numbers and addresses, vary between errors with
+# one cause, so they are masked. The start of a message is enough to tell its kind.
 _GROUPS: Final[LiteralString] = r"""
     WITH looked_at AS (
         SELECT l.id, l.error_type, l.error_message, l.workflow_execution_id, l.created_at,
@@ -47,7 +47,7 @@ _GROUPS: Final[LiteralString] = r"""
 async def error_groups(
     db: Db, *, workflow_id: UUID | None, span: Range, limit: int
 ) -> list[ErrorGroup]:
-    """Group the newest errors that the transaction's caller may see, the largest group first."""
+    """Group the newest errors that the transaction's caller may see, largest group first."""
     given = (span.start, span.end, workflow_id, LOOKED_AT_MAX, limit)
     return [_to_group(row) for row in await db.fetch(_GROUPS, *given)]
 

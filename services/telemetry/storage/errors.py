@@ -1,7 +1,7 @@
-"""error_logs: telemetry reads them; the engine writes those of failing attempts itself.
+"""error_logs, which telemetry reads and the engine writes.
 
-The text of a list is made of constants alone: those below, and the conditions of the fields. A
-caller's words choose among them and are parameters.
+The text of a list's statement is composed of constants only: those below and the conditions of the
+fields. A caller's words select among them or become parameters.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ FIELDS: Final = FieldTable(
     "strpos(lower(listed.error_message), lower({}::text)) > 0",
 )
 
-# A run has few errors: they are found by the run and sorted, not by walking all in order.
+# A run has few errors: they are found through the run's index and sorted.
 _LIST: Final = """
     SELECT listed.id, listed.error_type, listed.error_message, listed.stack_trace,
            listed.severity, listed.workflow_execution_id, listed.node_execution_id,
@@ -69,7 +69,7 @@ _LIST: Final = """
 def statement(
     expression: Expression | None, execution_id: UUID | None
 ) -> tuple[str, tuple[object, ...]]:
-    """Put the statement of a question together; gives its text and its parameters from $4 on."""
+    """Build the statement of a list; returns its text and its parameters from $4 on."""
     condition, parameters = "true", tuple[object, ...]()
     if execution_id is not None:
         condition, parameters = "listed.workflow_execution_id = $4::uuid", (execution_id,)
@@ -88,14 +88,14 @@ async def list_errors(
     after: Position,
     limit: int,
 ) -> list[ErrorRecord]:
-    """Read a page, newest first, of what the transaction's caller may see."""
+    """Return a page, newest first, of what the transaction's caller may see."""
     text, parameters = statement(expression, execution_id)
     rows = await db.fetch(text, *after, limit, *parameters)
     return [to_error(row) for row in rows]
 
 
 def to_error(row: Row) -> ErrorRecord:
-    """Read an error."""
+    """Build an error from its row."""
     return ErrorRecord(
         id=row["id"],
         error_type=row["error_type"],

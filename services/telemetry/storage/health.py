@@ -20,11 +20,11 @@ _LIST_SAMPLES: Final[LiteralString] = """
 
 
 async def list_samples(db: Db, *, after: Position, limit: int) -> list[HealthSample]:
-    """Read a page, newest first; the transaction's caller must be an administrator."""
+    """Return a page, newest first; the transaction's caller must be an administrator."""
     return [_to_sample(row) for row in await db.fetch(_LIST_SAMPLES, *after, limit)]
 
 
-# What runs now is counted where it is written: a sandbox that serves, a run that is not over.
+# Counts active sandboxes and unfinished runs at the time of the insert.
 _INSERT_SAMPLE: Final[LiteralString] = """
     INSERT INTO system_health (id, node_name, cpu_usage_percent, memory_usage_percent,
            disk_usage_percent, active_containers, active_workflows, recorded_at)
@@ -37,7 +37,7 @@ _INSERT_SAMPLE: Final[LiteralString] = """
 
 
 async def insert_sample(db: Db, usage: Usage, *, sample_id: UUID, at: datetime) -> None:
-    """Write how the machine is, with what runs at this moment."""
+    """Insert a health sample, with the numbers of active sandboxes and runs."""
     await db.execute(
         _INSERT_SAMPLE,
         sample_id,

@@ -1,4 +1,4 @@
-"""performance_metrics in buckets of time; exact, since the values of a name lie in one index."""
+"""Exact time buckets of performance_metrics; an index holds the values of each name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uuid import UUID
 from services.kit.pg import Db, Row
 from services.telemetry.domain.analytics import BUCKETS_MAX, Bucket, Range
 
-# The first bucket begins with the range, so no more of them than fit can come.
+# Buckets are aligned to the start of the range, so their number is bounded by the range's length.
 _BUCKETS: Final[LiteralString] = """
     SELECT date_bin($4, m.recorded_at, $2) AS starts_at, count(*) AS values,
            sum(m.metric_value)::float8 AS sum, min(m.metric_value)::float8 AS min,
@@ -67,7 +67,7 @@ async def buckets(
     execution_id: UUID | None,
     workflow_id: UUID | None,
 ) -> list[Bucket]:
-    """Aggregate what the transaction's caller may see, in the order of time."""
+    """Aggregate what the transaction's caller may see, ordered by time."""
     fractions = [each / 100 for each in percentiles]
     given = (name, span.start, span.end, width, fractions, BUCKETS_MAX)
     if execution_id is not None:
@@ -80,7 +80,7 @@ async def buckets(
 
 
 def to_bucket(row: Row) -> Bucket:
-    """Read a bucket."""
+    """Build a bucket from its row."""
     return Bucket(
         starts_at=row["starts_at"],
         count=row["values"],

@@ -1,4 +1,4 @@
-"""Points that callers measured: as rows of performance_metrics, or summed up alone."""
+"""Points measured by callers, as rows of performance_metrics or added to the sums only."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _WORKFLOWS_OF: Final[LiteralString] = """
 
 
 async def workflows_of(db: Db, execution_ids: Sequence[UUID]) -> dict[UUID, UUID | None]:
-    """Give the workflows of those of the runs that the transaction's caller may read."""
+    """Return the workflows of those runs that the transaction's caller may read."""
     rows = await db.fetch(_WORKFLOWS_OF, execution_ids)
     return {row["id"]: row["workflow_id"] for row in rows}
 
 
-# Not by COPY, which row-level security forbids; arrays travel as quickly.
+# Not by COPY, which row-level security forbids; arrays are as fast.
 _INSERT_POINTS: Final[LiteralString] = """
     INSERT INTO performance_metrics (id, metric_name, metric_value, metric_unit,
            workflow_execution_id, tenant_id, recorded_at)
@@ -42,10 +42,10 @@ _SUMMED: Final[LiteralString] = "SELECT set_config('qflow.metrics_summed', 'on',
 
 
 async def insert_points(db: Db, kept: Sequence[Series]) -> None:
-    """Write each point as a row of the caller's tenant, and leave it to the caller to sum them up.
+    """Insert each point as a row of the caller's tenant; the caller must add the sums.
 
-    Whoever writes rows has them summed up by the schema; here others are added in the same
-    transaction, and sums are locked in their order once.
+    A trigger of the schema normally adds rows to the sums. It is disabled here, because the sums
+    are added in the same transaction, together with other points and locked once in a fixed order.
     """
     await db.execute(_SUMMED)
     places = [place for place, each in enumerate(kept, start=1) for _ in each.values]
@@ -73,7 +73,7 @@ _ADD_SUMS: Final[LiteralString] = """
 
 
 async def add_sums(db: Db, sums: Sequence[Sum]) -> None:
-    """Add to what is summed up of the caller's tenant."""
+    """Add to the sums of the caller's tenant."""
     await db.execute(
         _ADD_SUMS,
         [each.name for each in sums],

@@ -1,4 +1,4 @@
-"""metric_rollups: what was measured, added up by the hour and by the minute."""
+"""metric_rollups: sums of metrics per hour and per minute."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from services.telemetry.storage.metric_buckets import to_bucket
 
 _EVERY_WORKFLOW: Final = UUID(int=0)
 
-# A bucket is made of the hours that lie in it, of the minutes beside these, and of the values of
-# minutes that it shares with others, each found by its own moment. Where not all values of such a
-# minute are rows, it counts as a whole, where it begins.
+# A bucket combines the hours entirely within it, the remaining minutes, and single values of
+# minutes that it shares with another bucket, each placed by its own time. If rows of such a minute
+# are missing, the whole minute counts at its start.
 _BUCKETS: Final[LiteralString] = """
     WITH single AS MATERIALIZED (
         SELECT ragged.minute, m.recorded_at, m.metric_value::float8 AS value
@@ -104,7 +104,7 @@ async def buckets(
     workflow_id: UUID | None,
     shared_minutes: Sequence[datetime],
 ) -> list[Bucket]:
-    """Add up what the transaction's caller may see, in the order of time."""
+    """Sum up what the transaction's caller may see, ordered by time."""
     rows = await db.fetch(
         _BUCKETS,
         name,

@@ -1,4 +1,4 @@
-"""performance_metrics, and how far finished runs have been measured."""
+"""performance_metrics, and watermarks of how far finished runs have been measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LIST_METRICS: Final[LiteralString] = """
      LIMIT $4
 """
 
-# A run has few: they are found by the run and sorted, not by walking all metrics in order.
+# A run has few metrics: they are found through the run's index and sorted.
 _LIST_METRICS_OF_EXECUTION: Final[LiteralString] = """
     SELECT id, metric_name, metric_value, metric_unit, workflow_execution_id, tenant_id, recorded_at
       FROM performance_metrics
@@ -38,7 +38,7 @@ async def list_metrics(
     after: Position,
     limit: int,
 ) -> list[Metric]:
-    """Read a page, newest first, of what the transaction's caller may see."""
+    """Return a page, newest first, of what the transaction's caller may see."""
     if execution_id is None:
         rows = await db.fetch(_LIST_METRICS, name, *after, limit)
     else:
@@ -52,12 +52,12 @@ _MEMBERS_REST: Final[LiteralString] = """
 
 
 async def members_rest(db: Db) -> bool:
-    """Say whether no orchestrator holds a lease: then none has a run to end."""
+    """Return whether no orchestrator holds a lease, so that no run can finish."""
     return bool(await db.fetchval(_MEMBERS_REST))
 
 
-# A run may be committed after one that ended later, so the last moments before the mark are looked
-# at again; the marker metric tells which runs of them were measured already.
+# A run may be committed after one that ended later, so a span before the watermark is read again;
+# the marker metric shows which of its runs are measured already.
 _UNMEASURED: Final[LiteralString] = """
     SELECT e.id, e.completed_at
       FROM workflow_executions e
@@ -77,7 +77,7 @@ _UNMEASURED: Final[LiteralString] = """
 async def unmeasured_runs(
     db: Db, *, reader: str, again: timedelta, marker: str, limit: int
 ) -> list[EndedRun]:
-    """Read runs that are over and not measured yet, in the order of their end."""
+    """Return finished runs without metrics, ordered by their end."""
     rows = await db.fetch(_UNMEASURED, reader, again, marker, limit)
     return [EndedRun(id=row["id"], completed_at=row["completed_at"]) for row in rows]
 
@@ -94,23 +94,23 @@ _ADVANCE_WATERMARK: Final[LiteralString] = """
 async def advance_watermark(
     db: Db, *, reader: str, completed_at: datetime, execution_id: UUID | None
 ) -> None:
-    """Remember how far finished runs have been measured; it never goes back."""
+    """Advance a watermark; it never moves back."""
     await db.execute(_ADVANCE_WATERMARK, reader, completed_at, execution_id)
 
 
-# Two telemetry processes must not measure the same run; the one that waits finds it measured.
+# Prevents two telemetry processes from measuring the same run; the second then finds it measured.
 _LOCK_READER: Final[LiteralString] = """
     SELECT pg_advisory_xact_lock(hashtext('qflow.telemetry'), hashtext($1))
 """
 
 
 async def begin_measuring(db: Db, *, reader: str) -> None:
-    """Measure alone until the end of the transaction."""
+    """Lock measuring until the transaction ends."""
     await db.execute(_LOCK_READER, reader)
 
 
 def to_metric(row: Row) -> Metric:
-    """Read a metric."""
+    """Build a metric from its row."""
     return Metric(
         id=row["id"],
         name=row["metric_name"],

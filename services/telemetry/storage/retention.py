@@ -1,4 +1,4 @@
-"""The migrations' cleanup functions: one call removes one batch of rows that are due."""
+"""Calls of the schema's cleanup functions; each deletes one batch of expired rows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from uuid import UUID
 
 from services.kit.pg import Db
 
-# One batch at a time in the whole suite: a second telemetry process has nothing to add.
+# One batch at a time in the whole deployment: a second process would not speed it up.
 _LOCK: Final[LiteralString] = """
     SELECT pg_try_advisory_xact_lock(hashtext('qflow.telemetry'), hashtext('retention'))
 """
 
-# A batch of few runs costs as much as dozens of nodes before it has removed one.
+# The third argument limits the nodes per batch, ten per run: even a batch of few runs has a fixed
+# cost like that of dozens of nodes.
 _FORGET_EXECUTIONS: Final[LiteralString] = """
     SELECT cleanup_old_executions($1, $2, LEAST(5000, 10 * $2::integer))
 """
@@ -77,7 +78,7 @@ _STATEMENTS: Final[Mapping[str, LiteralString]] = {
 
 
 async def forget_batch(db: Db, subject: str, *, keep: timedelta | None, batch: int) -> int | None:
-    """Remove one batch and tell how many rows; None while another process is at it."""
+    """Delete one batch; returns the number of rows, None while another process holds the lock."""
     if not await db.fetchval(_LOCK):
         return None
     arguments = (batch,) if keep is None else (keep, batch)
@@ -90,7 +91,7 @@ _TRANSACTIONS: Final[LiteralString] = """
 
 
 async def transactions(db: Db) -> int:
-    """Count the transactions of everybody that ended in this database, about a second ago."""
+    """Count the finished transactions of all sessions in this database, about a second ago."""
     return int(await db.fetchval(_TRANSACTIONS))
 
 
@@ -108,7 +109,7 @@ _OF_TENANT: Final[Mapping[str, LiteralString]] = {
 async def forget_tenant_batch(
     db: Db, subject: str, tenant_id: UUID, *, keep: timedelta, batch: int
 ) -> int | None:
-    """Remove one batch of a tenant's own, of executions: hide them; None while another is at it."""
+    """Delete one batch of a tenant's own rows, or hide executions; None while locked elsewhere."""
     if not await db.fetchval(_LOCK):
         return None
     return int(await db.fetchval(_OF_TENANT[subject], tenant_id, keep, batch))

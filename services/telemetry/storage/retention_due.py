@@ -1,6 +1,6 @@
-"""How much is due, counted without removing anything: the conditions of the cleanup functions.
+"""Count expired rows without deleting any, under the conditions of the cleanup functions.
 
-That both say the same is tested for each kind.
+For each kind, a test checks that both agree.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ _CACHED_RESULTS: Final[LiteralString] = """
         SELECT FROM cached_results WHERE expires_at < clock_timestamp()
          LIMIT $1::integer + 1) AS due
 """
-# What may go is a question of its own, which the function answers; whoever asks undoes it.
+# Which pins are unused is decided by the cleanup function itself; the caller rolls it back.
 _PINS: Final[LiteralString] = "SELECT cleanup_unused_pins($2::interval, $1::integer + 1)"
 _DELETED_WORKFLOWS: Final[LiteralString] = """
     SELECT count(*) FROM (
@@ -223,6 +223,9 @@ _STATEMENTS: Final[Mapping[str, LiteralString]] = {
 
 
 async def count_due(db: Db, subject: str, *, keep: timedelta | None) -> int:
-    """Count what is due of a kind, and no more than one above the most; undo the transaction."""
+    """Count the expired rows of a kind, up to one above `COUNTED_MAX`.
+
+    The caller must roll back.
+    """
     given = (COUNTED_MAX,) if keep is None else (COUNTED_MAX, keep)
     return int(await db.fetchval(_STATEMENTS[subject], *given))

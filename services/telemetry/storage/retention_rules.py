@@ -1,4 +1,4 @@
-"""retention_rules: how long a tenant keeps its own, where that is less than the deployment does."""
+"""retention_rules: tenants' own retention, shorter than the deployment's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LIST: Final[LiteralString] = "SELECT subject, keep_days, revision FROM retentio
 
 
 async def list_rules(db: Db) -> list[TenantRule]:
-    """Read the rules of the transaction's caller's tenant."""
+    """Return the rules of the caller's tenant."""
     return [_to_rule(row) for row in await db.fetch(_LIST)]
 
 
@@ -23,7 +23,7 @@ _GET: Final[LiteralString] = """
 
 
 async def get_rule(db: Db, subject: str) -> TenantRule | None:
-    """Read one rule of the caller's tenant, and keep others from it until the end."""
+    """Lock and return a rule of the caller's tenant; None without one."""
     row = await db.fetchrow(_GET, subject)
     return None if row is None else _to_rule(row)
 
@@ -38,7 +38,7 @@ _SET: Final[LiteralString] = """
 
 
 async def set_rule(db: Db, subject: str, *, keep_days: int) -> TenantRule:
-    """Write a rule of the caller's tenant."""
+    """Set a rule of the caller's tenant."""
     row = await db.fetchrow(_SET, subject, keep_days)
     assert row is not None
     return _to_rule(row)
@@ -48,7 +48,7 @@ _DELETE: Final[LiteralString] = "DELETE FROM retention_rules WHERE subject = $1"
 
 
 async def delete_rule(db: Db, subject: str) -> None:
-    """Remove a rule of the caller's tenant, if there is one."""
+    """Delete a rule of the caller's tenant, if there is one."""
     await db.execute(_DELETE, subject)
 
 
@@ -58,7 +58,7 @@ _OF_ALL: Final[LiteralString] = """
 
 
 async def rules_of_all(db: Db, subject: str) -> Sequence[tuple[UUID, int]]:
-    """Read which tenants keep a kind for how many days."""
+    """Return the tenants with a rule for a kind, with their days."""
     return [(row["tenant_id"], row["keep_days"]) for row in await db.fetch(_OF_ALL, subject)]
 
 

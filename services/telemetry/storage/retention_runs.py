@@ -1,4 +1,4 @@
-"""retention_runs: passes of retention, asked for or due, and what they removed."""
+"""retention_runs: passes of retention, requested or scheduled, and their results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ASK: Final[LiteralString] = """
 
 
 async def ask(db: Db, run_id: UUID) -> RetentionRun:
-    """Write that the transaction's caller, an administrator, asks for a pass."""
+    """Insert a pass requested by the transaction's caller, an administrator."""
     row = await db.fetchrow(_ASK, run_id)
     assert row is not None
     return _to_run(row)
@@ -32,7 +32,7 @@ _GET: Final[LiteralString] = """
 
 
 async def get_run(db: Db, run_id: UUID) -> RetentionRun | None:
-    """Read one pass."""
+    """Return a pass."""
     row = await db.fetchrow(_GET, run_id)
     return None if row is None else _to_run(row)
 
@@ -47,7 +47,7 @@ _LIST: Final[LiteralString] = """
 
 
 async def list_runs(db: Db, *, after: Position, limit: int) -> list[RetentionRun]:
-    """Read a page, newest first."""
+    """Return a page, newest first."""
     return [_to_run(row) for row in await db.fetch(_LIST, *after, limit)]
 
 
@@ -57,7 +57,7 @@ _BEGIN_DUE: Final[LiteralString] = """
 
 
 async def begin_due(db: Db, run_id: UUID) -> None:
-    """Write that a pass which became due begins."""
+    """Insert a scheduled pass as running."""
     await db.execute(_BEGIN_DUE, run_id)
 
 
@@ -71,7 +71,7 @@ _BEGIN_ASKED: Final[LiteralString] = """
 
 
 async def begin_asked(db: Db) -> Sequence[UUID]:
-    """Take up all passes that were asked for: one does for all of them."""
+    """Mark all requested passes as running, since one pass serves them all; returns their ids."""
     return [row["id"] for row in await db.fetch(_BEGIN_ASKED)]
 
 
@@ -81,7 +81,7 @@ _IS_ASKED: Final[LiteralString] = """
 
 
 async def is_asked(db: Db) -> bool:
-    """Tell whether a pass is asked for that nobody has taken up."""
+    """Return whether a requested pass has not been started."""
     return bool(await db.fetchval(_IS_ASKED))
 
 
@@ -92,11 +92,11 @@ _END: Final[LiteralString] = """
 
 
 async def end(db: Db, run_ids: Sequence[UUID], *, state: str, removed: Sequence[Removed]) -> None:
-    """Write how a pass went."""
+    """Record the result of passes."""
     await db.execute(_END, run_ids, state, [each.as_json() for each in removed])
 
 
-# A pass takes minutes; one that has not ended for so long has nobody who works on it.
+# A pass takes minutes: one that runs for so long has been abandoned.
 _INTERRUPT: Final[LiteralString] = """
     UPDATE retention_runs SET state = 'interrupted', ended_at = clock_timestamp()
      WHERE state = 'running' AND started_at < clock_timestamp() - $1::interval
@@ -104,7 +104,7 @@ _INTERRUPT: Final[LiteralString] = """
 
 
 async def interrupt(db: Db, *, after: timedelta) -> None:
-    """Write of passes that began so long ago that they were not brought to their end."""
+    """Mark passes that started so long ago as interrupted."""
     await db.execute(_INTERRUPT, after)
 
 

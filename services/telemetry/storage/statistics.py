@@ -1,4 +1,4 @@
-"""How runs of a workflow went, from their rows: found by the workflow's own index."""
+"""Statistics of a workflow's runs, from their rows, found through the workflow's index."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.telemetry.domain.analytics import (
     Took,
 )
 
-# One more than is looked at: then there are too many.
+# Counts up to one above the limit, to detect that there are too many.
 _COUNT: Final[LiteralString] = """
     SELECT count(*) FROM (
         SELECT FROM workflow_executions
@@ -29,7 +29,7 @@ _COUNT: Final[LiteralString] = """
 
 
 async def count(db: Db, workflow_id: UUID, span: Range, *, version: int) -> int:
-    """Tell how many runs are over, or one more than are looked at one by one."""
+    """Count finished runs, up to one above `LOOKED_AT_MAX`."""
     given = (workflow_id, span.start, span.end, LOOKED_AT_MAX, version)
     return int(await db.fetchval(_COUNT, *given))
 
@@ -58,7 +58,7 @@ _RUNS: Final[LiteralString] = """
 
 
 async def runs(db: Db, workflow_id: UUID, span: Range, *, version: int) -> RunStatistics | None:
-    """Sum up runs; None where there are none that the transaction's caller may see."""
+    """Aggregate runs; None if there are none that the transaction's caller may see."""
     row = await db.fetchrow(_RUNS, workflow_id, span.start, span.end, LOOKED_AT_MAX, version)
     return None if row is None or row["oldest_at"] is None else to_runs(row)
 
@@ -90,7 +90,7 @@ _NODES: Final[LiteralString] = """
 
 
 async def nodes(db: Db, workflow_id: UUID, span: Range, *, version: int) -> list[NodeStatistics]:
-    """Sum up the nodes of the same runs, the one that took longest in all first."""
+    """Aggregate the nodes of the same runs, by total duration, longest first."""
     given = (workflow_id, span.start, span.end, LOOKED_AT_MAX, version, NODES_MAX)
     return [to_node(row) for row in await db.fetch(_NODES, *given)]
 
@@ -123,13 +123,13 @@ _EDGES: Final[LiteralString] = """
 
 
 async def edges(db: Db, workflow_id: UUID, span: Range, *, version: int) -> list[EdgeStatistics]:
-    """Sum up the edges of the same runs, the slowest first."""
+    """Aggregate the edges of the same runs, slowest first."""
     given = (workflow_id, span.start, span.end, LOOKED_AT_MAX, version, EDGES_MAX)
     return [_to_edge(row) for row in await db.fetch(_EDGES, *given)]
 
 
 def to_took(percentiles: Sequence[float | None] | None) -> Took | None:
-    """Read three percentiles; None where nothing was measured."""
+    """Convert three percentiles; None if nothing was measured."""
     if not percentiles or percentiles[0] is None:
         return None
     p50, p95, p99 = (float(each or 0) for each in percentiles)
@@ -137,7 +137,7 @@ def to_took(percentiles: Sequence[float | None] | None) -> Took | None:
 
 
 def to_runs(row: Row) -> RunStatistics:
-    """Read what is said of runs."""
+    """Build the statistics of runs from their row."""
     return RunStatistics(
         ended=row["ended"],
         completed=row["completed"],
@@ -150,7 +150,7 @@ def to_runs(row: Row) -> RunStatistics:
 
 
 def to_node(row: Row) -> NodeStatistics:
-    """Read what is said of a node."""
+    """Build the statistics of a node from its row."""
     return NodeStatistics(
         node_id=row["node_id"],
         ended=row["ended"],

@@ -1,7 +1,7 @@
-"""Rows of performance_metrics and error_logs in the order in which they were committed.
+"""Rows of performance_metrics and error_logs in the order of their transactions.
 
-A row carries the transaction that wrote it. What is below every transaction that is still open is
-whole: nothing more comes between, so whoever has read up to there misses nothing.
+A row carries the id of the transaction that wrote it. Below the oldest open transaction the order
+is final, since no more rows can appear there, so a reader up to that point misses nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HORIZON: Final[LiteralString] = """
 
 
 async def horizon(db: Db) -> int:
-    """Give the oldest transaction that is still open; whatever is below is decided."""
+    """Return the id of the oldest open transaction; all below it have ended."""
     return int(await db.fetchval(_HORIZON))
 
 
@@ -32,7 +32,7 @@ _EXECUTION_EXISTS: Final[LiteralString] = """
 
 
 async def execution_exists(db: Db, execution_id: UUID) -> bool:
-    """Tell whether there is such a run, as far as the transaction's caller may see."""
+    """Return whether a run exists and the transaction's caller may see it."""
     return bool(await db.fetchval(_EXECUTION_EXISTS, execution_id))
 
 
@@ -59,7 +59,7 @@ async def metrics_after(
     youth: timedelta,
     limit: int,
 ) -> Sequence[tuple[TailPosition, Metric]]:
-    """Read the next metrics that the transaction's caller may see, below a horizon."""
+    """Return the next metrics below a horizon that the transaction's caller may see."""
     at, row_id = after
     rows = await db.fetch(_METRICS, str(at), row_id, str(before), name, execution_id, youth, limit)
     return [((row["written_by"], row["id"]), to_metric(row)) for row in rows]
@@ -88,7 +88,7 @@ async def errors_after(
     youth: timedelta,
     limit: int,
 ) -> Sequence[tuple[TailPosition, ErrorRecord]]:
-    """Read the next errors that the transaction's caller may see, below a horizon."""
+    """Return the next errors below a horizon that the transaction's caller may see."""
     at, row_id = after
     rows = await db.fetch(
         _ERRORS, str(at), row_id, str(before), severities, execution_id, youth, limit

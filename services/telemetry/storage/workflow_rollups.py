@@ -1,4 +1,4 @@
-"""workflow_rollups: how runs, nodes and edges did, added up by the hour and by the day."""
+"""workflow_rollups: sums of runs, nodes and edges per hour and per day."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from services.telemetry.domain.analytics import (
 from services.telemetry.domain.records import EndedRun
 from services.telemetry.storage.statistics import to_node, to_runs, to_took
 
-# Runs that are over are found like those that metrics are of; a clock that was set back leaves a
-# mark ahead of it. What is missed by this is counted when retention comes for it.
+# Finds finished runs like the metrics do. A watermark ahead of the clock, after the clock was set
+# back, is capped at the present; runs missed by this are counted before retention deletes them.
 _ENDED: Final[LiteralString] = """
     SELECT e.id, e.completed_at
       FROM workflow_executions e
@@ -35,7 +35,7 @@ _ENDED: Final[LiteralString] = """
 
 
 async def ended_runs(db: Db, *, reader: str, again: timedelta, limit: int) -> list[EndedRun]:
-    """Read runs that are over and not summed up yet, in the order of their end."""
+    """Return finished runs that are not summed up yet, ordered by their end."""
     rows = await db.fetch(_ENDED, reader, again, limit)
     return [EndedRun(id=row["id"], completed_at=row["completed_at"]) for row in rows]
 
@@ -44,7 +44,7 @@ _ROLL_UP: Final[LiteralString] = "SELECT roll_up_executions($1)"
 
 
 async def roll_up(db: Db, execution_ids: Sequence[UUID]) -> int:
-    """Sum up runs that are over, each once, whoever asks; tells how many were new."""
+    """Sum up finished runs, each once; returns how many were new."""
     return int(await db.fetchval(_ROLL_UP, execution_ids))
 
 
@@ -57,12 +57,11 @@ _COUNT: Final[LiteralString] = """
 
 
 async def count(db: Db, workflow_id: UUID, span: Range, *, version: int) -> int:
-    """Tell how many runs were summed up that the transaction's caller may see."""
+    """Count the summed-up runs that the transaction's caller may see."""
     return int(await db.fetchval(_COUNT, workflow_id, span.start, span.end, version))
 
 
-# Percentiles are those of `metric_rollups`: the value in the middle of the step that the one falls
-# into below which so many of all lie.
+# Percentiles as in `metric_rollups`: the middle of the step at which that fraction is reached.
 _SUMMED: Final[LiteralString] = """
     WITH part AS MATERIALIZED (
         SELECT * FROM workflow_rollups
@@ -122,19 +121,19 @@ async def _summed(
 
 
 async def runs(db: Db, workflow_id: UUID, span: Range, *, version: int) -> RunStatistics | None:
-    """Add up runs; None where there are none that the transaction's caller may see."""
+    """Sum up runs; None if there are none that the transaction's caller may see."""
     rows = await _summed(db, workflow_id, span, version, "run", 1)
     return to_runs(rows[0]) if rows else None
 
 
 async def nodes(db: Db, workflow_id: UUID, span: Range, *, version: int) -> list[NodeStatistics]:
-    """Add up the nodes of the same runs, the one that took longest in all first."""
+    """Sum up the nodes of the same runs, by total duration, longest first."""
     rows = await _summed(db, workflow_id, span, version, "node", NODES_MAX)
     return [to_node(row) for row in rows]
 
 
 async def edges(db: Db, workflow_id: UUID, span: Range, *, version: int) -> list[EdgeStatistics]:
-    """Add up the edges of the same runs, the slowest first."""
+    """Sum up the edges of the same runs, slowest first."""
     rows = await _summed(db, workflow_id, span, version, "edge", EDGES_MAX)
     return [_to_edge(row) for row in rows]
 

@@ -1,1 +1,1 @@
-"""One function for each thing that telemetry does."""
+"""Use cases of telemetry."""

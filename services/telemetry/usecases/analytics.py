@@ -1,4 +1,4 @@
-"""Answers over many records, for the caller's eyes."""
+"""Aggregate queries over what the caller may see."""
 
 from __future__ import annotations
 
@@ -41,10 +41,9 @@ async def query_metrics(
     execution_id: UUID | None,
     workflow_id: UUID | None,
 ) -> Buckets:
-    """Give a metric in buckets; what is foreign has none.
+    """Return a metric in buckets; empty for what the caller cannot see.
 
-    Where there are not too many, values are read one by one: if none is missing, what was measured
-    is told exactly.
+    Reads single values if there are not too many. If none of them is missing, the result is exact.
     """
     wide = bucket_width(span, width)
     async with as_caller(pool, caller, plans_by_value=True) as db:
@@ -80,11 +79,11 @@ async def query_metrics(
 async def workflow_statistics(
     pool: Pool, caller: Caller, workflow_id: UUID, span: Range, *, version: int = 0
 ) -> WorkflowStatistics:
-    """Give how a workflow's runs, nodes and edges did; of a foreign one there is nothing.
+    """Return statistics of a workflow's runs, nodes and edges; empty if the caller cannot see it.
 
-    Where there are not too many runs and none of them was forgotten, their rows tell exactly.
-    Otherwise it is told from the sums of the range's hours and days; where those are still to be
-    made, from the newest rows.
+    If there are not too many runs and retention has removed none of them, the result is exact, from
+    their rows. Otherwise it is computed from the sums of the range's hours and days or, while those
+    are not written yet, from the newest rows.
     """
     hours = whole_hours(span)
     async with as_caller(pool, caller, plans_by_value=True) as db:
@@ -107,7 +106,7 @@ async def workflow_statistics(
 async def list_error_groups(
     pool: Pool, caller: Caller, *, workflow_id: UUID | None, span: Range, limit: int
 ) -> list[ErrorGroup]:
-    """Give groups of errors, the largest first; of a foreign workflow there are none."""
+    """Return groups of similar errors, largest first; none for a workflow the caller cannot see."""
     async with as_caller(pool, caller, plans_by_value=True) as db:
         return await error_groups.error_groups(
             db, workflow_id=workflow_id, span=span, limit=limit or GROUPS_MAX

@@ -1,4 +1,4 @@
-"""Backups of a deployment: one is worked on at a time, by schedule or because somebody asked."""
+"""Backups of a deployment: one operation at a time, by schedule or on request."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _FAILED_MAX = 20
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What is asked for: to take a backup, to prove one, or both."""
+    """A requested operation: take a backup, verify one, or both."""
 
     backup: Backup
     takes: bool
@@ -49,7 +49,7 @@ class _Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupStatus:
-    """How backups stand."""
+    """The state of backups."""
 
     policy: BackupPolicy
     last_verified_at: datetime | None
@@ -59,7 +59,10 @@ class BackupStatus:
 
 
 class Backups:
-    """Keeps the backups of this deployment. Only the folder is the truth; here is what goes on."""
+    """Manages this deployment's backups.
+
+    The folder is authoritative; this object holds what is in progress and recent failures.
+    """
 
     def __init__(self, pool: Pool, program: BackupProgram, policy: BackupPolicy) -> None:
         self._pool = pool
@@ -73,12 +76,12 @@ class Backups:
         self._failures = 0
         self._seen = Listed(backups=[], archived_at=None, gap_at=None, timeline="")
 
-    # What callers ask.
+    # For callers.
 
     async def start(
         self, caller: Caller, kind: BackupKind, *, verify: bool, key: RequestKey[Backup] | None
     ) -> Backup | Replayed:
-        """Have a backup taken; gives it as it is being taken."""
+        """Start to take a backup; returns it as in progress."""
         self._refuse_off()
 
         async def write(_: Db) -> Backup:
@@ -97,7 +100,7 @@ class Backups:
     async def verify(
         self, caller: Caller, backup_id: str, *, key: RequestKey[Backup] | None
     ) -> Backup | Replayed:
-        """Have a backup proven; gives it as it is being proven."""
+        """Start to verify a backup; returns it as in progress."""
         if (answer := await replay(self._pool, caller, key)) is not None:
             return answer
         found = await self._whole(backup_id)
@@ -112,7 +115,7 @@ class Backups:
     async def delete(
         self, caller: Caller, backup_id: str, *, key: RequestKey[None] | None
     ) -> Replayed | None:
-        """Remove a backup."""
+        """Delete a backup."""
         if (answer := await replay(self._pool, caller, key)) is not None:
             return answer
         await self._whole(backup_id)
@@ -125,14 +128,14 @@ class Backups:
         return await write_once(self._pool, caller, key, write)
 
     async def get(self, backup_id: str) -> Backup:
-        """Give a backup as it stands."""
+        """Return a backup with its state; raises NotFound if there is none."""
         for each in await self.list():
             if each.id == backup_id:
                 return each
         raise NotFound("BACKUP_NOT_FOUND", f"there is no backup {backup_id}")
 
     async def list(self) -> list[Backup]:
-        """Give every backup, the newest first: those of the folder, and what goes on."""
+        """Return all backups, newest first: those in the folder, in progress, and failed."""
         self._refuse_off()
         known = self._failed | {each.id: each for each in (await self._look()).backups}
         if self._work is not None:
@@ -140,7 +143,7 @@ class Backups:
         return sorted(known.values(), key=lambda each: each.id, reverse=True)
 
     async def status(self) -> BackupStatus:
-        """Tell how backups stand."""
+        """Return the state of backups."""
         seen = await self._look() if self.policy.is_enabled else self._seen
         return BackupStatus(
             policy=self.policy,
@@ -150,19 +153,19 @@ class Backups:
             last_problem=self._last_problem,
         )
 
-    # What goes on.
+    # For the loops.
 
     @property
     def is_busy(self) -> bool:
-        """Whether something is asked for or being done."""
+        """Whether an operation is requested or in progress."""
         return self._work is not None
 
     async def look_at_schedule(self) -> None:
-        """Ask for a base backup where one is due and nothing is being done."""
+        """Request a base backup if one is due and nothing is in progress."""
         try:
             seen = await self._look(asks_server=True)
         except BackupRefused as error:
-            # The server may be away, or the folder's disk: it is looked for again.
+            # The server or the folder's disk may be away for a while: retried by the loop.
             self._last_problem = error.message
             raise Unavailable("BACKUPS_INTERRUPTED", error.message) from error
         now = datetime.now(UTC)
@@ -184,7 +187,7 @@ class Backups:
             self._ask(_Work(backup, takes=True, verifies=self.policy.verifies))
 
     async def do_asked(self) -> None:
-        """Do what is asked for; a failure is told of and kept, it is nobody's else."""
+        """Perform the requested operation; a failure is logged and kept, not raised."""
         work = self._work
         if work is None:
             return
@@ -195,15 +198,15 @@ class Backups:
             self._note_failure(work, error)
         finally:
             self._work = None
-        with suppress(QflowError):  # what is told of it is of the last look then
+        with suppress(QflowError):  # best effort: otherwise the status is that of the last look
             await self._look()
 
     async def archive(self) -> None:
-        """Archive what is committed until cancelled."""
+        """Archive the WAL until cancelled."""
         await self._program.archive()
 
     def figures(self) -> Iterable[Figure]:
-        """Tell of backups."""
+        """Yield metrics about backups."""
         text = "Whether backups are kept: 1, else 0."
         yield gauge("qflow_telemetry_backup_enabled", text, float(self.policy.is_enabled))
         text = "When a backup was last proven, in seconds since 1970; 0: never."

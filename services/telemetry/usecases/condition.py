@@ -1,4 +1,4 @@
-"""Checking the condition of the database, and reporting it as metrics."""
+"""Observe the condition of the database, and report it as metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.telemetry.storage import condition
 
 
 class Condition:
-    """What was last seen of the database."""
+    """The last observation of the database."""
 
     def __init__(self) -> None:
         self._since = OpenSince()
@@ -20,14 +20,14 @@ class Condition:
         self._rows: Sequence[TableRows] = ()
 
     async def look(self, db: Db, now_s: float) -> None:
-        """Look anew; the time is of a clock that never goes back."""
+        """Observe the database; `now_s` is a monotonic time."""
         names = await condition.open_transactions(db)
         self._rows = await condition.rows_of(db, HOT_TABLES)
         self._size_bytes = await condition.size_bytes(db)
         self._oldest_s = self._since.oldest_s(names, now_s)
 
     def figures(self) -> Iterable[Figure]:
-        """Tell of it."""
+        """Yield metrics about the database."""
         text = "For how long the oldest open transaction has been seen; it keeps dead rows."
         yield gauge("qflow_telemetry_database_oldest_transaction_seconds", text, self._oldest_s)
         text = "Room that the database takes on its disk."

@@ -1,4 +1,4 @@
-"""The doctor: asks of every invariant whether it holds, on a deployment that goes on working."""
+"""The doctor: checks whether invariants hold, on a live deployment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 
 class Doctor:
-    """Examines one database, one examination at a time: each question may read a whole table."""
+    """Examines one database, one examination at a time, since a query may scan whole tables."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -27,7 +27,11 @@ class Doctor:
     async def examine(
         self, names: Sequence[str], *, rows_max: int, settle_s: float
     ) -> list[Finding]:
-        """Look at the named invariants (by name or id), or at all where none is named."""
+        """Check invariants by name or id, all if none is named; returns a finding for each.
+
+        Raises ResourceExhausted while another examination runs. Violations of invariants that
+        settle are confirmed by a second look `settle_s` seconds later.
+        """
         asked = _chosen(names)
         if self._busy.locked():
             raise ResourceExhausted(
@@ -76,7 +80,7 @@ class Doctor:
         )
 
     async def _confirm(self, before: Finding, rows_max: int) -> Finding:
-        """Look again: what is broken by the same row as before is broken, not on its way."""
+        """Check again; only violations by the same rows as before count, others were transient."""
         now = await self._look(before.invariant, rows_max)
         if now.verdict is not _BROKEN or now.has_more:
             return now

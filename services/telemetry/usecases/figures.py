@@ -1,4 +1,4 @@
-"""What telemetry tells of its own work."""
+"""Metrics about telemetry's own work."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Work:
         self._passed_at = 0.0
 
     def forgot(self, subject: str, rows: int) -> None:
-        """Count rows that were removed."""
+        """Count removed rows."""
         self._forgotten[subject] += rows
 
     def passed(self) -> None:
-        """Count a pass over all that may be due; one that failed is none."""
+        """Count a successful pass of retention."""
         self.passes += 1
         self._passed_at = time.time()
 
     def figures(self) -> Iterable[Figure]:
-        """Tell of it."""
+        """Yield the metrics."""
         text = "Executions whose metrics were derived."
         yield counter("qflow_telemetry_executions_measured", text, self.measured)
         text = "Rows that retention removed, by what they record."

@@ -1,4 +1,4 @@
-"""Lists of what was recorded, newest first, for the caller's eyes."""
+"""Lists of records that the caller may see, newest first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def list_metrics(
     after: Position | None,
     limit: int,
 ) -> list[Metric]:
-    """Give metrics after a position; foreign runs have none."""
+    """Return metrics after a position; none of runs that the caller cannot see."""
     async with as_caller(pool, caller) as db:
         return await metrics.list_metrics(
             db, execution_id=execution_id, name=name or None, after=after or NEWEST, limit=limit
@@ -36,7 +36,7 @@ async def list_errors(
     after: Position | None,
     limit: int,
 ) -> list[ErrorRecord]:
-    """Give errors after a position that a filter lets through; foreign runs have none."""
+    """Return matching errors after a position; none of runs that the caller cannot see."""
     expression = parse(filter_text)
     async with as_caller(pool, caller) as db:
         return await errors.list_errors(
@@ -51,6 +51,6 @@ async def list_errors(
 async def list_health_samples(
     pool: Pool, caller: Caller, *, after: Position | None, limit: int
 ) -> list[HealthSample]:
-    """Give samples after a position; administrators only."""
+    """Return health samples after a position; administrators only."""
     async with as_caller(pool, caller) as db:
         return await health.list_samples(db, after=after or NEWEST, limit=limit)

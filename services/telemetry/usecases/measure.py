@@ -1,4 +1,4 @@
-"""Deriving metrics from runs that are over, away from the engine's path."""
+"""Derive metrics from finished runs, outside the engine's path."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ log = structlog.get_logger()
 READER: Final = "execution_metrics"
 SANDBOX_READER: Final = "sandbox_metrics"
 BATCH_MAX: Final = 1_000
-# Longer than a flush of the engine takes from its clock to its commit, and than any may take.
+# Longer than the engine usually takes from reading the clock to its commit, and than it may take.
 RECENT: Final = timedelta(seconds=2)
 LATE: Final = timedelta(seconds=90)
 
 
 async def measure_finished(pool: Pool, *, again: timedelta = LATE, with_nodes: bool = False) -> int:
-    """Measure the next runs that are over; tells how many, 0 when all are measured.
+    """Derive the metrics of the next finished runs; returns how many, 0 when all are measured.
 
-    Their nodes are measured one by one where that is asked for: it is many times as much.
-
-    Those that ended up to `again` before the last one that was measured are looked at once more.
+    With `with_nodes` their nodes are measured too, which is many times the work. Runs that ended up
+    to `again` before the watermark are looked at again, since they may have been committed late.
     """
     try:
         return await _measure(pool, again=again, with_nodes=with_nodes)
     except derived_metrics.RunGone:
-        # Retention took it between the look and the write: without it, the next time.
+        # Retention removed a run between the read and the write: the next call leaves it out.
         log.debug("executions_gone_meanwhile")
         return 1
 
 
 async def _measure(pool: Pool, *, again: timedelta, with_nodes: bool) -> int:
-    # A crash may lose the last moment of metrics together with the mark: they are derived again.
+    # Need not be durable: a crash may lose the last metrics together with the watermark, and they
+    # are derived again.
     async with transaction(pool, durable=False) as db:
         await metrics.begin_measuring(db, reader=READER)
-        # A plan that was made while the tables were small would walk through all of them.
+        # A generic plan made while the tables were small would scan all of them.
         async with planned_by_value(db):
             found = await metrics.unmeasured_runs(
                 db, reader=READER, again=again, marker=MARKER, limit=BATCH_MAX
@@ -63,13 +63,16 @@ async def _measure(pool: Pool, *, again: timedelta, with_nodes: bool) -> int:
 
 
 async def orchestrators_rest(pool: Pool) -> bool:
-    """Say whether no orchestrator is at work: what is to be measured then is all there."""
+    """Return whether no orchestrator is live, so that no more runs can finish."""
     async with pool.acquire() as db:
         return await metrics.members_rest(db)
 
 
 async def measure_stopped(pool: Pool) -> int:
-    """Measure the next sandboxes that stopped; tells how many, 0 when all are measured."""
+    """Derive the metrics of the next stopped sandboxes.
+
+    Returns how many, 0 when all are measured.
+    """
     async with pool.acquire() as db:
         if not await derived_metrics.any_stopped(db, reader=SANDBOX_READER, again=LATE):
             return 0

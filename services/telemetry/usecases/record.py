@@ -1,4 +1,4 @@
-"""Recording points that callers measured."""
+"""Record metrics measured by callers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.telemetry.storage import metric_points
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """What became of the points of a call; not every refusal is told."""
+    """The result of a call; lists the first refusals only."""
 
     count: int
     refused_count: int
@@ -30,7 +30,7 @@ async def record_points(
     now_us: int,
     key: RequestKey[Recorded] | None,
 ) -> Recorded | Replayed:
-    """Record what can be recorded; with a key the first call of it alone does, to the disk."""
+    """Record the valid points; with a key, once per request id and durably."""
     if sum(len(each.values) for each in given) > POINTS_MAX:
         raise InvalidArgument(
             "TOO_MANY_POINTS", f"a call records at most {POINTS_MAX:,} points", field="series"

@@ -1,4 +1,4 @@
-"""Deleting what is due, in batches that hold nobody up for long."""
+"""Delete expired records, in batches short enough not to block others."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ from services.telemetry.usecases.figures import Work
 
 log = structlog.get_logger()
 
-# Per kind of record and pass: what is left is for the next pass, and is told.
+# Per kind of record and pass; the rest is left to the next pass and reported as incomplete.
 BATCHES_MAX: Final = 10_000
 
-# Removes one batch of so many rows; gives how many went, or None while another process is at it.
+# Deletes one batch of at most so many rows; returns the number deleted, or None while another
+# process holds the lock.
 Batch = Callable[[Db, int], Awaitable[int | None]]
 
 
@@ -43,10 +44,10 @@ async def forget_all(
     work: Work | None = None,
     report: list[Removed] | None = None,
 ) -> Mapping[str, int]:
-    """Remove all rows that are due; gives the number removed of each kind that had any.
+    """Delete all expired rows; returns the number deleted, by kind, without zeros.
 
-    A kind that cannot be removed holds up none of those after it: its fault is raised at the end.
-    What was done is added to a report, the fault included.
+    A failing kind does not stop those after it; its error is raised at the end. What was done,
+    including errors, is appended to `report`.
     """
     told = [] if report is None else report
     pace = Pace()
@@ -80,7 +81,7 @@ async def forget_all(
 
 
 def _is_away(error: Exception) -> bool:
-    """Whether no other rule would fare better: the database cannot be asked at all."""
+    """Return whether the database cannot be reached at all, so that other rules would fail too."""
     fault = translate(error)
     if isinstance(fault, Unavailable):
         return fault.reason != "DATABASE_SLOW"
@@ -95,14 +96,14 @@ async def _forget(
     batches_max: int,
     removed: Removed,
 ) -> None:
-    """Remove what is due by the tenants' own rules, then by the deployment's."""
+    """Delete what has expired by tenants' own rules, then by the deployment's."""
     if rule.by_tenant and keep is not None:
         async with connection(pool) as db:
             tenants = await retention_rules.rules_of_all(db, rule.subject)
         for tenant_id, days in tenants:
             own = timedelta(days=days)
             if own < keep:
-                # Executions are hidden, and counted when they go below.
+                # Executions are only hidden here, and counted when they are deleted below.
                 counted = Removed(rule.subject) if rule.subject == "executions" else removed
                 do = partial(_of_tenant, rule.subject, tenant_id, own)
                 await _in_batches(pool, pace, rule, do, batches_max, counted)
@@ -123,15 +124,16 @@ async def _of_all(subject: str, keep: timedelta | None, db: Db, batch: int) -> i
 async def _in_batches(
     pool: Pool, pace: Pace, rule: Rule, do: Batch, batches_max: int, removed: Removed
 ) -> None:
-    """Remove batch after batch, each its own transaction; smaller ones where one took too long.
+    """Delete batch after batch, each in its own transaction, with smaller batches after a timeout.
 
-    One of the least size that the database cannot do in its time ends this kind for this pass.
+    A batch of minimum size that still times out ends this kind's pass with an error.
     """
     batch = pace.first_batch(most=rule.batch)
     for _ in range(batches_max):
         began = time.monotonic()
         try:
-            # What a crash of the database brings back, the next pass removes.
+            # Need not be durable unless files are freed: rows restored by a crash are deleted
+            # again.
             async with transaction(pool, durable=rule.frees_bytes) as db:
                 gone = await do(db, batch)
                 if gone:

@@ -1,4 +1,4 @@
-"""Rules of retention as callers see and set them; passes that are asked for, and their history."""
+"""Retention rules as callers see and set them; requested passes and their history."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from services.telemetry.storage import retention_due, retention_rules, retention
 from services.telemetry.usecases.figures import Work
 from services.telemetry.usecases.retain import forget_all
 
-# No pass takes so long.
+# Longer than any pass takes.
 _LOST: Final = timedelta(hours=6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleInForce:
-    """How long one kind of record is kept: by the deployment, and by a tenant that says so."""
+    """The retention of one kind of record: the deployment's, and the tenant's own if set."""
 
     rule: Rule
     deployment_days: int | None
@@ -44,7 +44,7 @@ class RuleInForce:
 
 
 class Retention:
-    """What is kept for how long on this deployment, and what was removed."""
+    """Retention rules of this deployment, and passes that apply them."""
 
     def __init__(
         self, pool: Pool, maint: Pool, keep: Mapping[str, timedelta], work: Work | None = None
@@ -58,7 +58,7 @@ class Retention:
     # For callers.
 
     async def rules(self, caller: Caller) -> list[RuleInForce]:
-        """Give all rules as they hold for a caller."""
+        """Return all rules in force for the caller."""
         async with as_caller(self._pool, caller) as db:
             own = {each.subject: each for each in await retention_rules.list_rules(db)}
         return [self._in_force(rule, own.get(rule.subject)) for rule in RULES]
@@ -72,7 +72,7 @@ class Retention:
         etag: str,
         key: RequestKey[RuleInForce] | None,
     ) -> RuleInForce | Replayed:
-        """Have a tenant keep its own for so long; less than the deployment does."""
+        """Set a tenant's own rule, which must not exceed the deployment's."""
         rule = self._settable(subject)
         most = self._keep[subject].days
         if keep_days > most:
@@ -91,7 +91,7 @@ class Retention:
     async def reset_rule(
         self, caller: Caller, subject: str, *, etag: str, key: RequestKey[RuleInForce] | None
     ) -> RuleInForce | Replayed:
-        """Have the deployment's rule hold again for a tenant."""
+        """Remove a tenant's own rule, so that the deployment's applies again."""
         rule = self._settable(subject)
 
         async def write(db: Db) -> RuleInForce:
@@ -102,13 +102,13 @@ class Retention:
         return await do_once(self._pool, caller, key, write)
 
     async def due(self) -> list[Due]:
-        """Count what a pass would remove by the deployment's rules; nothing is removed."""
+        """Count what a pass would delete by the deployment's rules; deletes nothing."""
         return [await self._due(rule) for rule in RULES]
 
     async def start(
         self, caller: Caller, *, key: RequestKey[RetentionRun] | None
     ) -> RetentionRun | Replayed:
-        """Ask for a pass; it is made by a loop."""
+        """Request a pass; the loop makes it."""
 
         async def write(db: Db) -> RetentionRun:
             return await retention_runs.ask(db, uuid7())
@@ -119,7 +119,7 @@ class Retention:
         return asked
 
     async def run(self, caller: Caller, run_id: UUID) -> RetentionRun:
-        """Give one pass; NotFound where there is none."""
+        """Return a pass; raises NotFound if there is none."""
         async with as_caller(self._pool, caller) as db:
             found = await retention_runs.get_run(db, run_id)
         if found is None:
@@ -133,14 +133,14 @@ class Retention:
     async def runs(
         self, caller: Caller, *, after: Position | None, limit: int
     ) -> list[RetentionRun]:
-        """Give passes after a position, newest first."""
+        """Return passes after a position, newest first."""
         async with as_caller(self._pool, caller) as db:
             return await retention_runs.list_runs(db, after=after or NEWEST, limit=limit)
 
     # For the loop.
 
     async def make_pass(self) -> Mapping[str, int]:
-        """Remove what is due and write down what was removed; raises what went wrong."""
+        """Delete expired rows and record the result; raises the first error."""
         async with transaction(self._maint) as db:
             await retention_runs.interrupt(db, after=_LOST)
             run_ids = await retention_runs.begin_asked(db)
@@ -156,13 +156,13 @@ class Retention:
             state = "failed"
             raise
         finally:
-            # Where the database is away, a later pass writes that nobody ended this one.
+            # If the database is away, a later pass marks this one as interrupted.
             with suppress(Exception):
                 await self._end(run_ids, state, report)
         return removed
 
     async def is_asked(self) -> bool:
-        """Tell whether somebody asked for a pass, here or at another process."""
+        """Return whether a pass was requested, by this process or another."""
         async with connection(self._maint) as db:
             return await retention_runs.is_asked(db)
 
@@ -202,9 +202,9 @@ class Retention:
 
 
 class _UndoneError(Exception):
-    """What was counted is counted, and nothing is kept of it."""
+    """Raised to roll back a count, which must leave no trace."""
 
 
 def etag_of(rule: TenantRule | None) -> str:
-    """Give what changes with each change of a tenant's rule."""
+    """Return a tag that changes with each change of a tenant's rule; empty without one."""
     return "" if rule is None else f"{rule.revision}-{rule.keep_days}"

@@ -1,4 +1,4 @@
-"""Summing up how runs did, away from the engine's path, and before retention comes for them."""
+"""Sum up finished runs per workflow, outside the engine's path and before retention."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ READER: Final = "workflow_rollups"
 
 
 async def roll_up_finished(pool: Pool, *, again: timedelta = LATE) -> int:
-    """Sum up the next runs that are over; tells how many it found, 0 when all are summed up.
+    """Add the next finished runs to the sums; returns how many were found, 0 when done.
 
-    Those that ended up to `again` before the last one that was summed up are looked at once more;
-    each is counted once, which the database sees to.
+    Runs that ended up to `again` before the watermark are looked at again; the database ensures
+    that each is counted once.
     """
     async with pool.acquire() as db:
         found = await workflow_rollups.ended_runs(db, reader=READER, again=again, limit=BATCH_MAX)
     if not found:
         return 0
-    # A crash may lose the last sums together with the notes of what was summed up, and the mark.
+    # Need not be durable: a crash loses sums, notes of summed-up runs and watermark together.
     async with transaction(pool, durable=False) as db:
         new = await workflow_rollups.roll_up(db, [each.id for each in found])
         crash.reach("runs_rolled_up")

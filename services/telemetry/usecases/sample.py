@@ -1,4 +1,4 @@
-"""Keeping samples of the machine's health, and knowing how the database is."""
+"""Sample the machine's health and the database's condition."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from services.telemetry.usecases.condition import Condition
 async def take_sample(
     pool: Pool, usage: Usage, condition: Condition, *, sample_id: UUID, at: datetime, now_s: float
 ) -> None:
-    """Write how the machine is and look at the database: one transaction, for it is each minute's.
+    """Write a health sample and observe the database, in one transaction per interval.
 
-    A crash may lose the last sample, so nothing waits for the disk. `now_s` is of a clock that
-    never goes back.
+    Need not be durable: a crash may lose the last sample. `now_s` is a monotonic time.
     """
     async with transaction(pool, durable=False) as db:
         await health.insert_sample(db, usage, sample_id=sample_id, at=at)

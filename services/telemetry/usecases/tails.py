@@ -1,4 +1,4 @@
-"""Following what is recorded: what was committed since, then what comes."""
+"""Follow records as they are committed, from a position on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from services.telemetry.storage import tails
 
 Record = TypeVar("Record")
 
-# How old a position may be, and a record's own time: rows older than that are listed, not told.
+# The highest age of a resume position, and of a record: older ones are listed, not streamed.
 YOUTH: Final = timedelta(days=1)
 _LOOK_S: Final = 0.5
 _ALIVE_S: Final = 15.0
@@ -37,7 +37,7 @@ Read = Callable[[Db, TailPosition, int], Awaitable[Sequence[tuple[TailPosition, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece(Generic[Record]):
-    """Records of a tail, how far it is behind each, and how far it is in all."""
+    """Records of a stream, each with the position after it, and the position after all."""
 
     records: Sequence[tuple[TailPosition, Record]]
     position: TailPosition
@@ -51,7 +51,7 @@ def watch_metrics(
     execution_id: UUID | None,
     after: TailPosition | None,
 ) -> AsyncGenerator[Piece[Metric], None]:
-    """Give metrics as they come; NotFound for a run that is hidden."""
+    """Stream metrics as they are committed; raises NotFound if the run is not visible."""
 
     async def read(
         db: Db, position: TailPosition, before: int
@@ -77,7 +77,7 @@ def watch_errors(
     execution_id: UUID | None,
     after: TailPosition | None,
 ) -> AsyncGenerator[Piece[ErrorRecord], None]:
-    """Give errors of at least a severity as they come; NotFound for a run that is hidden."""
+    """Stream errors of at least a severity; raises NotFound if the run is not visible."""
     severities = SEVERITIES[SEVERITIES.index(minimum) :]
 
     async def read(
@@ -97,7 +97,7 @@ def watch_errors(
 
 
 def checked_position(position: TailPosition, *, at: datetime, now: datetime) -> TailPosition:
-    """Give a position that was told at a moment; FailedPrecondition where that is too long ago."""
+    """Return a position issued at `at`; raises FailedPrecondition if that is too long ago."""
     if now - at > YOUTH:
         raise FailedPrecondition(
             "RESUME_TOKEN_TOO_OLD",
@@ -118,7 +118,7 @@ async def _follow(
             if execution_id is not None and not await tails.execution_exists(db, execution_id):
                 raise _missing(execution_id)
             before = await tails.horizon(db)
-            # Whatever was decided before this moment is not told to whoever begins now.
+            # A new stream starts here: earlier transactions are not reported.
             position = position or (before - 1, LAST_ID)
             found = await read(db, position, before)
         is_whole = len(found) < _AT_ONCE

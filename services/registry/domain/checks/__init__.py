@@ -1,1 +1,1 @@
-"""The parts of the check of a definition, each of which finds one kind of fault."""
+"""The parts of the check of a definition; each finds one kind of fault."""

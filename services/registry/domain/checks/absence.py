@@ -1,8 +1,8 @@
-"""Which places may end without a value, and which of their edges say so.
+"""Determine which places may end without a value, and what their edges then supply.
 
-A place is known by the events without which it does not run: a branch that is taken, a condition
-that holds, a failure that is handled. A value is there for sure where everything that its source
-needs has happened whenever its target runs: what stands on one branch together is absent together.
+A place is described by the events without which it does not run: a branch taken, a condition that
+holds, a handled failure. A value is certain if everything that its source needs has happened
+whenever its target runs: places on the same branch are absent together.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from services.registry.domain.constructs import (
 )
 from services.registry.domain.definition import Connection, WorkflowNode
 
-# What must have happened: a bit for each event. A chain of 10,000 places that may fail has as many,
-# and sets of them would be quadratic in memory.
+# A bit set of required events. A chain of 10,000 places that may fail has as many events; sets of
+# them would take quadratic memory.
 Events: TypeAlias = int
 
 _NOTHING: Final[Events] = 0
@@ -41,42 +41,47 @@ _PLAIN_KINDS: Final = frozenset({DATA, ORDER})
 
 @dataclass(slots=True)
 class Absence:
-    """What every place needs in order to run, and to have a value."""
+    """The events that every place needs in order to run, and to have a value."""
 
     nodes: Mapping[str, WorkflowNode]
-    incoming: Mapping[str, Mapping[str, Sequence[Connection]]]  # by target, by source
+    incoming: Mapping[str, Mapping[str, Sequence[Connection]]]  # by target, then by source
     handled: frozenset[str]  # places whose failure does not stop the run
     runs: dict[str, Events] = field(default_factory=dict)
     bits: dict[tuple[str, ...], int] = field(default_factory=dict)
-    # Of choices with a default: which it is and how many branches it has, by branch; and all those.
+    # For each branch of a choice with a default: the choice's name and its number of branches.
+    # `taken` is the union of these branch events, `failures` that of the failure events that edges
+    # wait for.
     choices: dict[Events, tuple[str, int]] = field(default_factory=dict)
     taken: Events = _NOTHING
     failures: Events = _NOTHING
-    # Whether all of it runs or the run fails: then nothing is ever absent.
+    # True if every place runs, or the run fails: then no value is ever absent.
     is_whole: bool = False
 
     def _event(self, *event: str) -> Events:
         return 1 << self.bits.setdefault(event, len(self.bits))
 
     def has_value(self, name: str) -> Events:
-        """Give what must have happened for a place to have completed."""
+        """Return the events that must have happened for a place to complete."""
         return self.runs[name] | self._not_failed(name)
 
     def _not_failed(self, name: str) -> Events:
         return self._event("completed", name) if name in self.handled else _NOTHING
 
     def needs_failure(self, edge: Connection) -> bool:
-        """Tell whether its target runs only where something failed, which its source does not."""
+        """Return whether the target of an edge runs only after a failure.
+
+        Failures that its source needs as well do not count.
+        """
         needed = self.runs[edge.target] & ~self.runs[edge.source]
         return needed & self.failures != _NOTHING
 
     def is_certain(self, edge: Connection) -> bool:
-        """Tell whether the value of an edge from a node is there whenever its target runs."""
+        """Return whether the value of an edge is present whenever its target runs."""
         target = self.nodes[edge.target]
         if target.compensates:
             return True
         if not target.is_main:
-            return False  # it runs in any case, and reads what there is
+            return False  # runs in any case, and reads the values that exist
         if not self._waits_for_all(target):
             return False
         needed = self.has_value(edge.source)
@@ -91,7 +96,7 @@ class Absence:
         return policy in (ALL, ALL_DONE) or count >= sources
 
     def place(self, name: str) -> None:
-        """Find what a place needs; its sources are placed already."""
+        """Compute the events that a place needs; its sources must have been placed."""
         node = self.nodes[name]
         needed = self._needed(node)
         if node.condition:
@@ -109,18 +114,18 @@ class Absence:
         count = node.join.count if node.join is not None and policy == N_OF else 1
         needed = self._some([*active.values()], count, "enough", node.id)
         if policy == ALL:
-            # A source that failed, and whose failure is not what is waited for, holds it up.
+            # A failed source holds the place up, unless the place waits for that failure.
             for source, edges in sources.items():
                 if all(each.kind != FAILURE for each in edges):
                     needed |= self._not_failed(source)
                 if all(each.kind == BRANCH for each in edges):
-                    needed |= active[source]  # whatever else feeds it
+                    needed |= active[source]  # regardless of other sources
             failing = [
                 active[source]
                 for source, edges in sources.items()
                 if all(each.kind == FAILURE for each in edges)
             ]
-            if failing:  # one of these failures has to come
+            if failing:  # at least one of these failures must occur
                 needed |= self._some(failing, 1, "called", node.id)
         return needed
 
@@ -138,11 +143,14 @@ class Absence:
             self.failures |= failed
             ways.append(ran | failed)
             if kinds & {DATA, ORDER}:
-                ways.append(ran)  # it ends in one of the two ways
+                ways.append(ran)  # the source ends in one of the two ways
         return self._some(ways, 1, "active", source, target)
 
     def _some(self, ways: Sequence[Events], count: int, *besides: str) -> Events:
-        """Give what so many of these come to; what is not known of it is an event of its own."""
+        """Return the events common to any `count` of these ways.
+
+        What they leave open is represented by a separate event.
+        """
         if count >= len(ways):
             return reduce(or_, ways)
         ways = self._met(ways)
@@ -150,9 +158,9 @@ class Absence:
         return needed if ways.count(needed) >= count else needed | self._event(*besides)
 
     def _met(self, ways: Sequence[Events]) -> list[Events]:
-        """Add what branches come to that meet again: one of all of them was taken.
+        """Add what follows when all branches of a choice meet again: one of them was taken.
 
-        Of each way the choice that came last is looked at, once: nested ones meet from within.
+        Looks once at the last choice of each way, so that nested choices are resolved from within.
         """
         found = set(ways)
         met = list(ways)
@@ -175,7 +183,7 @@ class Absence:
         return met
 
     def add_choice(self, name: str, construct: Choice) -> None:
-        """Remember a choice of which some branch is taken in any case; the first one first."""
+        """Register a choice of which some branch is always taken, in topological order."""
         names = dict.fromkeys([*(each.name for each in construct.branches), construct.default])
         for each in filter(None, names):
             event = self._event("branch", name, each)
@@ -184,7 +192,7 @@ class Absence:
 
 
 def absence_of(check: Check, ordered: Sequence[str]) -> Absence:
-    """Place every node of a graph without cycles, in the order in which they may run."""
+    """Place every node of an acyclic graph, in topological order."""
     handled = {each.id for each in check.definition.nodes if each.continues}
     nodes = check.named
     if not handled and _runs_whole(check):
@@ -207,7 +215,7 @@ def absence_of(check: Check, ordered: Sequence[str]) -> Absence:
 
 
 def _runs_whole(check: Check) -> bool:
-    """Whether nothing in a graph lets a place be left out: most graphs are so, also large ones."""
+    """Return whether no place can be skipped, as in most graphs, including large ones."""
     return check.kinds <= _PLAIN_KINDS and all(
         each.join is None and not each.condition and each.is_main and not each.compensates
         for each in check.definition.nodes
@@ -217,7 +225,7 @@ def _runs_whole(check: Check) -> bool:
 def absent_values(
     check: Check, absence: Absence, connections: Sequence[Connection]
 ) -> tuple[Connection, ...]:
-    """Say of every edge what its input gets where its source ends without a value."""
+    """Fill in what the input of each edge gets if the source ends without a value."""
     if absence.is_whole:
         return tuple(connections)
     decided = list(connections)
@@ -232,7 +240,7 @@ def absent_values(
         if target is not None and target.is_open:
             decided[index] = replace(edge, absent=ABSENT_NULL)
         elif not spec.required:
-            continue  # its default holds
+            continue  # its default applies
         elif widens(NONE, spec.type):
             decided[index] = replace(edge, absent=ABSENT_NULL)
         else:

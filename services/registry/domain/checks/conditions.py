@@ -1,4 +1,4 @@
-"""Conditions: whether they read what is there, and can be true or false over such values."""
+"""Check conditions: whether the names they read exist, and whether they can be boolean."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from services.registry.domain.definition import Signature
 _BOOL: Final = SCALARS["bool"]
 _INT: Final = SCALARS["int"]
 _TURN: Final = "turn"
-# Of what an example says nothing: values that are not known, or that no condition reads.
+# Types whose examples prove nothing: unknown values, and files that no condition reads.
 _UNREAD: Final = frozenset({ANY, *(SCALARS[name] for name in CARRIED)})
 _ALTERNATIVES: Final = (Union, Literal, Enum)
-# How many combinations of examples one condition is tried over, and all of a graph in vain.
+# Limits the combinations of examples per condition, and the futile ones per graph.
 _TRIES_MAX: Final = 32
 _VAIN_MAX: Final = 1_000
 
 
 def conditions(check: Check, inputs: Mapping[str, Type]) -> None:
-    """Check every condition; `inputs` are the types of what a starter gives."""
+    """Check all conditions; `inputs` are the types of the workflow's inputs."""
     nodes = [
         (index, node)
         for index, node in enumerate(check.definition.nodes)
@@ -66,15 +66,15 @@ def _taken(signature: Signature | None) -> dict[str, Type]:
 
 @dataclass(slots=True)
 class _Judge:
-    """What the conditions of one graph share: texts of examples, and how much may be tried."""
+    """State shared by one graph's conditions: example texts, and the number of futile tries."""
 
     check: Check
     vain: int = 0
-    texts: dict[int, tuple[bytes, ...]] = field(default_factory=dict)  # by which type it is
-    edges: dict[str, list[int]] = field(default_factory=dict)  # of values, by target
+    texts: dict[int, tuple[bytes, ...]] = field(default_factory=dict)  # by id of the type
+    edges: dict[str, list[int]] = field(default_factory=dict)  # indexes of value edges, by target
 
     def arriving(self, node: str, inputs: Mapping[str, Type]) -> dict[str, Type]:
-        """Give the types of what edges bring to a place as it stands."""
+        """Return the types of the unconverted values that edges bring to a place."""
         connections = self.check.definition.connections
         if not self.edges:
             for index in self.check.sound:
@@ -108,9 +108,9 @@ class _Judge:
         self.check.error(place, "EXPRESSION_NOT_BOOLEAN", message, "compare it with something")
 
     def _over_examples(self, place: str, compiled: Expression, types: Mapping[str, Type]) -> None:
-        """Refuse what its types alone make fail; one value that it takes is enough to leave it."""
+        """Report a condition that fails for all example values; one boolean result clears it."""
         if compiled.shape.is_branching or not compiled.names or self.vain > _VAIN_MAX:
-            return  # which way it goes may hang on values that no example has
+            return  # the outcome may depend on values that no example has
         names = sorted(compiled.names)
         columns = [self._texts(types[name]) for name in names]
         tried, answers = 0, False
@@ -137,7 +137,7 @@ class _Judge:
         self.check.error(place, "EXPRESSION_TYPES", message, hint)
 
     def _texts(self, of: Type) -> tuple[bytes, ...]:
-        """Give examples as JSON texts; none where they would say nothing."""
+        """Return example values as JSON texts; empty if they would prove nothing."""
         if id(of) not in self.texts:
             self.texts[id(of)] = tuple(dict.fromkeys(_examples(of)))
         return self.texts[id(of)]
@@ -146,12 +146,12 @@ class _Judge:
 def _examples(of: Type) -> Iterator[bytes]:
     members = of.any_of if isinstance(of, Union) else (of,)
     parts = [part for member in members for part in walk(member)]
-    # Of a type with alternatives within, its examples do not have each.
+    # The examples of a type with nested alternatives do not cover each of them.
     if any(part is not of and isinstance(part, _ALTERNATIVES) for part in parts):
         return
     if any(isinstance(part, Named) or part in _UNREAD for part in parts):
         return
-    yield b"null"  # of a source that ends without a value
+    yield b"null"  # for a source that ends without a value
     for each in islice(examples(of), _TRIES_MAX):
         yield dump_exact(each).encode()
         yield dump_exact(_whole(each)).encode()  # a float may be written as an integer

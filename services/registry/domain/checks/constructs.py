@@ -1,4 +1,4 @@
-"""What places say besides their node: choices, joins, maps, loops, what undoes what."""
+"""Check constructs of places: choices, joins, maps, loops, compensations and their settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from services.registry.domain.definition import Signature, WorkflowNode
 
 
 def constructs(check: Check) -> None:
-    """Check every place by itself."""
+    """Check the constructs of every place."""
     places = [(at, node) for at, node in enumerate(check.definition.nodes) if not _is_bare(node)]
     if not places:
         return
@@ -39,7 +39,7 @@ def constructs(check: Check) -> None:
 
 
 def _is_bare(node: WorkflowNode) -> bool:
-    """Whether a place says nothing that this looks at, as most do."""
+    """Return whether a place has nothing to check here, as most do."""
     return not (
         node.construct
         or node.join
@@ -101,7 +101,7 @@ def _undoing(check: Check, node: WorkflowNode, place: str) -> None:
 
 
 def _built_in(check: Check, node: WorkflowNode, place: str) -> None:
-    """Refuse what would have no effect upon a place without an attempt of its own."""
+    """Report settings that have no effect on a place that the engine runs itself."""
     if node.mapped is not None or node.loop is not None:
         _uncached(check, node, place, "runs for each element or again and again")
     for at, host in enumerate(node.egress_hosts):

@@ -1,4 +1,4 @@
-"""Edges: what each kind of them may join, and whether values pass."""
+"""Check edges: which ends each kind may connect, and whether their values fit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def ends(check: Check) -> None:
-    """Find the edges whose ends exist, which are the graph."""
+    """Collect the edges whose ends exist; they form the graph."""
     seen: dict[tuple[str, ...], int] = {}
     apart = {each.id for each in check.definition.nodes if each.phase or each.compensates}
     for index, edge in enumerate(check.definition.connections):
@@ -54,9 +54,9 @@ def ends(check: Check) -> None:
 
 
 def _is_plain(check: Check, edge: Connection, apart: Container[str]) -> bool:
-    """Whether an edge carries a value between two ports that are there, as nearly all do.
+    """Return whether an edge carries a value between two existing ports, as nearly all do.
 
-    Of all others `_joins` finds out what they are, and what is wrong with them.
+    This is a fast path; `_joins` checks all other edges and reports what is wrong with them.
     """
     if edge.kind or edge.branch or edge.source == edge.target or edge.target in apart:
         return False
@@ -87,7 +87,7 @@ def _joins(check: Check, edge: Connection, place: str) -> bool:
 
 
 def _shape(check: Check, edge: Connection, place: str) -> bool:
-    """See that an edge has the parts that its kind has, and no others."""
+    """Check that an edge has exactly the parts that its kind requires."""
     sound = True
     if edge.kind != DATA and not edge.source:
         message = "an edge that carries no value comes from a node"
@@ -141,7 +141,7 @@ def _branch(check: Check, edge: Connection, place: str) -> bool:
 
 
 def _phases(check: Check, edge: Connection, place: str) -> bool:
-    """See that what runs last, or to undo, is neither waited for nor waits."""
+    """Check that finally places and compensations neither delay nor wait for main places."""
     if not edge.source:
         return True
     source, target = _node(check, edge.source), _node(check, edge.target)
@@ -195,7 +195,7 @@ def _ports(check: Check, edge: Connection, place: str) -> bool:
 
 
 def verdicts(check: Check, inputs: Mapping[str, Type]) -> tuple[Connection, ...]:
-    """Judge every edge that carries a value, and insert the conversions that lose nothing."""
+    """Compute the verdict of every edge that carries a value, and insert lossless conversions."""
     connections = list(check.definition.connections)
     for index in check.sound:
         edge = connections[index]
@@ -210,7 +210,7 @@ def verdicts(check: Check, inputs: Mapping[str, Type]) -> tuple[Connection, ...]
 
 
 def source_type(check: Check, edge: Connection, inputs: Mapping[str, Type]) -> Type | None:
-    """Give what an edge takes from its source; None where nothing is known of it."""
+    """Return the type that an edge takes from its source; None if it is not known."""
     if not edge.source:
         return inputs.get(edge.source_output)
     if edge.kind == FAILURE:
@@ -220,7 +220,7 @@ def source_type(check: Check, edge: Connection, inputs: Mapping[str, Type]) -> T
 
 
 def _typed(check: Check, edge: Connection, index: int, source: Type, spec: InputSpec) -> Connection:
-    """Judge an edge; a list that is mapped is held against the input by its elements."""
+    """Compute the verdict of an edge; for a mapped input, the list's elements are compared."""
     target = spec.type
     mapped = check.named[edge.target].mapped
     of = source
@@ -242,7 +242,7 @@ def _typed(check: Check, edge: Connection, index: int, source: Type, spec: Input
 
 
 def _is_stored(check: Check, edge: Connection) -> bool:
-    """Whether the source's own version has the type that the conversion reads."""
+    """Return whether the source's own version declares the type that the conversion reads."""
     if not edge.source:
         return True
     node = _node(check, edge.source)
@@ -269,7 +269,7 @@ def _judged(check: Check, edge: Connection, index: int, source: Type, target: Ty
         check.error(place, "TYPE_NOT_CARRIED", message, hint)
         return replace(edge, verdict=VerdictKind.REFUTED.value)
     if not said.fits and edge.conversion in LOSSLESS:
-        # Inserted when the nodes had other types: chosen anew as if it did not stand there.
+        # It was inserted when the nodes had other types: choose a conversion again.
         said, _, kind, _ = check.judge_known(source, target, "")
     if not said.fits:
         message = said.reason
@@ -294,7 +294,7 @@ def _judged(check: Check, edge: Connection, index: int, source: Type, target: Ty
 
 
 def _shown_whole(counter_example: str | None) -> str:
-    """Give a value that fits an answer; part of a JSON text would be none."""
+    """Return a counter-example short enough for a response; a part of it would not be JSON."""
     if counter_example is None or len(counter_example) > _COUNTER_EXAMPLE_CHARS_MAX:
         return ""
     return counter_example

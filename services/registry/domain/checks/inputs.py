@@ -1,4 +1,4 @@
-"""What a starter gives: the inputs that are declared, or those that the edges take."""
+"""Check the workflow's inputs, or infer them from the edges."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from qflow.types.verdict import widens
 from services.registry.domain.checks.state import SUGGESTED_MAX, Check
 from services.registry.domain.definition import ERROR, INFO, InputSpec, WorkflowInput
 
-# One input of the workflow: its types are compared each with each.
+# Limits the types that one input of the workflow feeds, since they are compared pairwise.
 _TYPES_PER_INPUT_MAX: Final = 100
 
 
 def inputs(check: Check) -> tuple[WorkflowInput, ...]:
-    """Check the declared inputs, or declare what the edges take; fill in types."""
+    """Check the declared inputs, or infer them from the edges; returns them with types."""
     fed: dict[str, list[InputSpec]] = {}
     declared = {each.name for each in check.definition.inputs}
     for index in check.sound:
@@ -42,7 +42,7 @@ def inputs(check: Check) -> tuple[WorkflowInput, ...]:
 
 
 def _inferred(check: Check, name: str, specs: Sequence[InputSpec]) -> WorkflowInput:
-    # A default is taken over where all agree on it; else a starter has to decide.
+    # A default is inferred only if all fed inputs agree on it; otherwise a start must give a value.
     defaults = {spec.default_json for spec in specs if not spec.required}
     agreed = len(defaults) == 1 and not any(spec.required for spec in specs)
     default = defaults.pop() if agreed else None
@@ -50,7 +50,7 @@ def _inferred(check: Check, name: str, specs: Sequence[InputSpec]) -> WorkflowIn
 
 
 def _narrowest(check: Check, name: str, specs: Sequence[InputSpec], place: str = "inputs") -> Type:
-    """Choose the type that fits all that an input feeds, as it stands or by conversion."""
+    """Return the type that fits everything an input feeds, directly or by lossless conversion."""
     types = list(dict.fromkeys(spec.type for spec in specs))
     if len(types) > _TYPES_PER_INPUT_MAX:
         message = f"the input {name} feeds inputs of {len(types)} different types"
@@ -98,6 +98,6 @@ def _declared_type(check: Check, each: WorkflowInput, place: str) -> Type | None
 
 
 def _converts(source: Type, target: Type) -> bool:
-    """Whether the source fits as it stands or by a lossless conversion: no reasons, no examples."""
+    """Return whether the source fits, directly or by a lossless conversion."""
     made = (rule(source) for rule in LOSSLESS.values())
     return widens(source, target) or any(each and widens(each, target) for each in made)

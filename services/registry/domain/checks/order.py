@@ -1,4 +1,4 @@
-"""The order in which the places of a graph may run, and the cycle where there is none."""
+"""Find an order in which the places of a graph can run, or report a cycle."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _SHOWN_MAX: Final = 20
 
 
 def order(check: Check) -> list[str] | None:
-    """Remove nodes without parents until none is left; what remains holds a cycle, which is noted.
+    """Return the places in topological order; reports a cycle and returns None if there is one.
 
-    Every kind of edge counts: nothing runs that waits for itself in any way.
+    All kinds of edges count: a place that waits for itself in any way never runs.
     """
     parents = {name: len(sources) for name, sources in check.parents.items()}
     ready = deque(name for name in check.places if name not in parents)
@@ -34,13 +34,13 @@ def order(check: Check) -> list[str] | None:
 
 
 def _name_cycle(check: Check, left: dict[str, None]) -> None:
-    """Walk backwards among what is left until a node comes again."""
+    """Report a cycle, found by walking backwards until a node repeats."""
     backwards: dict[str, tuple[str, int]] = {}
     for index in check.sound:
         edge = check.definition.connections[index]
         if edge.source in left and edge.target in left:
             backwards.setdefault(edge.target, (edge.source, index))
-    # What is left may also hang behind a cycle; each of it has a parent that is left.
+    # The rest may also contain nodes behind a cycle; each of them has a parent in the rest.
     name = next(iter(left))
     seen: dict[str, int] = {}
     path: list[str] = []

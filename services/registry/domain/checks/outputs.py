@@ -1,4 +1,4 @@
-"""What a run answers with, and what hinders one: inputs not fed, and work that is not seen."""
+"""Check the workflow's outputs, its unfed inputs, and nodes whose results are not used."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from services.registry.domain.checks.state import Check
 from services.registry.domain.constructs import BRANCH, FAILURE, Sleep
 from services.registry.domain.definition import WARNING, Connection, WorkflowNode, WorkflowOutput
 
-# What the engine lets a sleep last, 366 days.
+# The longest sleep that the engine allows, 366 days.
 _SLEEP_S_MAX: Final = 366 * 86_400
 
 
 def outputs(check: Check, absence: Absence | None) -> tuple[WorkflowOutput, ...]:
-    """Check the declared outputs, or declare those of every node that feeds no other."""
+    """Check the declared outputs, or infer them: those of every node that feeds no other."""
     if not check.definition.outputs:
         return tuple(_or_none(absence, each) for each in _sinks(check, absence))
     seen: dict[str, int] = {}
@@ -35,7 +35,7 @@ def outputs(check: Check, absence: Absence | None) -> tuple[WorkflowOutput, ...]
 
 
 def _or_none(absence: Absence | None, output: WorkflowOutput) -> WorkflowOutput:
-    """Let an output be None where its node may end without a value."""
+    """Make an output's type optional if its node may end without a value."""
     if absence is None or output.type is None or output.node not in absence.runs:
         return output
     if not absence.has_value(output.node):
@@ -68,7 +68,7 @@ def _sinks(check: Check, absence: Absence | None) -> list[WorkflowOutput]:
     leading = {edge.source for edge in edges}
     found = []
     for node, signature in zip(check.definition.nodes, check.known, strict=True):
-        # What a built-in node says besides is of no use where something follows it.
+        # The outputs of a built-in node are not shown if anything follows it.
         used = leading if node.construct is not None else feeding
         if node.id in used or signature is None or not node.is_main:
             continue
@@ -80,15 +80,18 @@ def _sinks(check: Check, absence: Absence | None) -> list[WorkflowOutput]:
 
 
 def _goes_on(check: Check, absence: Absence | None, edge: Connection) -> bool:
-    """Whether the work goes on behind an edge: not where it ends, is undone, or after a failure."""
+    """Return whether an edge continues the main work.
+
+    An edge into a finally place, into a compensation or after a failure does not.
+    """
     if edge.kind == FAILURE or not check.named[edge.target].is_main:
         return False
     return absence is None or not absence.needs_failure(edge)
 
 
 def missing_inputs(check: Check) -> None:
-    """Warn of inputs that have to be fed and are not."""
-    required: dict[int, list[str]] = {}  # most signatures stand at many places
+    """Warn about required inputs that nothing feeds."""
+    required: dict[int, list[str]] = {}  # by id of the signature, since many places share one
     for index, node in enumerate(check.definition.nodes):
         signature = check.known[index]
         if signature is None:
@@ -127,7 +130,7 @@ def _span(check: Check, node: WorkflowNode, place: str) -> None:
 
 
 def _number(text: str) -> float:
-    """Read a literal; what is no number was told of before."""
+    """Return a literal's number; a text that is none has been reported before."""
     try:
         return float(text)
     except ValueError:
@@ -135,7 +138,7 @@ def _number(text: str) -> float:
 
 
 def unreachable(check: Check, shown: Sequence[WorkflowOutput]) -> None:
-    """Warn of nodes whose work no output of the workflow shows, and that run for nothing else."""
+    """Warn about nodes that contribute to no output and are not run for their effect."""
     reached = _walk({each.node for each in shown} | _for_effect(check), check.parents)
     for index, node in enumerate(check.definition.nodes):
         if node.id not in reached and check.known[index] is not None:
@@ -145,7 +148,7 @@ def unreachable(check: Check, shown: Sequence[WorkflowOutput]) -> None:
 
 
 def _for_effect(check: Check) -> set[str]:
-    """Give the places that run for what they do: at the end, to undo, on a branch, on a failure."""
+    """Return the places run for their effect: finally, compensating, on a branch or a failure."""
     found = {each.id for each in check.definition.nodes if not each.is_main}
     if check.kinds & {BRANCH, FAILURE}:
         edges = [check.definition.connections[index] for index in check.sound]
@@ -154,7 +157,7 @@ def _for_effect(check: Check) -> set[str]:
 
 
 def _walk(found: set[str], ways: Mapping[str, Sequence[str]]) -> set[str]:
-    """Add all that can be reached."""
+    """Add everything reachable from the given places."""
     queue = deque(found)
     while queue:
         for name in ways.get(queue.popleft(), ()):

@@ -1,7 +1,7 @@
-"""Edges that carry pickles: whether the walls between sandboxes and runs let them through.
+"""Check edges that carry pickles against the isolation of runs and sandboxes.
 
-Opening a pickle runs code, so a runner hands one only to nodes of the run that made it. What it
-would refuse in every run is told here.
+Unpickling runs code, so a runner hands a pickle only to nodes of the run that made it. This reports
+what would be refused in every run.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _PICKLE: Final = SCALARS["pickle"]
 
 
 def pickles(check: Check) -> None:
-    """Tell of pickles that come from outside of the run, and of those made by another Python."""
-    carrying: dict[int, bool] = {}  # by signature: a few stand at many places
+    """Report pickles from outside the run, and pickles made by another Python version."""
+    carrying: dict[int, bool] = {}  # by id of the signature, since many places share one
     for index in check.sound:
         edge = check.definition.connections[index]
         if not edge.is_value:
@@ -44,7 +44,7 @@ def _edge(check: Check, edge: Connection, place: str, target: Signature) -> None
         return
     source = check.seen[edge.source] if edge.source else None
     if not edge.source:
-        # A run can still be started where nothing may be given in its place.
+        # The run can still start if the input accepts None.
         severity = INFO if check_value(spec.type, None) is None else WARNING
         message = f"{edge.target} opens a pickle, and what a caller brings is none"
         hint = "take plain values, or a file, and let a node of this workflow make the object"

@@ -1,4 +1,4 @@
-"""The places of a graph: what stands at each, as edges see it, and the values written into it."""
+"""Check the places of a graph: their nodes, their settings and their literals."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _OPEN_INPUT: Final = InputSpec(type=ANY_OR_NONE, required=False)
 
 
 def settings(check: Check) -> None:
-    """Hold every setting against the table, wherever the definition came from."""
+    """Check all settings against the table, whatever the origin of the definition."""
     for setting, fault in outside(check.definition.settings()):
         check.error(setting.name, "SETTING_OUT_OF_BOUNDS", fault)
-    within: set[tuple[object, ...]] = set()  # most nodes have the settings of another
+    within: set[tuple[object, ...]] = set()  # most nodes share their settings with another
     for index, node in enumerate(check.definition.nodes):
         if _settings_of(node) in within:
             continue
@@ -41,7 +41,7 @@ def settings(check: Check) -> None:
 
 
 def _delays(check: Check, node: WorkflowNode, place: str) -> None:
-    """Tell of a first wait that the longest one cuts short."""
+    """Warn about an initial retry delay that exceeds the longest one."""
     retry = node.retry
     if retry is not None and retry.max_retries and retry.initial_delay_ms > retry.max_delay_ms:
         message = (
@@ -52,7 +52,7 @@ def _delays(check: Check, node: WorkflowNode, place: str) -> None:
 
 
 def _settings_of(node: WorkflowNode) -> tuple[object, ...]:
-    """Tell nodes of the same settings; parts of several values by which they are, not by those."""
+    """Return a key for a node's settings; compares compound parts by identity, which is fast."""
     parts = (id(node.limits), id(node.runner), id(node.retry))
     spans = (node.timeout_ms, node.queue_timeout_ms, node.total_timeout_ms, node.cache_ttl_ms)
     rest = (node.heartbeat_timeout_ms, node.memory_bytes, node.network, node.egress_hosts)
@@ -60,10 +60,10 @@ def _settings_of(node: WorkflowNode) -> tuple[object, ...]:
 
 
 def places(check: Check) -> None:
-    """Find what stands at each place, and check what is written into it."""
+    """Resolve the signature of each place, and check its literals."""
     made: dict[tuple[int, Map], Signature] = {}
-    # Of the Python nodes that nothing was told of: most stand at many places. By which UUID it is,
-    # since those are slow keys, and callers' definitions have one of each.
+    # Signatures of Python nodes without findings, since most are used at many places. Keyed by the
+    # identity of the UUID, which is faster than its hash; definitions share one object per node.
     right: dict[tuple[int, int], Signature] = {}
     for index, node in enumerate(check.definition.nodes):
         place = f"nodes[{index}]"
@@ -101,7 +101,7 @@ def _standing(check: Check, node: WorkflowNode) -> Signature | None:
 def _seen(
     inner: Signature | None, mapped: Map, made: dict[tuple[int, Map], Signature]
 ) -> Signature | None:
-    """Give the signature as edges see it: a map takes lists of elements, and gives lists."""
+    """Return the signature as edges see it: a map takes lists of elements and returns lists."""
     if inner is None:
         return None
     key = (id(inner), mapped)
@@ -119,14 +119,14 @@ def _seen(
 
 
 def input_of(signature: Signature, name: str) -> InputSpec | None:
-    """Give an input, also of what takes any."""
+    """Return the spec of an input, also for a node that accepts any."""
     if signature.is_open:
         return _OPEN_INPUT
     return signature.inputs.get(name)
 
 
 def _stands(check: Check, node: WorkflowNode, signature: Signature | None, place: str) -> bool:
-    """See that there is such a node, and that its outputs can leave it; tells whether all is so."""
+    """Check that a node exists and that its outputs can be carried; returns whether both hold."""
     before = len(check.findings)
     _identity(check, node, place)
     if signature is None:
@@ -143,20 +143,20 @@ def _stands(check: Check, node: WorkflowNode, signature: Signature | None, place
 def _written(
     check: Check, node: WorkflowNode, signature: Signature, place: str, *, twin: bool
 ) -> None:
-    """Check what the place itself gives to its inputs."""
+    """Check the literals, variables and parameters of a place."""
     for index, (name, text) in enumerate(node.literals):
         here = f"{place}.literals[{index}]"
         spec = input_of(signature, name)
         if spec is None:
             check.unknown(f"{here}.input", "UNKNOWN_INPUT", node.id, name, signature.inputs)
-        # A twin is no second writer of its namesake's inputs: its id is what is wrong.
+        # A place with a duplicate id is reported as such, not as a second writer.
         elif twin or check.feed(node.id, name, here):
             check.value(f"{here}.value_json", spec.type, text)
     _bound(check, node, signature, place, twin=twin)
 
 
 def _identity(check: Check, node: WorkflowNode, place: str) -> None:
-    """See that a built-in node is named by the place's construct, and by its own id."""
+    """Check that a built-in node has both its construct and its own id."""
     described = builtins.BY_KIND.get(node.kind)
     if described is None:
         if node.node_id in builtins.BY_ID:
@@ -174,7 +174,7 @@ def _identity(check: Check, node: WorkflowNode, place: str) -> None:
 
 def _absent(check: Check, node: WorkflowNode, place: str) -> None:
     if node.node_id in builtins.BY_ID:
-        return  # told already
+        return  # already reported
     is_workflow = isinstance(node.construct, SubWorkflow)
     what, code = ("workflow", "SUB_WORKFLOW") if is_workflow else ("node", "NODE")
     message = f"there is no {what} {node.node_id}"

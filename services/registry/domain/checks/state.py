@@ -1,4 +1,4 @@
-"""A check under way: the definition, its indexes, and what was found so far."""
+"""The state of a check: the definition, its indexes, and the findings so far."""
 
 from __future__ import annotations
 
@@ -33,33 +33,34 @@ _NO_VARIABLES: Final[Mapping[str, Type]] = {}
 
 
 class Judged(NamedTuple):
-    """What is known of an edge between two types."""
+    """The verdict on an edge between two types."""
 
     said: Verdict
-    opaque: str | None  # what cannot be carried, as it is called
-    verdict: str  # as it is stored
-    is_plain: bool  # it fits, loses nothing and can be carried: there is nothing to be told
+    opaque: str | None  # the name of a type that cannot be carried
+    verdict: str  # the verdict as stored
+    is_plain: bool  # it fits, is lossless and can be carried: nothing to report
 
 
 @dataclass(slots=True)
 class Check:
-    """What the parts of a check share."""
+    """State shared by the parts of a check."""
 
     definition: Definition
     signatures: Signatures
     findings: list[Finding] = field(default_factory=list)
     places: dict[str, int] = field(default_factory=dict)
-    # The place of each id, and what edges see there; of two of the same id the first.
+    # The place with each id, and its signature as edges see it; the first of duplicates.
     named: dict[str, WorkflowNode] = field(default_factory=dict)
     seen: dict[str, Signature | None] = field(default_factory=dict)
-    # What edges see at each place, in order: looked up once, since UUIDs are slow keys.
+    # Signatures as edges see them, by index of the place: looked up once, since hashing UUIDs is
+    # slow.
     known: list[Signature | None] = field(default_factory=list)
-    # The same without what a map makes of it: what one element, or one turn, has.
+    # The same before mapping: the signature of one element, or of one iteration of a loop.
     inner: list[Signature | None] = field(default_factory=list)
-    # (node, input) that something feeds, with the place of what does.
+    # (node, input) that is fed, with the path of what feeds it.
     fed: dict[tuple[str, str], str] = field(default_factory=dict)
-    # Edges whose ends exist and that are no copies: the graph. Its kinds of edges, and by place
-    # where they come from and lead to, once for each edge.
+    # Indexes of the edges whose ends exist, without duplicates: the graph. Also its kinds of edges,
+    # and the parents and children of each place, one entry per edge.
     sound: list[int] = field(default_factory=list)
     kinds: set[str] = field(default_factory=set)
     parents: dict[str, list[str]] = field(default_factory=dict)
@@ -72,19 +73,19 @@ class Check:
         self.bindings = Bindings(self, _NO_VARIABLES)
 
     def add(self, severity: str, place: str, code: str, message: str, hint: str = "") -> None:
-        """Note what was found."""
+        """Add a finding."""
         self.findings.append(Finding(severity, place, code, message, hint))
 
     def error(self, place: str, code: str, message: str, hint: str = "") -> None:
-        """Note what hinders storing."""
+        """Add an error, which prevents storing."""
         self.add(ERROR, place, code, message, hint)
 
     def signature_of(self, name: str) -> Signature | None:
-        """Give what edges see at a place that exists; None where nothing is known of it."""
+        """Return the signature of an existing place as edges see it; None if it is not known."""
         return self.seen[name]
 
     def value(self, place: str, of: Type, text: str) -> None:
-        """Note what hinders a text from being a value of a type."""
+        """Report an error if a JSON text is not a value of the type."""
         try:
             fault = check_value(of, parse_strict(text))
         except ValueTextError as error:
@@ -95,7 +96,7 @@ class Check:
             self.error(place, "VALUE_NOT_OF_TYPE", f"{where}{fault.message}")
 
     def feed(self, node: str, name: str, place: str) -> bool:
-        """Note what feeds an input; False where something does already."""
+        """Record what feeds an input; reports an error and returns False if it is fed already."""
         before = self.fed.setdefault((node, name), place)
         if before != place:
             message = f"the input {name} of {node} is fed by {before} already"
@@ -103,14 +104,14 @@ class Check:
         return before == place
 
     def unknown(self, place: str, code: str, node: str, name: str, known: Iterable[str]) -> None:
-        """Note that a node has no such input or output, and which it has."""
+        """Report that a node has no such input or output, listing those that it has."""
         kind = "input" if code == "UNKNOWN_INPUT" else "output"
         names = list(known)
         hint = f"it has {', '.join(names[:SUGGESTED_MAX])}" if names else f"it has no {kind}s"
         self.error(place, code, f"{node} has no {kind} {name}", hint)
 
     def join(self, index: int, edge: Connection) -> None:
-        """Take an edge into the graph."""
+        """Add an edge to the graph."""
         self.sound.append(index)
         self.kinds.add(edge.kind)
         if edge.source:
@@ -118,9 +119,9 @@ class Check:
             self.parents.setdefault(edge.target, []).append(edge.source)
 
     def judge_known(self, source: Type, target: Type, conversion: str) -> Judged:
-        """Compare two types once, by which they are: to hash a large one costs what it holds.
+        """Return the verdict on two types, cached by identity, since hashing large types is slow.
 
-        The types live as long as the signatures do.
+        Identities stay valid, since the types live as long as the signatures.
         """
         key = (id(source), id(target), conversion)
         known = self.judged.get(key)
@@ -134,7 +135,7 @@ class Check:
         return known
 
     def judge(self, source: Type, target: Type, conversion: str) -> Verdict:
-        """Say what is known of an edge between two types."""
+        """Return the verdict on an edge between two types."""
         key = (source, target, conversion)
         said = self.compared.get(key)
         if said is None:

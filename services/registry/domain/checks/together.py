@@ -1,4 +1,4 @@
-"""Places whose calls meet in one interpreter: whether what runs there can."""
+"""Check that places with concurrent calls can share one interpreter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.registry.domain.definition import Signature, WorkflowNode
 
 
 def together(check: Check) -> None:
-    """Refuse calls at once where they would be made one after another all the same."""
+    """Report concurrency where calls would still run one after another."""
     for index, node in enumerate(check.definition.nodes):
         if node.concurrency > 1:
             fault = _fault(node, check.inner[index])

@@ -1,4 +1,4 @@
-"""Waits for what comes from outside: the types that they state, and whether anything has them."""
+"""Check waits for signals and approvals: the types that they state, and conflicts of names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from services.registry.domain.definition import WorkflowNode
 
 
 def read_types(check: Check) -> tuple[WorkflowNode, ...]:
-    """Read the types that waits state, as callers wrote them; gives the places with them."""
+    """Parse the types of waits as callers wrote them; returns the places with these types."""
     return tuple(
         replace(node, construct=_waited(check, node.construct, f"nodes[{index}].{node.kind}"))
         if isinstance(node.construct, Signal | Approval)
@@ -52,7 +52,10 @@ def _waited(check: Check, construct: Signal | Approval, place: str) -> Signal | 
 
 
 def same_names(check: Check) -> None:
-    """Refuse waits of one name that no value satisfies: what is sent is held to each one's type."""
+    """Report waits with the same name whose types no single value satisfies.
+
+    A sent value must match the type of each of them.
+    """
     narrowest: dict[tuple[str, str], tuple[int, WorkflowNode, Type]] = {}
     for index, node in enumerate(check.definition.nodes):
         wait = node.construct
@@ -73,7 +76,7 @@ def same_names(check: Check) -> None:
 
 
 def _meet(one: Type, other: Type) -> bool:
-    """Whether some value is of both, as far as examples show."""
+    """Return whether some value belongs to both types, as far as examples show."""
     return (
         one == other
         or any(check_value(one, each) is None for each in examples(other))

@@ -1,3 +1,3 @@
-"""Reading source in a bounded child process."""
+"""Analyze source code in a bounded child process."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs the analyzer: a child process under the node's own Python, bounded in every way."""
+"""Run the analyzer in a child process with limits, under the node's own Python version."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from services.registry.domain.source import (
 log = structlog.get_logger()
 
 _FOLDER: Final = Path(__file__).parent
-# Imported rather than run as a file: its bytecode is kept, and compiling it would take as long as
-# parsing a source of a thousand lines. Its folder comes last: nothing there hides a library.
+# Imported rather than run as a file, so that its bytecode is cached: compiling it would take as
+# long as parsing a thousand lines. Its folder is last on the path, so that it shadows no library.
 _PROGRAM: Final = f"""
 import sys
 sys.path.append({str(_FOLDER)!r})
@@ -45,14 +45,14 @@ _TOO_COMPLEX: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """A report, and the version of the Python whose grammar made it."""
+    """A report, and the Python version whose grammar was used."""
 
     report: SourceReport
     grammar: str
 
 
 class SourceAnalyzer:
-    """Reads sources without running them, at most two at once."""
+    """Analyzes sources without running them, at most two at once."""
 
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(_CHILDREN_MAX)
@@ -65,9 +65,9 @@ class SourceAnalyzer:
         python_version: str,
         types: Mapping[str, Type] | None = None,
     ) -> Analysis:
-        """Read one source; whatever is wrong with it stands in the report, hostile or not.
+        """Analyze a source; all faults are in the report, even for hostile input.
 
-        It may name `types` without defining them.
+        The source may use the names in `types` without defining them.
         """
         interpreter = await asyncio.to_thread(closest, python_version)
         if interpreter is None:
@@ -96,7 +96,7 @@ def _read(answer: bytes) -> SourceReport:
         raw: Any = orjson.loads(answer)
         return read_report(raw)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        # The report of a child that went wrong half-way, or integers that JSON here cannot hold.
+        # A child that failed half-way, or integers too large for this JSON parser.
         log.warning("source_report_unreadable", fault=type(error).__name__)
         return failed(*_TOO_COMPLEX)
 
@@ -114,7 +114,7 @@ def _with_grammar(report: SourceReport, used: Interpreter, wanted: str) -> Sourc
 
 
 async def _run(interpreter: Interpreter, request: bytes) -> bytes | None:
-    """Run the child; None where it died, took too long or wrote too much."""
+    """Run the child; None if it died, timed out or wrote too much."""
     try:
         done = await child.run(
             [str(interpreter.path), "-I", "-S", "-W", "ignore", "-c", _PROGRAM],

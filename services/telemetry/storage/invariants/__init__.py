@@ -1,7 +1,7 @@
-"""What must hold in every database of Qflow: one query each, in a file of its own.
+"""The invariants of every Qflow database: one query per file.
 
-A query gives (place, what, facts), all text, for each thing that breaks it; an empty answer is
-health. The first line of a file says its id and what holds.
+A query returns (place, what, facts), all text, for each violation; no rows means that the invariant
+holds. The first line of a file holds its id and title.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SETTLES: Final = "-- Settles:"
 
 @cache
 def all_invariants() -> tuple[Invariant, ...]:
-    """Read every file once, in the order of their ids."""
+    """Read all files once; returns the invariants ordered by id."""
     return tuple(
         sorted(
             (_read(path) for path in _FOLDER.glob("*.sql")),
@@ -42,13 +42,13 @@ def _read(path: Path) -> Invariant:
 
 
 def bounded(invariant: Invariant) -> LiteralString:
-    """Give the query with a limit on its rows as its parameter."""
+    """Return the query with a row limit as its parameter."""
     query = invariant.query
     return f"SELECT place, what, facts FROM (\n{query}\n) AS breach LIMIT $1"  # noqa: S608 - our own files
 
 
 async def breaches(pool: Pool, invariant: Invariant, *, limit: int) -> list[Breach]:
-    """Ask one question in a transaction of its own; the login may write nothing."""
+    """Run one query in its own transaction, under a read-only login; returns the violations."""
     async with connection(pool) as db:
         return await _ask(db, invariant, limit)
 

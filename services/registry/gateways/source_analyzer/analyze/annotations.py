@@ -1,4 +1,4 @@
-"""Annotations as structural forms: names, unions, aliases and what stands in brackets."""
+"""Convert annotations to structural forms: names, unions, aliases and subscripts."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ from .vocabulary import (
 )
 
 PARTS_MAX = 1_000
-PARTS_ALL_MAX = 10_000  # of all types of one function
+PARTS_ALL_MAX = 10_000  # for all types of one function
 UNKNOWN_MAX = 100
 
 
 class Types:
-    """Turns annotations into structural forms."""
+    """Converts annotations to structural forms."""
 
     def __init__(self, scope, report, given=None):
         self.scope = scope
         self.report = report
-        self.given = given or {}  # custom types by their names: structural forms
-        self.used = []  # the ones that were needed
-        self.unknown = []  # names that nothing in the source defines
+        self.given = given or {}  # custom types: structural forms by name
+        self.used = []  # names of the custom types that were used
+        self.unknown = []  # names that the source does not define
         self.quoted = 0
         self.parts = 0
         self.parts_all = 0
-        self.open = []  # classes and aliases being read: a name twice is a recursion
+        self.open = []  # classes and aliases being read; a repeated name is a recursion
         self.variables = {}  # type parameters of the function (`def f[T]`)
         self.classes = Classes(self)
 
     def of(self, node):
-        """The form of one annotation; Refused where it has none."""
+        """Return the form of an annotation; raises Refused if it is not a type."""
         self.parts = 0
         self.open = []
         if self.parts_all > PARTS_ALL_MAX:
-            return {"t": "any"}  # refused already, with the type that went beyond it
+            return {"t": "any"}  # already reported for the type that exceeded the limit
         return self.read(node, 1)
 
     def count_parts(self, count):
-        """Bound the sum; the place is the annotation that goes beyond it, not an alias it names."""
+        """Count parts against the function's limit; an excess is reported at the annotation."""
         self.parts_all += count
         if self.parts_all > PARTS_ALL_MAX:
             raise Refused(
@@ -60,7 +60,7 @@ class Types:
             )
 
     def read(self, node, depth):
-        """The form of an annotation, or of a part of one."""
+        """Return the form of an annotation, or of a part of one."""
         self.count_parts(1)
         self.parts += 1
         if self.parts > PARTS_MAX:
@@ -99,12 +99,12 @@ class Types:
         raise not_a_type(node)
 
     def forward(self, node):
-        """The annotation that a text holds."""
+        """Return the annotation in a string."""
         try:
             inner = ast.parse(node.value.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             raise not_a_type(node, "the text of this annotation") from None
-        for each in ast.walk(inner):  # places inside the text are those of the text
+        for each in ast.walk(inner):  # report the position of the string
             if hasattr(each, "lineno"):
                 each.lineno, each.col_offset = node.lineno, node.col_offset
         return inner
@@ -117,7 +117,7 @@ class Types:
         return [node] + found[::-1]
 
     def union(self, nodes, depth):
-        """The form of what is any of these."""
+        """Return the form of a union."""
         members = []
         for node in nodes:
             form = self.read(node, depth + 1)
@@ -127,13 +127,13 @@ class Types:
         return members[0] if len(members) == 1 else {"t": "union", "any_of": members}
 
     def is_unpacked(self, node):
-        """Whether it stands for any number of types: `*Ts`, `Unpack[Ts]`."""
+        """Return whether a node stands for any number of types: `*Ts` or `Unpack[Ts]`."""
         if isinstance(node, ast.Subscript):
             return self.scope.dotted(node.value) == "typing.Unpack"
         return isinstance(node, ast.Starred)
 
     def name(self, node, depth):
-        """The form that a name means."""
+        """Return the form of a name."""
         name = self.scope.dotted(node)
         if name is None:
             raise not_a_type(node)
@@ -164,7 +164,7 @@ class Types:
         return self.opaque(name, node)
 
     def _custom(self, name, node):
-        """A type that callers have defined; the source itself has no such name."""
+        """Return the form of a custom type that the source does not define, or None."""
         if name in self.scope.others:
             return None
         if name not in self.given:
@@ -185,7 +185,7 @@ class Types:
         return form
 
     def known(self, name, node):
-        """The form of a name that everybody knows, with nothing in brackets; None for others."""
+        """Return the form of a well-known name without arguments; None for other names."""
         if name in SCALARS:
             return {"t": SCALARS[name]}
         if name in LISTS:
@@ -207,7 +207,7 @@ class Types:
         return None
 
     def approximated(self, name, arguments, node):
-        """The plainer form that a type arrives as, told."""
+        """Return the plainer form in which values of a type arrive, with a warning."""
         kind = APPROXIMATED[name]
         self.report.add(
             WARNING,
@@ -226,7 +226,7 @@ class Types:
         return {"t": "dict", "key": arguments[0], "value": arguments[-1]}
 
     def opaque(self, name, node, hint="take and give plain values, records or files"):
-        """The form of what is known by its name alone, told."""
+        """Return the form of a type known only by name, with a warning."""
         name = name.lstrip(".")
         if len(name) > 255:
             raise name_too_long(node)
@@ -280,7 +280,7 @@ class Types:
         return None
 
     def opened(self, name, node, read, variables):
-        """Read what a class or an alias holds, under its own type parameters, and but once."""
+        """Read a class or an alias under its own type parameters; refuses recursion."""
         if name in self.open:
             raise Refused(
                 "TYPE_RECURSIVE",
@@ -290,7 +290,7 @@ class Types:
             )
         self.open.append(name)
         outer = self.variables
-        self.variables = variables  # its own, not those of whoever names it
+        self.variables = variables  # its own, not those of the annotation that names it
         try:
             return read()
         finally:
@@ -298,7 +298,7 @@ class Types:
             self.open.pop()
 
     def alias(self, name, value, node, depth):
-        """The form of what a name was assigned."""
+        """Return the form of an alias from the assigned expression."""
         if isinstance(value, ast.Call):
             return self.classes.read_call(name, value, node, depth)
         if isinstance(value, (ast.Name, ast.Attribute, ast.Subscript, ast.BinOp, ast.Constant)):
@@ -307,8 +307,8 @@ class Types:
 
     def _variable(self, parameter, depth):
         if isinstance(parameter, brackets.Argument):
-            # Read where it is used, so that its parts and depth count there, by the names that
-            # hold where it was written.
+            # Read at each use, so that its parts and depth count there, but with the names in scope
+            # where it was written.
             inner = self.variables, self.open
             self.variables, self.open = parameter.variables, list(parameter.open)
             try:
@@ -324,7 +324,7 @@ class Types:
 
 
 def _parts_of(form):
-    """How many types a structural form consists of; it was bounded when it was stored."""
+    """Return the number of types in a structural form; bounded when it was stored."""
     count, stack = 0, [form]
     while stack:
         here = stack.pop()

@@ -1,4 +1,4 @@
-"""What stands in the brackets of an annotation: `list[int]`, `Literal[1]`, `Pair[int, str]`."""
+"""Read subscripted annotations: `list[int]`, `Literal[1]`, `Pair[int, str]`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .vocabulary import APPROXIMATED, GENERIC, NEVER_EMPTY, OPAQUE_PARTS, TUPLES
 
 
 class Argument:
-    """What is given for a type parameter, and what the names in it mean."""
+    """The argument for a type parameter, with the names in scope where it was written."""
 
     def __init__(self, node, variables, opened):
         self.node = node
@@ -19,7 +19,7 @@ class Argument:
 
 
 def read_subscript(types, node, depth):
-    """The form of an annotation with brackets."""
+    """Return the form of an annotation with brackets."""
     name = types.scope.dotted(node.value)
     if name is None:
         raise not_a_type(node)
@@ -61,7 +61,7 @@ def read_subscript(types, node, depth):
 
 
 def _filled(types, node, arguments, depth):
-    """A generic alias or class (`type Pair[T] = …`) with its parameters given, or None."""
+    """Return the form of a generic alias or class (`type Pair[T] = …`) with arguments, or None."""
     name, scope = getattr(node.value, "id", ""), types.scope
     parameters = _parameters(scope, name)
     if name in types.variables or len(parameters) != len(arguments) or not parameters:
@@ -77,7 +77,7 @@ def _filled(types, node, arguments, depth):
 
 
 def _parameters(scope, name):
-    """What an alias or a class leaves open, by name; nothing where it takes any number of them."""
+    """Return the type parameters of an alias or a class; empty if any of them is variadic."""
     definition = scope.classes.get(name)
     opened = scope.parameters.get(name) or getattr(definition, "type_params", ())
     if opened:
@@ -92,7 +92,7 @@ def _parameters(scope, name):
 
 
 def _carried(types, name, arguments):
-    """The type of values that travel as files whatever stands in the brackets, or None."""
+    """Return the type of values carried as files, whatever their arguments, or None."""
     if name == "typing.IO" and arguments and types.scope.dotted(arguments[0]) == "builtins.bytes":
         return "file"
     if name == "typing.Annotated" and any(
@@ -104,7 +104,7 @@ def _carried(types, name, arguments):
 
 def _arguments(node, name):
     inner = node.slice
-    if type(inner).__name__ == "Index":  # before Python 3.9's new syntax tree
+    if type(inner).__name__ == "Index":  # the syntax tree before Python 3.9
         inner = inner.value
     arguments = inner.elts if isinstance(inner, ast.Tuple) else [inner]
     if not arguments and name in NEVER_EMPTY:
@@ -127,7 +127,7 @@ def _tuple(types, inner, arguments, depth):
     if isinstance(inner, ast.Tuple) and not arguments:
         return {"t": "tuple", "items": []}
     if any(map(types.is_unpacked, arguments)):
-        return {"t": "tuple", "item": {"t": "any"}}  # how many there are is not written here
+        return {"t": "tuple", "item": {"t": "any"}}  # the number of items is not known here
     last = arguments[-1]
     if len(arguments) == 2 and isinstance(last, ast.Constant) and last.value is Ellipsis:
         return {"t": "tuple", "item": types.read(arguments[0], depth + 1)}
@@ -174,5 +174,5 @@ def _literal_member(types, node, depth):
             "name a member that an enum of this source defines",
             node,
         )
-    base = "int" if form["base"] == "flag" else form["base"]  # the one value, no combinations
+    base = "int" if form["base"] == "flag" else form["base"]  # a single value, no combinations
     return dict(form, base=base, members={node.attr: form["members"][node.attr]})

@@ -1,4 +1,4 @@
-"""Enums: their members, numbered and converted as Python does it."""
+"""Read enums: their members, numbered and converted as Python does."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ MEMBERS_MAX = 1_000
 
 
 def read_enum(types, lineage, name, bases, node):
-    """The form of an enum's class, the last of its lineage."""
+    """Return the form of an enum class, the last one of its lineage."""
     members = Members(bases, _defines(lineage, "_generate_next_value_"))
     kept = any(each.arg == "boundary" for here in lineage for each in here.keywords)
     if kept or _defines(lineage, "__new__") or bases & OTHER_MIXINS:
-        return types.opaque(name, node)  # its values are whatever that makes of them
+        return types.opaque(name, node)  # such values cannot be known without running code
     for statement in lineage[-1].body:
         if isinstance(statement, BLOCKS):
             return types.opaque(name, node)
@@ -28,20 +28,20 @@ def read_enum(types, lineage, name, bases, node):
 
 
 def _add_member(types, members, target, value):
-    """Whether the assignment could be read; one that makes no member is left alone."""
+    """Return whether an assignment could be read; one that makes no member is skipped."""
     if not isinstance(target, ast.Name) or target.id == "_ignore_":
         return False
     if target.id[0] == target.id[-1] == "_":
         return True
     if target.id.startswith("__"):
-        return False  # a member of another name before Python 3.11, and none since
+        return False  # before Python 3.11 a member with a mangled name, since then none
     if isinstance(value, ast.Call) and types.scope.dotted(value.func) == "enum.auto":
         return members.number(target.id)
     return members.add(target.id, plain(value))
 
 
 def read_enum_call(types, name, base, call, node):
-    """The form of `Enum("Color", "RED BLUE")`."""
+    """Return the form of `Enum("Color", "RED BLUE")`."""
     members, shape = Members({base}, False), plain(call.args[1])
     if isinstance(shape, str):
         shape = shape.replace(",", " ").split()
@@ -68,7 +68,7 @@ def _form(types, name, members, node):
 
 
 class Members:
-    """The members of an enum, numbered and converted as Python does it."""
+    """Collects the members of an enum."""
 
     def __init__(self, bases, own_numbers):
         base = next((ENUM_BASES[each] for each in sorted(bases) if ENUM_BASES.get(each)), "")
@@ -77,12 +77,12 @@ class Members:
         self.flags = bool(bases & {"enum.Flag", "enum.IntFlag"})
         self.texts = "enum.StrEnum" in bases
         self.own_numbers = own_numbers
-        self.written = []  # the values before the base makes them its own: these are counted on
+        self.written = []  # the values before conversion, from which `auto()` counts on
         self.found = {}
         self.first = {}
 
     def number(self, name):
-        """Add what `auto()` stands for; whether that is known."""
+        """Add the value of `auto()`; returns whether it is known."""
         if self.own_numbers:
             return False
         if self.texts:
@@ -92,24 +92,24 @@ class Members:
         return self.add(name, self._next())
 
     def _next(self):
-        # From the last value or the largest, as this very Python does: 3.11.2 and 3.11.7 differ.
+        # Python's own rule, from the last or the largest value: 3.11.2 and 3.11.7 differ.
         import enum
 
         numbered = enum.Flag if self.flags else enum.Enum
         return numbered._generate_next_value_("", 1, len(self.written), self.written[:])
 
     def add(self, name, value):
-        """Add a value as it is written; whether its member has one that is known."""
+        """Add a value as written; returns whether the member's value is known."""
         wanted = (int,) if self.flags else (str,) if self.texts else PLAIN
         convert = {"str": str, "int": int, "float": float}.get(self.base)
-        # Of a number written as text: to read a long one takes the square of its length.
+        # Parsing a number from a long text takes quadratic time.
         too_long = convert in (int, float) and isinstance(value, str) and len(value) > 100
         if too_long or type(value) not in wanted or len(self.found) == MEMBERS_MAX:
             return False
         self.written.append(value)
         try:
             made = storable(convert(value) if convert else value, None)
-            # Equal values are one member, which has the value of the first: `1`, not `1.0`.
+            # Equal values are one member, with the value of the first: `1`, not `1.0`.
             self.found[name] = self.first.setdefault(made, made)
         except (ValueError, TypeError, OverflowError, Refused):
             return False

@@ -1,4 +1,4 @@
-"""What a source imports, each module once."""
+"""Collect the imports of a source, each module once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IMPORTS_MAX = 1_000
 
 
 def read_imports(tree, scope, report):
-    """Top-level names of the imported modules, each once, with where and whether guarded."""
+    """Return the imported top-level modules, each once, with position and whether guarded."""
     found = {}
     stack = [(statement, False, False) for statement in reversed(tree.body)]
     while stack:
@@ -46,7 +46,7 @@ def read_imports(tree, scope, report):
 
 
 def _statements_in(node):
-    """The statements in a statement's blocks: no expression holds one, and most nodes are those."""
+    """Yield the statements in a statement's blocks; expressions contain none."""
     for name in ("body", "orelse", "finalbody", "handlers", "cases"):
         for each in getattr(node, name, ()):
             yield each
@@ -85,7 +85,7 @@ def _guards_imports(node):
 
 
 def is_standard(name):
-    """Whether a module comes with this very Python."""
+    """Return whether a module belongs to this Python's standard library."""
     names = getattr(sys, "stdlib_module_names", None)
     if names is None:
         names = _listed_standard()
@@ -93,7 +93,7 @@ def is_standard(name):
 
 
 def _listed_standard():
-    """Python 3.9 has no list of its own modules: look at its folder, once."""
+    """Return the standard modules by listing their folder, for Python 3.9, which has no list."""
     if not _LISTED:
         _LISTED.update(sys.builtin_module_names)
         folder = os.path.dirname(os.__file__)

@@ -1,4 +1,4 @@
-"""The program: one request on standard input, one report on standard output."""
+"""The program: reads one request from standard input, writes one report to standard output."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _TOO_COMPLEX = (
 
 
 def analyze(code, main_function, version, given=None):
-    """Read one source; everything that is wrong with it becomes a diagnostic.
+    """Analyze a source; all faults become diagnostics.
 
-    `given` are forms of types that it may name without defining them.
+    `given` holds the forms of types that it may use without defining them.
     """
     report = Report(code)
     result = {"function": None, "imports": [], "diagnostics": report.found}
@@ -56,7 +56,8 @@ def _parse(code, version, report):
     hint = "it was read as Python %d.%d" % feature
     try:
         tree = ast.parse(code, "<node>", "exec", feature_version=feature)
-        # Compiling finds what parsing does not (`return` outside of a function); it runs nothing.
+        # Compiling finds faults that parsing does not (`return` outside a function); it runs no
+        # code.
         compile(tree, "<node>", "exec", dont_inherit=True)
         return tree
     except SyntaxError as error:
@@ -70,7 +71,7 @@ def _parse(code, version, report):
 
 
 def _limit():
-    """Give this process less than it needs to hurt anybody."""
+    """Limit this process's resources."""
     for what, value in (
         (resource.RLIMIT_CPU, CPU_SECONDS),
         (resource.RLIMIT_AS, ADDRESS_SPACE_BYTES),
@@ -85,7 +86,7 @@ def _limit():
 
 
 def main():
-    """Answer the request on standard input, and end."""
+    """Process the request on standard input, and exit."""
     _limit()
     sys.warnoptions[:] = ["ignore"]
     import warnings
@@ -97,4 +98,4 @@ def main():
     )
     sys.stdout.buffer.write(json.dumps(result).encode("utf-8"))
     sys.stdout.buffer.flush()
-    os._exit(0)  # tearing down a hostile syntax tree may recurse; there is nothing left to do
+    os._exit(0)  # freeing a hostile syntax tree may recurse too deeply

@@ -1,4 +1,4 @@
-"""Classes that are read as their fields: TypedDict, NamedTuple, dataclasses, pydantic models."""
+"""Read classes as records: TypedDict, NamedTuple, dataclasses and pydantic models."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .vocabulary import ENUM_BASES, NAME
 
 
 class Classes:
-    """Reads classes, and the calls that make some."""
+    """Reads classes, and calls that create types."""
 
     def __init__(self, types):
         self.types = types
         self.scope = types.scope
 
     def read(self, definition, name, node, depth):
-        """The form of a class by its fields or members; by its name where it has neither."""
+        """Return the form of a class: a record or an enum, otherwise opaque."""
         bases = self._bases(definition)
         if bases & set(ENUM_BASES):
             return read_enum(self.types, self._lineage(definition), name, bases, node)
@@ -30,7 +30,7 @@ class Classes:
         if kind == "dataclass":
             lineage = [each for each in lineage if self._is_dataclass(each)]
             if any(map(self._has_init_var, lineage)):
-                # It is taken by the constructor and never given back by the object.
+                # The constructor takes it, but the object does not have it as a field.
                 return self.types.opaque(
                     name, node, "make its InitVar a field, or pass plain values"
                 )
@@ -41,7 +41,7 @@ class Classes:
         return {"t": "record", "kind": kind, "name": name, "fields": list(fields.values())}
 
     def read_call(self, name, call, node, depth):
-        """NewType, TypeVar, and what makes aliases, records and enums by a call."""
+        """Read a call that creates a type: NewType, TypeVar, an alias, a record or an enum."""
         maker = self.scope.dotted(call.func)
         arguments = call.args
         if maker in ("typing.NewType", "typing.TypeAliasType") and len(arguments) == 2:
@@ -85,7 +85,7 @@ class Classes:
             yield base.value if isinstance(base, ast.Subscript) else base
 
     def _bases(self, definition):
-        """Dotted names of all bases, with those of bases in the same module."""
+        """Return the dotted names of all bases, including those of bases in the same module."""
         found, stack, seen = set(), [definition], set()
         while stack:
             for base in self._base_nodes(stack.pop()):
@@ -99,7 +99,7 @@ class Classes:
         return found
 
     def _lineage(self, definition):
-        """The class after its bases of the same module, so that its own fields win."""
+        """Return the class after its bases of the same module, so that its own fields win."""
         ordered, stack, seen = [], [definition], set()
         while stack and len(ordered) < 100:
             here = stack.pop()
@@ -173,7 +173,7 @@ class Classes:
             yield self._field(name, annotation, not has_default, depth)
 
     def _field_call(self, call):
-        """Whether `field(…)` or `Field(…)` gives a default; None where the field is no argument."""
+        """Return whether `field(…)` or `Field(…)` has a default; None if it is no init argument."""
         name = self.scope.dotted(call.func) or ""
         if name not in ("dataclasses.field", "pydantic.Field", "pydantic.fields.Field"):
             return True

@@ -1,4 +1,4 @@
-"""What is found in a source, with places that people count from 1."""
+"""Diagnostics of a source, with lines and columns counted from 1."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ ERROR, WARNING, INFO = "error", "warning", "info"
 
 
 class Refused(Exception):
-    """The source cannot be used; the diagnostic says why."""
+    """The source is rejected; holds the diagnostic."""
 
     def __init__(self, code, message, hint, node=None):
         super().__init__(message)
@@ -18,14 +18,14 @@ class Refused(Exception):
 
 
 class Report:
-    """Diagnostics as they are found, with places that people count from 1."""
+    """Collects diagnostics, with lines and columns counted from 1."""
 
     def __init__(self, code):
         self.lines = code.splitlines()
         self.found = []
 
     def add(self, severity, code, message, hint, node=None, line=0, column=0):
-        """Keep one, of a place in the syntax tree or of a line and column."""
+        """Add a diagnostic at a syntax node, or at a line and column."""
         if node is not None:
             line = getattr(node, "lineno", 0)
             column = self.column(line, getattr(node, "col_offset", -1))
@@ -41,8 +41,8 @@ class Report:
             self.found.append(entry)
 
     def column(self, line, offset):
-        """The character that an offset of the parser stands at."""
-        # The parser counts bytes of UTF-8; people count characters.
+        """Return the column of a parser's offset, counted from 1."""
+        # The parser counts UTF-8 bytes, people count characters.
         if offset < 0 or not 0 < line <= len(self.lines):
             return 0
         head = self.lines[line - 1].encode("utf-8", "replace")[:offset]
@@ -50,7 +50,7 @@ class Report:
 
 
 def not_a_type(node, what="this annotation"):
-    """Say that something stands where a type should."""
+    """Return the error for an annotation that is not a type."""
     return Refused(
         "TYPE_NOT_UNDERSTOOD",
         "%s is not a type" % what,
@@ -60,7 +60,7 @@ def not_a_type(node, what="this annotation"):
 
 
 def needs_brackets(name, node):
-    """Say that a name means no type alone."""
+    """Return the error for a name that is not a type without brackets."""
     short = name.rpartition(".")[2]
     return Refused(
         "TYPE_NOT_UNDERSTOOD",
@@ -71,7 +71,7 @@ def needs_brackets(name, node):
 
 
 def name_too_long(node):
-    """Say that a type's name could not be stored."""
+    """Return the error for a type's name that is too long to store."""
     return Refused(
         "TYPE_NOT_UNDERSTOOD",
         "this name is too long for a type",

@@ -1,4 +1,4 @@
-"""What the names at the top of a module mean, as far as reading tells."""
+"""Resolve the names at a module's top level, statically."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .vocabulary import BUILTINS, STAR_MODULES
 
 
 class Scope:
-    """What the names at the top of a module mean, as far as reading tells."""
+    """The names at a module's top level, resolved statically."""
 
     def __init__(self, tree):
         self.imports = {}  # name -> dotted name
@@ -19,12 +19,12 @@ class Scope:
         self.parameters = {}  # name of a generic alias -> its type parameters
         self.others = set()
         self.star = False
-        self.postponed = False  # `from __future__ import annotations`: Python evaluates none
+        self.postponed = False  # `from __future__ import annotations`: not evaluated
         self.order = []  # top-level functions, in order
         self._read(tree.body)
 
     def _read(self, body):
-        """In the order of the source, so that of two bindings of a name the later one counts."""
+        """Read statements in source order, so that a later binding of a name wins."""
         stack = [(iter(body), True, False)]
         while stack:
             statements, top, typing_only = stack[-1]
@@ -37,9 +37,9 @@ class Scope:
                 stack.append((iter(block), False, typing_only or for_types))
 
     def _blocks(self, statement):
-        """The blocks of a statement, each with whether only type checkers enter it.
+        """Return the blocks of a statement, each with whether only type checkers enter it.
 
-        Of alternatives, what is meant comes last: a handler stands in for what it guards.
+        Of alternatives, the intended one is last: a handler replaces what it guards.
         """
         if not isinstance(statement, BLOCKS):
             return []
@@ -52,7 +52,7 @@ class Scope:
         return [(block, False) for block in blocks]
 
     def checks_types(self, test):
-        """Whether a condition holds for type checkers alone."""
+        """Return whether a condition holds only for type checkers."""
         return self.dotted(test) in ("typing.TYPE_CHECKING", "TYPE_CHECKING")
 
     def _statement(self, statement, top, typing_only):
@@ -67,13 +67,13 @@ class Scope:
             self._bind(statement.name)
             self.classes[statement.name] = statement
         elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            # What is said to type checkers alone is defined elsewhere for those who call it.
+            # A function declared only for type checkers is defined elsewhere at run time.
             if not typing_only and not any(map(self._is_overload, statement.decorator_list)):
                 self._bind(statement.name)
                 self.functions[statement.name] = statement
                 if top:
                     self.order.append(statement.name)
-        elif type(statement).__name__ == "TypeAlias":  # `type X = …`, from Python 3.12 on
+        elif type(statement).__name__ == "TypeAlias":  # `type X = …`, since Python 3.12
             self._bind(statement.name.id)
             self.aliases[statement.name.id] = statement.value
             self.parameters[statement.name.id] = statement.type_params
@@ -118,13 +118,13 @@ class Scope:
                     self.others.add(each.id)
 
     def _bind(self, name):
-        """A later binding of a name hides the earlier one."""
+        """Bind a name, hiding an earlier binding."""
         for known in (self.imports, self.classes, self.functions, self.aliases):
             known.pop(name, None)
         self.others.discard(name)
 
     def has(self, name):
-        """Whether the module binds a name."""
+        """Return whether the module binds a name."""
         return (
             name in self.imports
             or name in self.classes
@@ -134,7 +134,10 @@ class Scope:
         )
 
     def dotted(self, node):
-        """The dotted name that an expression means, or None: `t.List` with `import typing as t`."""
+        """Return the dotted name of an expression, or None.
+
+        With `import typing as t`, `t.List` is `typing.List`.
+        """
         parts = []
         while isinstance(node, ast.Attribute):
             parts.append(node.attr)
@@ -154,7 +157,7 @@ class Scope:
 
 
 def targets_of(statement):
-    """What a statement binds or deletes, each with the expression it then means, if any."""
+    """Return the targets that a statement binds or deletes, each with its expression, if any."""
     if isinstance(statement, ast.Assign):
         return [(target, statement.value) for target in statement.targets]
     if isinstance(statement, ast.AnnAssign) and statement.value is not None:

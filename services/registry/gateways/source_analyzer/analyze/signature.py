@@ -1,4 +1,4 @@
-"""The main function: which it is, and what it takes and gives."""
+"""Find the main function, and read its parameters and return type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EXAMPLE = "define one: def run(x: int) -> int: …"
 
 
 def find_main(scope, wanted):
-    """The function that a run calls: the named one, or the only public one."""
+    """Return the function that a run calls: the named one, or the only public one."""
     if wanted:
         return _named_main(scope, wanted)
     public = []
@@ -68,13 +68,13 @@ def _named_main(scope, wanted):
 
 
 def read_function(function, types, report):
-    """Signature, defaults, docstring and outputs of the main function."""
+    """Return signature, defaults, docstring and outputs of the main function."""
     _check_body(function, report)
     types.variables = {
         each.name: each for each in getattr(function, "type_params", ()) if hasattr(each, "name")
     }
     _check_decorators(function, types.scope, report)
-    given = function.returns or function  # where what it gives is told
+    given = function.returns or function  # where findings about the return type are reported
     return {
         "name": function.name,
         "is_async": isinstance(function, ast.AsyncFunctionDef),
@@ -100,7 +100,7 @@ def _check_decorators(function, scope, report):
 
 
 def _check_body(function, report):
-    """A generator gives no value that could be carried; say so before a run does."""
+    """Report a generator as an error, since its result could not be carried."""
     stack = list(function.body)
     while stack:
         here = stack.pop()

@@ -1,4 +1,4 @@
-"""Values that are written in a source: read, and as JSON keeps them."""
+"""Evaluate literals in a source, and convert them to JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNKNOWN = object()
 
 
 def plain(node):
-    """The value of a literal expression; `UNKNOWN` where it is none."""
+    """Return the value of a literal expression; `UNKNOWN` if it is not one."""
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OverflowError):
@@ -24,7 +24,7 @@ def plain(node):
 
 
 def storable(value, node):
-    """The value, where JSON can hold it; else Refused."""
+    """Return the value if JSON can represent it; otherwise raises Refused."""
     if isinstance(value, int) and abs(value) > INTEGER_MAX:
         raise Refused(
             "LITERAL_TOO_LARGE", "the integer has more than 64 bits", "write int instead", node
@@ -46,7 +46,7 @@ def _has_surrogate(text):
 
 
 def wire(value):
-    """A default as JSON text, or None where JSON has no such value."""
+    """Return a default as JSON text; None if JSON cannot represent it."""
     try:
         text = json.dumps(_to_json(value, 0), ensure_ascii=False, allow_nan=False)
         text.encode("utf-8")

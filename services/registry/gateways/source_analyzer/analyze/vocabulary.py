@@ -1,4 +1,4 @@
-"""What typing and its relatives call the types that the structural form knows."""
+"""The names of types in typing and related modules, with their structural forms."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SCALARS = {
     "pandas.DataFrame": "pandas",
     "polars.DataFrame": "polars",
 }
-# Types of others whose parts in brackets say nothing of how their values travel.
+# Foreign types whose arguments do not matter for carrying their values.
 OPAQUE_PARTS = {
     "os.PathLike": "file",
     "numpy.ndarray": "ndarray",
@@ -82,7 +82,7 @@ DICTS = {
     "collections.abc.MutableMapping",
 }
 TUPLES = {"builtins.tuple", "typing.Tuple"}
-# Types whose values arrive as a plainer type: told, since their own methods will be missing.
+# Types whose values arrive as a plainer type, with a warning, since their methods are missing.
 APPROXIMATED = {
     "collections.OrderedDict": "dict",
     "collections.defaultdict": "dict",
@@ -95,7 +95,7 @@ APPROXIMATED = {
     "builtins.bytearray": "bytes",
     "builtins.memoryview": "bytes",
 }
-# What a star import binds is known of these: they come with Python and run nothing of a user's.
+# Modules whose star imports are resolved: they come with Python, and importing them is safe.
 STAR_MODULES = (
     "typing",
     "datetime",

@@ -114,16 +114,18 @@ async def test_watchers_who_have_seen_the_same_are_told_what_was_made_for_the_fi
     assert told[2] is not told[0], "it has missed something"
     assert [2, 1] == [each.seen for each in (told[0], told[2]) if each is not None]
     # What the others were spared they know all the same: each goes on by itself.
+    part, whole = viewed("n0[1]", 4), viewed("n0", 5, NodeStatus.COMPLETED)
     for each in (first, second):
-        views = [viewed("n0", 4, NodeStatus.COMPLETED), viewed("n0[1]", 4)]
-        for at, counts in enumerate(({"completed": 1, "running": 1}, {"running": 2}), 4):
-            later = await each.follow(Change(at, views, complete=True, final=False, row=False))
+        for view, counts in ((part, {"running": 2}), (whole, {"running": 1, "completed": 1})):
+            revision = view.record.revision
+            later = await each.follow(
+                Change(revision, [view], complete=True, final=False, row=False)
+            )
             assert later is not None
             assert later.execution is not None
-            assert (counts, 1, at - 1) == (
+            assert (counts, 1, revision - 1) == (
                 later.execution.counts, later.execution.parts, later.seen
             )  # fmt: skip
-            views = [viewed("n0", 5)]
 
 
 async def test_what_was_told_before_is_not_told_again() -> None:

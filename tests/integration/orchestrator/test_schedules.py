@@ -151,14 +151,18 @@ async def test_what_was_due_while_nothing_ran_is_started_once_after_a_restart(
 async def test_a_start_that_was_made_and_not_written_is_found_again(
     orchestra: Orchestra,
 ) -> None:
-    """I34: killed between the two, also where the schedule was changed meanwhile."""
+    """I34: killed between the two, also where the schedule or its maker was changed meanwhile."""
     async with orchestra.running():
         made = await create(orchestra)
         await make_due(orchestra, 1)
         await until(lambda: settled(orchestra))
         [(first,)] = orchestra.rows("SELECT execution_id FROM schedule_ticks")
-        for changed in ('{"x":1}', '{"x":2}'):
-            await orchestra.change("UPDATE schedules SET input_data = %s", changed)
+        for change in (
+            "UPDATE schedules SET input_data = '{\"x\":1}'",
+            "UPDATE schedules SET input_data = '{\"x\":2}'",
+            "UPDATE users SET is_active = false WHERE NOT is_owner",
+        ):
+            await orchestra.change(change)
             await orchestra.change(
                 "UPDATE schedule_ticks SET state = 'pending', execution_id = NULL,"
                 " try_at = clock_timestamp() WHERE schedule_id = %s",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -21,7 +22,10 @@ from services.orchestrator.domain.explain import (
 from services.orchestrator.domain.explain_kept import Kept
 from services.orchestrator.domain.explain_limits import Holder, Limited
 from services.orchestrator.domain.needs import Offer
+from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NodeStatus, RunStatus
+from services.orchestrator.usecases.explain import _kept
+from tests.unit.orchestrator.graphs import plan_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 EARLIER, LATER, LAST = (NOW + timedelta(seconds=at) for at in (-1, 1, 2))
@@ -140,3 +144,26 @@ def test_a_limit_that_is_full_is_waited_for_and_not_its_rate(
     [reason] = told(limited=[limited])
     assert (Cause.LIMITED, ("a",), time) == (reason.cause, reason.nodes, reason.time)
     assert reason.action.startswith(action)
+
+
+def test_whose_runs_keep_runners_is_told_of_the_same_tenant_alone() -> None:
+    """B62i, F30: of what waits for one as well, its own runs aside; those of others hold it up."""
+    plan, tenants = plan_of([], 2), (UUID(int=7), UUID(int=8))
+    mine, another, foreign = (
+        Run(
+            id=UUID(int=at),
+            plan=plan,
+            tenant_id=tenant_id,
+            created_by=tenant_id,
+            status=RunStatus.RUNNING,
+            input_values={},
+        )
+        for at, tenant_id in enumerate((tenants[0], *tenants))
+    )
+    core = SimpleNamespace(
+        ready=SimpleNamespace(alone=lambda: [(mine.id, 1, "3.11"), (foreign.id, 0, "3.11")]),
+        runs_alone=lambda: [foreign, mine, another],
+        kept=lambda: [SimpleNamespace(offer=OFFER)],
+    )
+    kept = _kept(cast("Any", SimpleNamespace(core=core)), mine)
+    assert ([OFFER], {"n1"}, [another.id]) == (kept.offers, kept.suspects, kept.executions)

@@ -46,6 +46,7 @@ async def test_a_run_says_for_whom_it_waits(orchestra: Orchestra, diamond: str) 
         # The end of the stream is noticed a moment after the client's side of it.
         while (reason := await only(orchestra, run.id)).cause != pb.EXECUTION_CAUSE_RUNNER_SILENT:
             assert pb.EXECUTION_CAUSE_NODES_RUNNING == reason.cause
+        assert pb.EXECUTION_CAUSE_NO_RUNNER == (await only(orchestra, second.id)).cause
 
 
 async def test_a_run_says_what_its_nodes_lack(orchestra: Orchestra) -> None:

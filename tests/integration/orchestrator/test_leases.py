@@ -12,6 +12,7 @@ import pytest_asyncio
 from services.kit.pg import Pool, open_pool
 from services.orchestrator.engine.journal import FencedError
 from services.orchestrator.engine.member import Member
+from services.orchestrator.storage import members
 from tests.support.database import Database
 
 _AWAY_S = 60.0
@@ -131,6 +132,60 @@ async def test_nobody_fences_who_is_fenced_or_may_be(site: Site, how: str) -> No
     else:
         await a.survey()
     assert "live" == site.state(b)
+
+
+async def test_a_lease_is_certain_until_it_may_have_run_out_and_then_it_is_renewed_first(
+    site: Site,
+) -> None:
+    """F7: one that was stopped for longer goes on from old memory only if nobody took over."""
+    a = await site.member("a")
+    site.now_s += _TTL_S - 1
+    assert a.certain
+    site.now_s += 1
+    assert not a.certain
+    assert await a.holds()
+    assert a.certain
+    site.sql.execute("UPDATE engine_members SET state = 'fenced'")
+    assert await a.holds(), "another can only have taken over once the lease had run out"
+    assert not await a.holds(anew=True)
+    site.now_s += _TTL_S
+    assert not await a.holds()
+
+
+async def test_a_lease_lasts_from_when_it_was_asked_for(site: Site) -> None:
+    """The database may have counted from then on, however late its answer comes."""
+    a = await site.member("a")
+    site.now_s += 5.0
+    began_s, renewed = site.now_s, members.renew
+
+    async def renew_late(*asked: Any) -> bool:
+        site.now_s += _TTL_S
+        return await renewed(*asked)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(members, "renew", renew_late)
+        await a.renew()
+    assert site.now_s == began_s + _TTL_S
+    assert not a.certain
+
+
+async def test_one_that_rests_is_not_silent_while_it_looks_in(site: Site) -> None:
+    """It has no lease to renew, and keeps its share by looking at the others."""
+    a, b = await site.member("a"), await site.member("b")
+    await a.rest()
+    site.sql.execute(
+        "UPDATE engine_members SET updated_at = clock_timestamp() - interval '1 hour'"
+        " WHERE id = %s",
+        (a.id,),
+    )
+
+    async def is_silent() -> bool:
+        [found] = [each for each in await b.survey() if each.id == a.id]
+        return found.silent
+
+    assert await is_silent()
+    await a.survey()
+    assert not await is_silent()
 
 
 def _run_out(site: Site, member_id: UUID) -> None:

@@ -39,13 +39,14 @@ class Table:
         silent_for: str = "0 s",
         address: str | None = "unix:/none",
         formats: str = "{1}",
+        host: str | None = None,
     ) -> UUID:
         member_id = uuid7()
         self.sql.execute(
-            "INSERT INTO engine_members (id, epoch, state, expires_at, address, formats,"
+            "INSERT INTO engine_members (id, epoch, state, expires_at, address, formats, host,"
             " updated_at) VALUES (%s, %s, %s::text, CASE WHEN %s::text = 'live' THEN"
-            " clock_timestamp() + %s::interval END, %s, %s, clock_timestamp() - %s::interval)",
-            (member_id, epoch, state, state, expires_in, address, formats, silent_for),
+            " clock_timestamp() + %s::interval END, %s, %s, %s, clock_timestamp() - %s::interval)",
+            (member_id, epoch, state, state, expires_in, address, formats, host, silent_for),
         )
         return member_id
 
@@ -61,7 +62,7 @@ class Table:
     def owns_all(self, member_id: UUID | None) -> None:
         self.sql.execute("UPDATE engine_shards SET member_id = %s", (member_id,))
 
-    def open_run(self, engine_format: int) -> None:
+    def run(self, engine_format: int, status: str = "running") -> None:
         """Let there be a run of a format, in the first shard."""
         owner = factories.user(self.sql)
         node = factories.node(self.sql, owner)
@@ -70,9 +71,10 @@ class Table:
         )
         self.sql.execute(
             "INSERT INTO workflow_executions (workflow_id, workflow_version, status, shard,"
-            " tenant_id, created_by, started_at, engine_format)"
-            " VALUES (%s, 1, 'running', 0, %s, %s, now(), %s)",
-            (workflow, owner.id, owner.id, engine_format),
+            " tenant_id, created_by, started_at, completed_at, engine_format)"
+            " SELECT %s, 1, status, 0, %s, %s, CASE WHEN status <> 'pending' THEN now() END,"
+            " CASE WHEN status = 'completed' THEN now() END, %s FROM CAST(%s AS text) AS status",
+            (workflow, owner.id, owner.id, engine_format, status),
         )
 
     def row(self, member_id: UUID) -> tuple[Any, ...]:
@@ -138,6 +140,51 @@ async def test_a_member_takes_a_higher_epoch_than_any_has(table: Table) -> None:
     assert 10 == await table.ask(lambda db: members.advance(db, me, 3))
 
 
+async def test_who_joins_has_a_higher_epoch_than_any_had(table: Table) -> None:
+    """I9: those that are gone count too, and what joined last."""
+    table.member(9, "gone")
+    epochs = [
+        await table.ask(
+            lambda db: members.join(db, uuid7(), host="here", address="unix:/none", formats=[1])
+        )
+        for _ in range(2)
+    ]
+    assert [10, 11] == epochs
+
+
+@pytest.mark.parametrize(
+    ("other", "by_lease", "fenced"),
+    [
+        pytest.param({}, True, False, id="one that renews"),
+        pytest.param({"expires_in": _OVER}, True, True, id="one whose lease ran out"),
+        pytest.param(
+            {"expires_in": _OVER}, False, False, id="one whose lease ran out as nobody could renew"
+        ),
+        pytest.param({"state": "idle"}, True, False, id="one that rests"),
+        pytest.param(
+            {"state": "idle", "silent_for": "2 days"}, False, True, id="one long silent at rest"
+        ),
+        pytest.param({"host": "here"}, False, True, id="one at work whose home another has"),
+        pytest.param(
+            {"host": "here", "state": "idle"}, False, True, id="one at rest whose home another has"
+        ),
+        pytest.param({"host": "there"}, True, False, id="one of another home"),
+    ],
+)
+async def test_a_member_that_is_dead_is_fenced_by_what_proves_it(
+    table: Table, other: dict[str, Any], *, by_lease: bool, fenced: bool
+) -> None:
+    """F2, F11, I9; whoever asks has the lock of its own home, and does not fence itself."""
+    me, it = table.member(1, host="here"), table.member(2, **other)
+    found = await table.ask(
+        lambda db: members.fence_dead(db, me, host="here", silent_max_s=86_400, by_lease=by_lease)
+    )
+    assert [it] * fenced == found
+    assert ["live", "fenced" if fenced else other.get("state", "live")] == [
+        table.row(each)[1] for each in (me, it)
+    ]
+
+
 async def test_shards_of_one_that_rests_are_its_own_until_they_are_taken_of_it(
     table: Table,
 ) -> None:
@@ -156,13 +203,24 @@ async def test_shards_of_one_that_rests_are_its_own_until_they_are_taken_of_it(
     assert [] == await table.ask(take_three)
 
 
+@pytest.mark.parametrize("status", ["pending", "running", "paused", "completed"])
 async def test_orphans_with_a_run_of_an_unknown_format_are_left_to_somebody_else(
-    table: Table,
+    table: Table, status: str
 ) -> None:
+    """While it is open: what is over is nobody's any more."""
     me = table.member(1)
     table.owns_all(None)
-    table.open_run(engine_format=2)
-    assert _SHARDS - 1 == await table.take(me, 1)
+    table.run(2, status)
+    assert _SHARDS - (status != "completed") == await table.take(me, 1)
+
+
+async def test_no_more_orphans_are_taken_than_are_ones_share(table: Table) -> None:
+    me = table.member(1)
+    table.owns_all(None)
+    taken = await table.ask(
+        lambda db: shards.take_orphans(db, me, 1, count=_SHARDS // 2, formats=[1])
+    )
+    assert _SHARDS // 2 == len(taken)
 
 
 _NO_TAKERS: Final[dict[str, dict[str, Any]]] = {
@@ -182,11 +240,13 @@ async def test_a_shard_is_given_to_nobody_who(table: Table, why_not: str) -> Non
     assert await table.give(me, 1, table.member(3))
 
 
-async def test_a_shard_is_given_to_who_can_go_on_with_its_runs(table: Table) -> None:
+@pytest.mark.parametrize("status", ["pending", "running", "paused", "completed"])
+async def test_a_shard_is_given_to_who_can_go_on_with_its_runs(table: Table, status: str) -> None:
     me = table.member(1, formats="{1,2}")
     table.owns_all(me)
-    table.open_run(engine_format=2)
-    assert not await table.give(me, 1, table.member(2))
+    table.run(2, status)
+    assert (status == "completed") is await table.give(me, 1, table.member(2))
+    table.owns_all(me)
     assert await table.give(me, 1, table.member(3, formats="{1,2}"))
 
 

@@ -95,3 +95,63 @@ async def test_a_run_that_was_started_and_not_written_is_in_the_way_of_the_next(
     assert [("cancelled",), ("running",)] == orchestra.rows(
         "SELECT status FROM workflow_executions ORDER BY created_at"
     )
+
+
+async def test_a_run_that_is_asked_for_by_hand_waits_for_a_quota_paused_or_not(
+    orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pause ends the waiting of what came by the clock."""
+    start, short = schedule_runs._started, [True]
+
+    async def once_there_is_room(*asked: Any) -> UUID:
+        if short:
+            raise ResourceExhausted("QUOTA_EXCEEDED", "too little is left", retry_after_s=9)
+        return await start(*asked)
+
+    monkeypatch.setattr(schedule_runs, "_started", once_there_is_room)
+    async with orchestra.running(), (await orchestra.runner(answer)).attached():
+        made = await create(orchestra, paused=True)
+        await stub(orchestra).TriggerSchedule(pb.TriggerScheduleRequest(schedule_id=made.id))
+        tries = "SELECT count(*) FROM schedule_ticks WHERE state = 'pending' AND attempts > 1"
+        await until(lambda: [(1,)] == orchestra.rows(tries))
+        short.clear()
+        await until(lambda: [("manual", "started", "")] == states(orchestra))
+
+
+# Two that nobody has looked at yet.
+_NEW = (
+    "INSERT INTO schedule_ticks (schedule_id, tick_at, kind, state, try_at, tenant_id)"
+    " SELECT id, now() - n * interval '1 s', 'timed', 'pending', now(), tenant_id"
+    "   FROM schedules, generate_series(1, 2) AS n"
+)
+
+
+@pytest.mark.parametrize(
+    ("overlap", "expected"),
+    [
+        ("SKIP", [("started", ""), ("skipped", "OVERLAP")]),
+        ("BUFFER_ONE", [("started", ""), ("pending", "OVERLAP")]),
+        ("CANCEL_RUNNING", [("skipped", "OVERLAP"), ("started", "")]),
+        ("ALLOW", [("started", ""), ("started", "")]),
+    ],
+)
+async def test_of_ticks_that_wait_together_those_start_that_the_policy_says(
+    orchestra: Orchestra, overlap: str, expected: list[tuple[str, str]]
+) -> None:
+    """I34."""
+    async with orchestra.running():
+        await create(orchestra, overlap=f"OVERLAP_POLICY_{overlap}")
+    orchestra.sql.execute(_NEW)
+    async with orchestra.running(), (await orchestra.runner(hold)).attached():
+        await until(lambda: [("timed", *each) for each in expected] == states(orchestra))
+
+
+async def test_what_was_due_before_a_pause_and_waited_for_nobody_starts(
+    orchestra: Orchestra,
+) -> None:
+    async with orchestra.running():
+        await create(orchestra, overlap=schedule_pb2.OVERLAP_POLICY_ALLOW)
+    orchestra.sql.execute(_NEW)
+    orchestra.sql.execute("UPDATE schedules SET paused_at = now(), due_at = NULL, fire_at = NULL")
+    async with orchestra.running():
+        await until(lambda: [("timed", "started", "")] * 2 == states(orchestra))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from services.orchestrator.domain.children import EndedChild
 from services.orchestrator.domain.core import Core
 from services.orchestrator.domain.limits import Limit
 from services.orchestrator.domain.needs import Offer
@@ -177,6 +178,35 @@ def test_an_attempt_whose_time_is_up_fails_its_node_also_as_its_runner_is_lost()
     core.lost(ONE)
     assert ("n0", OVERDUE) == run.failure
     assert ["failed"] == statuses(run)
+
+
+def test_an_attempt_whose_time_was_up_is_cancelled_with_its_run_while_it_is_killed() -> None:
+    """What was said last is what it ends of: a failure would be undone, or begin what rescues."""
+    core = a_core()
+    run = start(core, plan_of({**RETRY, "total_timeout_ms": 3000}))
+    core.due(now=3.0)
+    core.cancel(run.id)
+    confirms(core, run, 0)
+    assert ["cancelled"] == statuses(run)
+    assert (RunStatus.CANCELLED, None) == (run.status, run.failure)
+
+
+def test_a_sub_workflow_that_failed_by_itself_says_so_also_where_its_time_would_be_up() -> None:
+    """F2: its run failed elsewhere before that, and nobody looks at the times of what is in it."""
+    core, taker = a_core(), a_core()
+    within = {"kind": "workflow", "parameters": {}, "total_timeout_ms": 5000}
+    run = start(core, plan_of(within, {}, inner=plan_of({})))
+    answer(core, run, 1, FAILS)
+    record = run.records[0]
+    assert record is not None
+    assert record.child is not None
+    record.age_s = 9.0
+    taker.adopt(run, now=9.0, due_s={}, deadline_s=None)
+    taker.child_ended(
+        EndedChild(record.child, RunStatus.FAILED, None, "oom", "", "n0", None, 0, 0, 0, 0)
+    )
+    taker.redispatch()
+    assert ["failed", "oom"] == [statuses(run)[0], record.failure and record.failure.error_type]
 
 
 def test_a_node_whose_next_attempt_no_runner_takes_in_time_fails() -> None:

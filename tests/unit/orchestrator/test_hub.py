@@ -68,6 +68,26 @@ async def test_what_is_not_whole_makes_what_it_is_read_with_not_whole() -> None:
         assert not merged.complete
 
 
+async def test_an_end_that_is_read_with_what_came_after_it_is_an_end_of_its_revision() -> None:
+    hub = Hub()
+    with hub.subscribed(RUN) as one:
+        hub.publish(RUN, change(7, final=True))
+        hub.resync()
+        merged = await one.next()
+        assert merged is not None
+        assert (7, True) == (merged.revision, merged.final)
+
+
+async def test_who_reads_in_time_is_never_sent_to_the_rows() -> None:
+    hub = Hub()
+    with hub.subscribed(RUN) as one:
+        for revision in range(1, 2_100):
+            hub.publish(RUN, change(revision))
+            read = await one.next()
+            assert read is not None
+            assert read.complete
+
+
 async def test_time_is_up_after_a_change_came_and_not_before() -> None:
     """One timer serves many waits: what an earlier one set must not end a later one."""
     hub, loop = Hub(), asyncio.get_running_loop()

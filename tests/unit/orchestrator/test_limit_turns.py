@@ -169,6 +169,25 @@ def test_tenants_take_turns_at_being_asked_for_whatever_their_priorities() -> No
     assert (EVERY,) in [each.lane for each in claims]
 
 
+@pytest.mark.parametrize("tenants", [(ONE, OTHER), (None, None)], ids=["tenants", "owners"])
+@pytest.mark.parametrize("waiting", [1, 3])
+def test_a_question_that_nobody_answered_costs_no_turn(
+    tenants: tuple[UUID | None, UUID | None], waiting: int
+) -> None:
+    """I35: it was asked in the name of those whose turn it was, and is so again."""
+    world, ids = World({FEW: 9}), count(1000)
+    for lane, owner, tenant in zip(((A,), (B,)), (ONE, OTHER), tenants, strict=True):
+        for _ in range(1 + waiting):
+            world.push(lane, owner, tenant_id=tenant)
+    for claim in world.queue.ask(2, lambda: UUID(int=next(ids))):
+        world.queue.granted(claim)
+    for most in (1, 2, 2, 1):
+        claims = world.queue.ask(most, lambda: UUID(int=next(ids)))
+        assert [(A,), (B,)][:most] == [each.lane for each in claims]
+        for claim in claims:
+            world.queue.unanswered(claim)
+
+
 def test_a_place_that_is_given_back_costs_nothing_for_each_key_that_waits() -> None:
     queue = Counting()
     world = World({FEW: 1, ALL: 1}, queue)

@@ -340,6 +340,15 @@ def test_what_was_skipped_stands_where_it_would_be_skipped_again(seed: int) -> N
     assert whole.output_data == child.output_data
 
 
+def test_elements_are_kept_in_their_order_whenever_each_of_them_ended() -> None:
+    """Of a map of maps too: what was tried again has its row behind those of later elements."""
+    names = ("m[1]", "m[10]", "m[2]", "m[1][2]", "m[1][0]")
+    parts = {name: (UUID(int=at), None, None) for at, name in enumerate(names)}
+    kept = tree("m", parts)
+    assert [1, 2, 10] == [each.number for each in kept]
+    assert [0, 2] == [each.number for each in kept[0].parts]
+
+
 def test_a_result_stands_only_while_all_it_was_made_of_stands() -> None:
     """a → b → c: without a, b and c are made anew, whatever they gave before."""
     plan = plan_of([(0, 1), (1, 2)], 3)

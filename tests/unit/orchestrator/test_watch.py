@@ -92,8 +92,13 @@ def running(*, revision: int = 2) -> Execution:
 
 
 def moved(revision: int, status: NodeStatus, *, row: bool = False) -> Change:
+    views = [viewed("n0", revision, status)]
+    return Change(revision, views, complete=True, final=False, row=row)
+
+
+def viewed(name: str, revision: int, status: NodeStatus = NodeStatus.RUNNING) -> View:
     record = NodeRecord(id=RUN, order=1, status=status, token=1, revision=revision)
-    return Change(revision, [View("n0", 0, record)], complete=True, final=False, row=row)
+    return View(name, 0, record)
 
 
 async def test_watchers_who_have_seen_the_same_are_told_what_was_made_for_the_first() -> None:
@@ -109,21 +114,66 @@ async def test_watchers_who_have_seen_the_same_are_told_what_was_made_for_the_fi
     assert told[2] is not told[0], "it has missed something"
     assert [2, 1] == [each.seen for each in (told[0], told[2]) if each is not None]
     # What the others were spared they know all the same: each goes on by itself.
+    part, whole = viewed("n0[1]", 4), viewed("n0", 5, NodeStatus.COMPLETED)
     for each in (first, second):
-        later = await each.follow(moved(4, NodeStatus.COMPLETED))
-        assert later is not None
-        assert later.execution is not None
-        assert ({"completed": 1}, 3) == (later.execution.counts, later.seen)
+        for view, counts in ((part, {"running": 2}), (whole, {"running": 1, "completed": 1})):
+            revision = view.record.revision
+            later = await each.follow(
+                Change(revision, [view], complete=True, final=False, row=False)
+            )
+            assert later is not None
+            assert later.execution is not None
+            assert (counts, 1, revision - 1) == (
+                later.execution.counts, later.execution.parts, later.seen
+            )  # fmt: skip
+
+
+async def test_what_was_told_before_is_not_told_again() -> None:
+    """Changes that were merged may begin before where a watcher stands."""
+    plan = plan_of([], 2)
+    watcher = Watcher(cast("Any", None), cast("Any", None), cast("Any", None))
+    view = _View(CALLER, watcher, running(revision=3), plan)
+    views = [viewed("n0", 3), viewed("n1", 4)]
+    step = await view.follow(Change(4, views, complete=True, final=False, row=False))
+    assert step is not None
+    assert ["n1"] == [node.node_id for node in step.nodes]
+
+
+async def test_an_end_is_told_to_who_has_seen_all_of_it_but_the_runs_own_row() -> None:
+    """The nodes are read behind the row as a watch begins: they may be of a later revision."""
+    plan = plan_of([], 1)
+    over = running(revision=9)._replace(status=RunStatus.COMPLETED, completed_at=AT)
+
+    class Reader:
+        async def get(self, *_: object, **__: object) -> tuple[Execution, Any]:
+            return over, plan
+
+    engine = SimpleNamespace(ended=SimpleNamespace(find=lambda *_: None), now=lambda: 0.0)
+    watcher = Watcher(cast("Any", Reader()), cast("Any", engine), cast("Any", None))
+    view = _View(CALLER, watcher, running(), plan)
+    view.revision = 9
+    step = await view.follow(Change(9, [viewed("n0", 9)], complete=True, final=True))
+    assert step is not None
+    assert step.execution is not None
+    assert (RunStatus.COMPLETED, 9) == (step.execution.status, step.revision)
 
 
 async def test_another_tenants_watcher_is_told_nothing_that_was_read_for_the_first() -> None:
     plan = plan_of([], 1)
-    watcher = Watcher(cast("Any", None), cast("Any", None), cast("Any", None))
     other = cast("Any", SimpleNamespace(tenant_id=UUID(int=2)))
+    asked: list[Any] = []
+
+    class Reader:
+        async def get(self, caller: Any, *_: object, **__: object) -> tuple[Execution, Any]:
+            asked.append(caller)
+            return running(revision=3), plan
+
+    watcher = Watcher(cast("Any", Reader()), cast("Any", None), cast("Any", None))
     views = [_View(caller, watcher, running(), plan) for caller in (CALLER, other)]
-    change = moved(3, NodeStatus.RUNNING)
+    change = moved(3, NodeStatus.RUNNING, row=True)
     told = [await each.follow(change) for each in views]
     assert told[0] is not told[1]
+    assert [CALLER, other] == asked
 
 
 async def test_a_row_that_changed_is_read_once_for_all_who_watch_it() -> None:

@@ -18,8 +18,9 @@ from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
 from services.orchestrator.domain.transition import Transition
 from services.orchestrator.engine.engine import Engine
-from services.orchestrator.storage import executions
-from services.orchestrator.storage.executions import Execution, NodeExecution
+from services.orchestrator.storage import node_executions
+from services.orchestrator.storage.executions import Execution
+from services.orchestrator.storage.node_executions import NodeExecution
 from services.orchestrator.usecases.by_hand import read_outputs
 from services.orchestrator.usecases.read import Reader, rendered
 
@@ -124,7 +125,7 @@ class Controls:
     async def _node(self, caller: Caller, execution_id: UUID, node_id: str) -> NodeExecution:
         execution, plan = await self.reader.get(caller, execution_id, full=False)
         async with as_caller(self.reader.api_pool, caller) as db:
-            rows = await executions.list_nodes(db, execution_id, node_ids=[node_id])
+            rows = await node_executions.list_nodes(db, execution_id, node_ids=[node_id])
         at = plan.index[node_id]
         return rendered(execution, plan, rows, at, at + 1)[0]
 

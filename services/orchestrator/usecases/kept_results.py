@@ -19,8 +19,9 @@ from services.orchestrator.domain.reuse import Kept
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.domain.undoing import Heir, Undoing
 from services.orchestrator.domain.values import FileValue, NodeOutput
-from services.orchestrator.storage import executions
-from services.orchestrator.storage.executions import Execution, NodeExecution
+from services.orchestrator.storage import executions, node_executions
+from services.orchestrator.storage.executions import Execution
+from services.orchestrator.storage.node_executions import NodeExecution
 from services.orchestrator.storage.recovery import split_object
 
 _ENDED_BADLY: Final = (NodeStatus.FAILED, NodeStatus.CANCELLED)
@@ -92,7 +93,7 @@ async def look(db: Db, parent: Execution, plan: Plan) -> Found:
     """Read the node rows of a run."""
     wholes: dict[int, NodeExecution] = {}
     parts: dict[int, dict[str, NodeStatus]] = {}
-    for row in await executions.list_nodes(db, parent.id):
+    for row in await node_executions.list_nodes(db, parent.id):
         if row.node_id in plan.index:
             wholes[plan.index[row.node_id]] = row
         else:
@@ -108,7 +109,7 @@ async def _heir(db: Db, parent: Execution, plan: Plan) -> Heir | None:
     if found is None:
         return None
     names = [plan.places[at].id for at in plan.compensations]
-    rows = await executions.list_nodes(db, found.id, node_ids=names)
+    rows = await node_executions.list_nodes(db, found.id, node_ids=names)
     skipped = {row.node_id for row in rows if row.status is NodeStatus.SKIPPED}
     return Heir(found.id, found.status, skipped)
 
@@ -146,7 +147,7 @@ async def take(
     """
     places = [at for at in stand if at not in in_part]
     names = [plan.places[at].id for at in places]
-    rows = await executions.list_nodes(db, parent.id, node_ids=names, full=True)
+    rows = await node_executions.list_nodes(db, parent.id, node_ids=names, full=True)
     wholes = {plan.index[row.node_id]: row for row in rows}
     maps = {at: kept_names for at in stand if at in in_part}
     maps |= {at: whole_names for at, row in wholes.items() if _is_spread(row)}
@@ -191,7 +192,7 @@ async def _parts(
     for place in places if wanted else ():
         last = 0
         while True:
-            some = await executions.list_parts(
+            some = await node_executions.list_parts(
                 db, parent.id, place, after_order=last, limit=_READ_MAX, full=True
             )
             parts += [row for row in some if row.node_id in wanted]

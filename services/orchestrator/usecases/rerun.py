@@ -20,7 +20,7 @@ from services.orchestrator.domain.reuse import FromNode, Kept
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.engine.callers import NotStarted
 from services.orchestrator.engine.engine import Engine
-from services.orchestrator.storage import definitions, executions, pins
+from services.orchestrator.storage import definitions, executions, node_executions, pins
 from services.orchestrator.storage.definitions import Pins
 from services.orchestrator.storage.executions import Execution
 from services.orchestrator.storage.recovery import split_object
@@ -98,7 +98,7 @@ class Rerunner:
     async def _again(self, caller: Caller, earlier: Execution) -> tuple[Started, int]:
         found, plan = await self.reader.again(caller, earlier)
         async with as_caller(self.reader.api_pool, caller) as db:
-            rows = await executions.list_nodes(db, earlier.id)
+            rows = await node_executions.list_nodes(db, earlier.id)
         copied = [row for row in rows if row.copied_from is not None and not row.cache_hit]
         kept = sum(row.status is NodeStatus.COMPLETED for row in copied)
         return Started(found, plan, existing=True), kept

@@ -102,7 +102,7 @@ class Controls:
         if run is None or run.created_at is None or self.engine.recovering:
             raise Unavailable(
                 "ENGINE_RECOVERING",
-                "the engine is reading the run anew; repeat the call",
+                "the engine is reloading the run; retry",
                 retry_after_s=0.5,
             )
         closes = bool(run.plan.compensations or run.plan.finals) and not run.abandoned
@@ -115,7 +115,7 @@ class Controls:
         if execution.final:
             raise FailedPrecondition(
                 "EXECUTION_FINISHED",
-                f"the execution is {execution.status} already; nothing of it can be changed",
+                f"the execution is already {execution.status}; it can no longer be changed",
                 resource=("execution", str(execution_id)),
             )
 
@@ -133,7 +133,7 @@ class Controls:
 def _stopping(execution_id: UUID) -> FailedPrecondition:
     return FailedPrecondition(
         "EXECUTION_STOPPING",
-        "the execution is being cancelled, or is over in this moment",
+        "the execution is being cancelled or is just ending",
         resource=("execution", str(execution_id)),
     )
 

@@ -159,8 +159,8 @@ async def take(
     if len(wanted) > _PARTS_MAX:
         raise FailedPrecondition(
             "TOO_MANY_ELEMENTS",
-            f"{len(wanted)} elements would be kept, and {_PARTS_MAX} can be; RerunExecution "
-            "from the map runs all of them again, ListNodeExecutions shows what was put aside",
+            f"{len(wanted)} elements would be kept, the maximum is {_PARTS_MAX}; RerunExecution "
+            "from the map runs all of them again, ListNodeExecutions shows the quarantined ones",
             resource=("execution", str(parent.id)),
         )
     parts = await _parts(db, parent, [plan.places[at].id for at in maps], frozenset(wanted))
@@ -215,8 +215,8 @@ def _refuse_taken(found: Found, in_part: Collection[int]) -> None:
         name = found.wholes[min(taken)].node_id
         raise FailedPrecondition(
             "TAKEN_OVER",
-            f"execution {heir.execution_id} took over the elements of {name}, and undoes them "
-            "where it fails: make a new run of that one, or name the map in from_nodes of "
+            f"execution {heir.execution_id} took over the elements of {name}, and compensates "
+            "them if it fails: rerun that execution, or name the map in from_nodes of "
             "RerunExecution, which runs all of its elements again",
             resource=("execution", str(heir.execution_id)),
         )
@@ -231,8 +231,8 @@ def _refuse_gone_files(parent: Execution, rows: Sequence[NodeExecution]) -> None
     if gone:
         raise FailedPrecondition(
             "KEPT_FILES",
-            f"the result of {gone[0]} was a file, which is gone: name that node in from_nodes of "
-            "RerunExecution, or one before it",
+            f"the result of {gone[0]} was a file that no longer exists: name that node in "
+            "from_nodes of RerunExecution, or one before it",
             node_ids=", ".join(gone[:10]),
             resource=("execution", str(parent.id)),
         )

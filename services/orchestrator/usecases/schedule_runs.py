@@ -367,7 +367,7 @@ async def _started(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -
                 alias=schedule.workflow_alias,
             )
     except TimeoutError:
-        raise Unavailable("START_SLOW", "the engine is behind; the start is tried again") from None
+        raise Unavailable("START_SLOW", "the engine is overloaded; the start is retried") from None
     except AlreadyExists as error:
         # It was started, and the schedule changed before that was recorded.
         return UUID(error.facts["execution_id"])

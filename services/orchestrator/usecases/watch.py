@@ -130,7 +130,7 @@ class Watcher:
                 if after_revision > execution.revision:
                     raise OutOfRange(
                         "REVISION_AHEAD",
-                        f"after_revision {after_revision}: the execution stands at revision "
+                        f"after_revision {after_revision}: the execution is at revision "
                         f"{execution.revision}; watch again from 0",
                         revision=execution.revision,
                     )

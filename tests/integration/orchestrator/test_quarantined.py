@@ -157,7 +157,7 @@ async def test_what_an_orchestrator_left_half_made_begins_nothing(
         assert ("UNAVAILABLE", "ENGINE_RECOVERING") == (code, reason)
         failed = await ended(orchestra, taken[0])
         assert (FAILED, "engine_error") == (failed.status, failed.error.error_type)
-        assert "make it of that one again" in failed.error.message
+        assert "retry that run again" in failed.error.message
         monkeypatch.setattr(JournalQueue, "_take_beginning", written)
         seen.clear()
         again = await reruns(orchestra).RetryQuarantined(asked)

@@ -30,6 +30,7 @@ from services.orchestrator.domain.transition import Transition
 from services.orchestrator.domain.values import Value
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import Journal
+from services.orchestrator.engine.journal_queue import JournalQueue
 from services.orchestrator.engine.member import Member
 from services.orchestrator.storage import cached_results, quota_usage, recovery
 
@@ -125,14 +126,14 @@ def timers_forgotten() -> Any:
 
 def transitions_swapped() -> Any:
     """Of two transitions that wait, the later is written first."""
-    original = Journal._take
+    original = JournalQueue.take
 
-    def take(self: Journal) -> list[Transition]:
+    def take(self: JournalQueue) -> list[Transition]:
         if len(self._queue) > 1:
             self._queue.rotate(1)
         return original(self)
 
-    return patch.object(Journal, "_take", take)
+    return patch.object(JournalQueue, "take", take)
 
 
 def output_dropped_early() -> Any:

@@ -212,7 +212,7 @@ class Checker:
         row = self.world.store.members[engine.member.id]
         if engine.recovering or row.state == "fenced" or row.epoch != engine.member.epoch:
             return  # it has to load all that anew, or another one has it
-        queued = {each.transition.run_id for each in engine.journal._queue}
+        queued = engine.journal._queue.run_ids()
         for run_id in dict.fromkeys(t.run_id for t in batch):
             run = engine.core.runs.get(run_id)
             if run is None or self.world.store.shards[run.shard] != engine.member.id:

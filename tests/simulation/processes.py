@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from services.kit.errors import QflowError
+from services.orchestrator.app.journal_connection import hear_of_limits, hear_of_members
 from services.orchestrator.engine.callers import NotStarted
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import FencedError
@@ -26,7 +27,6 @@ from services.orchestrator.loops.quotas import keep_quotas
 from services.orchestrator.loops.result_cache import keep_cache
 from services.orchestrator.loops.sweep import sweep_runners, watch_locks
 from services.orchestrator.rpc.attach import AttachServicer
-from services.orchestrator.storage.limit_slots import freed_by
 from services.orchestrator.usecases.balance import begin
 from services.orchestrator.usecases.recover import load
 from services.runner.domain.limits import Tier
@@ -121,14 +121,12 @@ class Orchestrator(Process):
         return self._journals
 
     def _heard(self, told_by: str) -> None:
-        if told_by != str(self.member.id) and not self.database.cut:
-            self.engine.shards.look.set()
+        if not self.database.cut:
+            hear_of_members(self.engine, told_by)
 
     def _heard_of_limits(self, told: str) -> None:
-        member_id, limit_ids = freed_by(told)
-        if member_id != self.member.id and not self.database.cut:
-            for each in limit_ids or (None,):
-                self.engine.hear_of_limits(each)
+        if not self.database.cut:
+            hear_of_limits(self.engine, told)
 
     def part(self, *, parted: bool) -> None:
         """Part this process from database and runners, or let it have them again."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.orchestrator.domain import dispatch
 from services.orchestrator.domain.transition import Transition
-from services.orchestrator.engine import journal, member, outlet, treasury
+from services.orchestrator.engine import journal, journal_queue, member, outlet, treasury
 from services.orchestrator.engine.database_clock import DatabaseClock
 from services.orchestrator.loops import limits, members, quotas, result_cache, sweep
 from services.orchestrator.storage import flush
@@ -57,7 +57,7 @@ def stood_in(world: World) -> Iterator[None]:
             "DatabaseClock",
             lambda: DatabaseClock(lambda: EPOCH + timedelta(seconds=loop.time())),
         )
-        put(journal, "uuid7", world.new_id)
+        put(journal_queue, "uuid7", world.new_id)
         put(dispatch, "datetime", SimpleNamespace(now=lambda _: world.store.clock()))
         put(member, "uuid7", world.new_id)
         put(membership, "uuid", SimpleNamespace(uuid4=world.new_id))

@@ -38,22 +38,22 @@ async def connect_journal(url: str, engine: Engine) -> asyncpg.Connection[asyncp
     await prepare_connection(db)
     await db.add_listener(
         MEMBERS_CHANNEL,
-        lambda _db, _pid, _channel, member_id: _hear_of_members(engine, str(member_id)),
+        lambda _db, _pid, _channel, member_id: hear_of_members(engine, str(member_id)),
     )
     await db.add_listener(
-        LIMITS_CHANNEL, lambda _db, _pid, _channel, told: _hear_of_limits(engine, str(told))
+        LIMITS_CHANNEL, lambda _db, _pid, _channel, told: hear_of_limits(engine, str(told))
     )
     engine.hear_of_limits()  # notifications sent before `LISTEN` were missed
     return db
 
 
-def _hear_of_members(engine: Engine, told_by: str) -> None:
+def hear_of_members(engine: Engine, told_by: str) -> None:
     """Have the members surveyed when another member reports a change."""
     if told_by != str(engine.member.id):
         engine.shards.look.set()
 
 
-def _hear_of_limits(engine: Engine, told: str) -> None:
+def hear_of_limits(engine: Engine, told: str) -> None:
     """Recheck waiting nodes when another member released slots, or reread all limits."""
     member_id, limit_ids = freed_by(told)
     if member_id is None:

@@ -164,7 +164,7 @@ def _partial_output(run: Run) -> str | None:
 def _too_large(size: int) -> Failure:
     return Failure(
         error_type="output_too_large",
-        message=f"the outputs take {size} bytes, and {OUTPUT_BYTES_MAX} are allowed; declare fewer "
+        message=f"the outputs have {size} bytes, the maximum is {OUTPUT_BYTES_MAX}; declare fewer "
         "outputs, or let a node return one large value, which becomes a file",
     )
 

@@ -70,8 +70,8 @@ def _check_parameters(definition: Definition) -> None:
         names = ", ".join(fault.description.split()[0] for fault in faults[:_NAMES_SHOWN_MAX])
         raise FailedPrecondition(
             "PARAMETERS_MISSING",
-            f"this version is a template with parameters to fill in ({names}); make a workflow of"
-            " it with CreateWorkflowFromTemplate",
+            f"this version is a template with parameters to fill in ({names}); create a workflow"
+            " from it with CreateWorkflowFromTemplate",
             fields=faults,
             resource=("workflow", str(definition.workflow_id)),
         )

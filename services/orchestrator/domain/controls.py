@@ -137,7 +137,7 @@ def wait_over(run: Run, slot: int, t: Transition, fx: Effects) -> None:
     else:
         name = place.wait.name if place.wait is not None else place.id
         failure = Failure(
-            error_type=f"{place.kind}_timeout", message=f"{name} did not come in time"
+            error_type=f"{place.kind}_timeout", message=f"{name} did not arrive in time"
         )
         routes.fail_for_good(run, slot, t, fx, failure)
     routes.settle(run, t, fx)

@@ -58,7 +58,7 @@ def new_group(run: Run, slot: int) -> Group:
     elements = _elements(run, slot, binding)
     count = len(elements.items) if isinstance(elements, ListOutput) else len(elements)
     if count > ELEMENTS_MAX:
-        raise Refusal("map_too_large", f"{count} elements, and {ELEMENTS_MAX} are allowed")
+        raise Refusal("map_too_large", f"{count} elements, the maximum is {ELEMENTS_MAX}")
     return Group(
         slot,
         count=count,

@@ -46,7 +46,7 @@ class Budget:
             return None
         return Failure(
             error_type=BUDGET_EXCEEDED,
-            message=f"the run's budget of {found} is used up, its sub-workflows' share included",
+            message=f"the run's budget of {found} is used up, including by its sub-workflows",
             retryable=False,
         )
 

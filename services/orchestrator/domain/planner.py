@@ -34,13 +34,13 @@ DELIVERIES_MAX: Final = 3
 LOST: Final = Failure(error_type="runner_lost", message="the runner of the attempt was lost")
 OVERDUE: Final = Failure(
     error_type="total_timeout",
-    message="the node took longer than its total_timeout allows, all attempts together",
+    message="all attempts of the node together took longer than its total_timeout",
     retryable=False,
 )
 NOT_TAKEN: Final = Failure(
     error_type="queue_timeout",
-    message="the node did not begin within its queue_timeout: no runner was free for it, or a limit"
-    " held it",
+    message="the node did not begin within its queue_timeout: no runner was free, or a limit"
+    " delayed it",
     retryable=False,
 )
 

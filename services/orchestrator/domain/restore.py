@@ -161,8 +161,8 @@ class _Restoration:
             above = self.slots.get(group)
             if above is None:
                 raise UnfinishedError(
-                    "its orchestrator ended while it took over elements of a map from the run that "
-                    "it was made of; nothing of it had begun: make it of that one again"
+                    "its orchestrator stopped while it copied elements of a map from an earlier "
+                    "run; none of its nodes had begun: retry that run again"
                 )
             slot = run.add_part(above, index)
             self.parts.setdefault(above, {})[index] = slot

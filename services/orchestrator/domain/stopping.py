@@ -17,7 +17,7 @@ from services.orchestrator.domain.writes import change_row, move, touch, write_r
 
 EXPIRED: Final = Failure(
     error_type="deadline_exceeded",
-    message="the run took longer than its timeout allows: its workflow's, or that of its start",
+    message="the run exceeded its timeout, set by its workflow or when it was started",
 )
 CANCELLED: Final = Failure(error_type="cancelled", message="the run was cancelled", killed=True)
 

@@ -132,7 +132,7 @@ def _delay_ms(run: Run, slot: int, wall: datetime) -> int:
         try:
             moment = datetime.fromisoformat(until)
         except ValueError:
-            raise Refusal("sleep_invalid", f"until: {until[:100]} is no moment") from None
+            raise Refusal("sleep_invalid", f"until: {until[:100]} is not a timestamp") from None
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         delay_ms = (moment - wall).total_seconds() * 1000
     else:

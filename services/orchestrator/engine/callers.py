@@ -22,8 +22,8 @@ def try_again() -> Unavailable:
     """Return the error for calls that arrive while the engine reloads its state."""
     return Unavailable(
         "ENGINE_RECOVERING",
-        "the engine does not know what of it was written, and reads that from its database; "
-        "repeat the call with the same request id",
+        "the engine is reloading its state, so the outcome is unknown; "
+        "retry with the same request id",
         retry_after_s=1.0,
     )
 

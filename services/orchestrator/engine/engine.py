@@ -202,7 +202,7 @@ class Engine(Owner):
             except TimeoutError:
                 raise Unavailable(
                     "NO_SHARD",
-                    "this orchestrator has nothing to start runs in yet; try again",
+                    "this orchestrator owns no shard yet; try again",
                     retry_after_s=1.0,
                 ) from None
 

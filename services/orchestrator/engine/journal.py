@@ -24,16 +24,14 @@ import structlog
 from services.kit import crash
 from services.kit.errors import QflowError
 from services.kit.figures import Distribution
-from services.kit.ids import uuid7
 from services.kit.pg import given_up_after
 from services.orchestrator.domain.transition import Transition
 from services.orchestrator.engine.crash_points import reach_flush
+from services.orchestrator.engine.journal_queue import JournalQueue
 from services.orchestrator.storage import flush
 
 log = structlog.get_logger()
 
-ROWS_MAX: Final = 2000
-BATCH_BYTES_MAX: Final = 1024 * 1024
 # A flush costs as much as dozens of rows, and so do the frames that follow it. A large flush means
 # load: the next one waits a moment for more rows, unless it has many already.
 _BUSY_ROWS: Final = 32
@@ -82,12 +80,6 @@ class Fence(NamedTuple):
     epoch: int
 
 
-class _Queued(NamedTuple):
-    transition: Transition
-    rows: int
-    size: int
-
-
 class Journal:
     """The only writer; calls `release` after each commit, `culprit` for a run it cannot write.
 
@@ -111,47 +103,30 @@ class Journal:
         self._culprit = culprit
         self._seal = seal
         self._family = family
-        self._queue: deque[_Queued] = deque()
-        # Transitions of runs whose start takes many flushes, by family. Every second flush is for
-        # one of these, so that other runs wait for one of them at most.
-        self._beginning: dict[UUID, deque[_Queued]] = {}
-        self._others_first = True
+        self._queue = JournalQueue(family)
         self._wake = asyncio.Event()
         self._doubted = False
         self._first: deque[Callable[[], Awaitable[None]]] = deque()
         self._writing = False
-        self._queued_rows = 0
-        self._flushed_rows = 0  # by the last batch
         self._db: asyncpg.Connection[asyncpg.Record] | None = None
         self._statements: dict[str, asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]] = {}
         self._written_rows = 0  # on this connection
         self._plan_rows = _PLAN_ROWS
         self._over = False
         self._opening = asyncio.Lock()
-        self._marks: dict[UUID, asyncio.Future[None]] = {}  # by the id of an empty transition
         self._last = _EARLIEST
-        self.pending_bytes = 0
         self.flush_s = Distribution()
         self.flush_transitions = Distribution(_TRANSITIONS_BOUNDS)
 
     def submit(self, transition: Transition) -> None:
         """Queue a transition; its commands are released once it is committed."""
-        queued = _Queued(transition, *transition.cost())
-        if transition.begins or self._beginning:
-            family = self._family(transition.run_id)
-            if transition.begins:
-                self._beginning.setdefault(family, deque())
-            if family in self._beginning:
-                self._beginning[family].append(queued)
-                self._wake.set()
-                return
-        self._put(queued)
+        self._queue.add(transition)
         self._wake.set()
 
-    def _put(self, queued: _Queued) -> None:
-        self._queue.append(queued)
-        self._queued_rows += queued.rows
-        self.pending_bytes += queued.size
+    @property
+    def pending_bytes(self) -> int:
+        """The size of what is queued, without long starts."""
+        return self._queue.size_bytes
 
     def not_before(self, at: datetime) -> None:
         """Write no timestamp earlier than `at`, the latest one that was loaded."""
@@ -160,50 +135,27 @@ class Journal:
     @property
     def idle(self) -> bool:
         """Whether nothing is queued and nothing is being written."""
-        return not (self._queue or self._beginning or self._first or self._writing)
+        return not (self._queue or self._first or self._writing)
 
     def drop(self, run_ids: Collection[UUID]) -> None:
         """Drop what is queued for these runs and their families: they are forgotten or reloaded."""
-        family = self._family
-        kept = [each for each in self._queue if family(each.transition.run_id) not in run_ids]
-        for each in [each for each in self._beginning if each in run_ids]:
-            # Marks stay: somebody waits for them.
-            marks = self._beginning.pop(each)
-            kept += [mark for mark in marks if mark.transition.run_id in self._marks]
-        self._queue = deque(kept)
-        self._queued_rows = sum(each.rows for each in kept)
-        self.pending_bytes = sum(each.size for each in kept)
+        self._queue.drop(run_ids)
 
     def clear(self) -> None:
         """Drop everything that is queued: it is derived again from the committed rows."""
         self._queue.clear()
-        self._beginning.clear()
         self._first.clear()
-        self._queued_rows = self.pending_bytes = 0
-        self._give_up_marks()
 
     def end(self) -> None:
         """Stop: nothing is written any more, so those who wait for it are cancelled."""
         self._over = True
-        self._give_up_marks()
-
-    def _give_up_marks(self) -> None:
-        marks, self._marks = self._marks, {}
-        for mark in marks.values():
-            if not mark.done():
-                mark.cancel()
+        self._queue.cancel_marks()
 
     async def written(self) -> bool:
         """Return True once all that is queued now is committed, False if it never will be."""
         if self._over:
             return False
-        marks = []
-        for queue in (self._queue, *self._beginning.values()):
-            mark: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            empty = Transition(uuid7())
-            self._marks[empty.run_id] = mark
-            queue.append(_Queued(empty, *empty.cost()))
-            marks.append(mark)
+        marks = self._queue.mark()
         self._wake.set()
         await asyncio.wait(marks)
         return not any(mark.cancelled() for mark in marks)
@@ -231,7 +183,7 @@ class Journal:
                 await self._wake.wait()
             # One turn of the event loop first: events that arrived with the last commit join this
             # batch, and its waiters have run.
-            if self._flushed_rows >= _BUSY_ROWS and self._queued_rows < _LARGE_ROWS:
+            if self._queue.taken_rows >= _BUSY_ROWS and self._queue.rows < _LARGE_ROWS:
                 await asyncio.sleep(_GATHER_S)
             elif not idle:
                 await asyncio.sleep(0)
@@ -241,7 +193,7 @@ class Journal:
                 if self._first:
                     await self._first.popleft()()
                 else:
-                    await self._write(self._take())
+                    await self._write(self._queue.take())
             finally:
                 self._writing = False
 
@@ -252,7 +204,7 @@ class Journal:
 
     @property
     def _has_work(self) -> bool:
-        return bool(self._queue or self._beginning or self._first or self._doubted)
+        return bool(self._queue or self._first or self._doubted)
 
     async def open(self) -> None:
         """Connect if not connected; notifications of other members arrive here too."""
@@ -279,47 +231,6 @@ class Journal:
             db.terminate()
         self._statements.clear()
 
-    def _take(self) -> list[Transition]:
-        """Take what fits into one flush, in order; no row may occur in it twice."""
-        if self._beginning and not (self._queue and self._others_first):
-            self._others_first = True
-            return self._take_beginning()
-        self._others_first = False
-        batch: list[Transition] = []
-        touched = _Touched()
-        followed: set[int] = set()  # `follows` shared by starts of one plan are written once
-        rows = taken = size = 0
-        while self._queue:
-            queued = self._queue[0]
-            t, follows = queued.transition, queued.transition.follows
-            more = len(follows) if follows and id(follows) not in followed else 0
-            full = rows + queued.rows + more > ROWS_MAX or size + queued.size > BATCH_BYTES_MAX
-            if not touched.add(t) or (full and batch):
-                break
-            followed.add(id(follows))
-            rows += queued.rows + more
-            size += queued.size
-            taken += queued.rows
-            self._queue.popleft()
-            batch.append(t)
-        self.pending_bytes -= size
-        self._queued_rows -= taken
-        self._flushed_rows = taken
-        return batch
-
-    def _take_beginning(self) -> list[Transition]:
-        """Take one transition of a long start; the family of the last one is queued as usual."""
-        family = next(iter(self._beginning))
-        queue = self._beginning.pop(family)
-        queued = queue.popleft()
-        if queue and (queue[0].transition.begins or queue[0].transition.begun_whole):
-            self._beginning[family] = queue
-        else:
-            for each in queue:
-                self._put(each)
-        self._flushed_rows = queued.rows
-        return [queued.transition]
-
     async def _write(self, batch: list[Transition]) -> None:
         if not any(t.writes for t in batch):  # only commands
             self._let_out(Committed(batch, self._last, None, frozenset()))
@@ -339,7 +250,7 @@ class Journal:
             self._let_out(committed)  # before the figures, for which nobody waits
             self.flush_s.note(took_s)
             self.flush_transitions.note(len(batch))
-            self._written_rows += self._flushed_rows
+            self._written_rows += self._queue.taken_rows
             if self._written_rows >= self._plan_rows:
                 await self._plan_anew()
 
@@ -353,11 +264,7 @@ class Journal:
 
     def _let_out(self, committed: Committed) -> None:
         self._release(committed)
-        if self._marks:
-            for t in committed.batch:
-                mark = self._marks.pop(t.run_id, None)
-                if mark is not None and not mark.done():
-                    mark.set_result(None)
+        self._queue.complete_marks(committed.batch)
 
     async def _take_apart(self, batch: list[Transition], error: asyncpg.PostgresError) -> None:
         """Write a refused batch family by family, to find the one that the database refuses."""
@@ -419,48 +326,3 @@ class Journal:
         if statement is None:
             statement = self._statements[sql] = await self._db.prepare(sql)
         return statement
-
-
-class _Touched:
-    """The rows that the transitions of a batch insert or update.
-
-    A transition changes rows of its own run only, so its keys are not listed until the batch has a
-    second one of that run.
-    """
-
-    __slots__ = ("_first", "_rows")
-
-    def __init__(self) -> None:
-        self._first: dict[UUID, Transition] = {}  # by run
-        self._rows: dict[UUID, set[UUID]] = {}  # by run, where there are several
-
-    def add(self, t: Transition) -> bool:
-        """Add the rows of a transition; returns whether none of them was there already."""
-        first = self._first.setdefault(t.run_id, t)
-        if first is t:
-            return True
-        rows = self._rows.get(t.run_id)
-        if rows is None:
-            rows = self._rows[t.run_id] = set(_keys(first))
-        added = _keys(t)
-        fits = rows.isdisjoint(added)
-        rows.update(added)
-        return fits
-
-
-def _keys(t: Transition) -> list[UUID]:
-    """Return the ids of the rows that a transition inserts or updates."""
-    keys = [each.id for each in t.completes]
-    keys += [each.id for each in t.node_inserts]
-    if t.run_inserts or t.run_changes:
-        keys += [each.id for each in t.run_inserts]
-        keys += [each.id for each in t.run_changes]
-    if t.changes or t.placed:
-        keys += t.changes
-        keys += t.placed
-    if t.copies or t.signals or t.uses or t.frees:
-        keys += [each.id for each in t.copies]
-        keys += [each.id for each in t.signals]
-        keys += [each.id for each in t.uses]
-        keys += [each.id for each in t.frees]
-    return keys

@@ -76,7 +76,7 @@ def _refused(tenant_id: UUID, answer: Refused) -> QuotaExceeded:
     return QuotaExceeded(
         "QUOTA_EXCEEDED",
         f"the tenant's quota {answer.by} is {plain(answer.most, unit)}, and "
-        f"{plain(answer.used, unit)} of it are taken or promised to runs; {later}, or ask an "
+        f"{plain(answer.used, unit)} of it are used or reserved by runs; {later}, or ask an "
         "administrator for more",
         subject=f"tenant/{tenant_id}",
         quota=answer.by,

@@ -73,11 +73,11 @@ class AttachServicer(attach_service_pb2_grpc.AttachServiceServicer):
         """Serve a runner's stream until either side ends it."""
         first = await anext(request_iterator, None)
         if first is None or not first.HasField("hello"):
-            raise InvalidArgument("HELLO_MISSING", "hello: the first frame must say who attaches")
+            raise InvalidArgument("HELLO_MISSING", "hello: must be set in the first frame")
         if first.hello.protocol != PROTOCOL:
             raise InvalidArgument(
                 "PROTOCOL_UNKNOWN",
-                f"hello.protocol {first.hello.protocol}: this orchestrator speaks {PROTOCOL}",
+                f"hello.protocol {first.hello.protocol}: this orchestrator supports {PROTOCOL}",
             )
         runner_id = kit.uuid_from(first.hello.incarnation, field="hello.incarnation")
         await admit(self._engine, self._pool, runner_id)
@@ -260,7 +260,7 @@ def _outcome(result: pb.AttemptResult) -> Outcome:
             input=failure.input,
         )
     else:
-        raise InvalidArgument("OUTCOME_MISSING", "results: each says how the attempt ended")
+        raise InvalidArgument("OUTCOME_MISSING", "results: each must contain success or failure")
     return Outcome(_attempt(result), result.token, value, usage)
 
 

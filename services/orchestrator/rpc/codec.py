@@ -13,7 +13,8 @@ from services.orchestrator.domain.amounts import NOTHING
 from services.orchestrator.domain.plan import Plan
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.rpc.amounts import put_amounts
-from services.orchestrator.storage.executions import Execution, NodeExecution
+from services.orchestrator.storage.executions import Execution
+from services.orchestrator.storage.node_executions import NodeExecution
 from services.orchestrator.usecases.read import unbegun
 
 RUN_STATUS: Final = {

@@ -15,7 +15,7 @@ from services.kit.rpc.codec import timestamp
 from services.orchestrator.domain.plan import Kind
 from services.orchestrator.rpc import codec
 from services.orchestrator.rpc.forwarding import to_owner
-from services.orchestrator.storage.executions import NodeExecution
+from services.orchestrator.storage.node_executions import NodeExecution
 from services.orchestrator.usecases.controls import Controls
 from services.orchestrator.usecases.forward import Router
 from services.orchestrator.usecases.signals import Answer, Messenger, Waiting

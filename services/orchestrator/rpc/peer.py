@@ -91,10 +91,10 @@ class PeerServicer(peer_service_pb2_grpc.PeerServiceServicer):
         servicer = self._servicers.get(service)
         handler = getattr(servicer, name, None)
         if handler is None or not getattr(handler, "forwardable", False):
-            raise InvalidArgument("NOT_FORWARDED", f"method {method[:256]} is not one to forward")
+            raise InvalidArgument("NOT_FORWARDED", f"method {method[:256]} cannot be forwarded")
         described = method_of(service, name)
         if described.server_streaming != streams:
-            raise InvalidArgument("NOT_FORWARDED", f"method {method[:256]} answers in another way")
+            raise InvalidArgument("NOT_FORWARDED", f"method {method[:256]} is of another kind")
         try:
             inner = GetMessageClass(described.input_type).FromString(raw)
         except DecodeError:

@@ -62,8 +62,8 @@ class Way:
         if self._chosen.done() or (frame.lane and lane is None):
             raise InvalidArgument(
                 "LANE_MISSING",
-                "lane: it must be said once, after a lane was offered and, where true, entered; "
-                "with it, nothing more may come by the stream",
+                "lane: must be set once, after a lane was offered and, if true, entered; "
+                "the stream may carry nothing after it",
             )
         self._chosen.set_result(lane)
         log.info("runner_speaks", incarnation=str(self._stream.runner), lane=lane is not None)
@@ -103,7 +103,7 @@ class Way:
         except (DecodeError, UnicodeDecodeError, RecursionError, ValueError):
             raise InvalidArgument(
                 "MALFORMED_REQUEST",
-                "what came by the lane is no qflow.orchestrator.v1.AttachRequest",
+                "what the lane received is not a qflow.orchestrator.v1.AttachRequest",
             ) from None
         self._take(frame)
         if self._is_behind():

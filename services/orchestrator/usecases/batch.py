@@ -69,7 +69,9 @@ async def choose(
         return Chosen(execution_ids)
     asked = listing.asked_from(filter_text=filter_text)
     if asked.expression is None:
-        raise invalid("filter", "FILTER_EMPTY", "is blank: say which runs, as status = failed")
+        raise invalid(
+            "filter", "FILTER_EMPTY", "must not be blank: select runs, for example status = failed"
+        )
     found = await listing.find(
         reader,
         caller,

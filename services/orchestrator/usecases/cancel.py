@@ -46,13 +46,13 @@ async def cancel_execution(
     if not execution.final and execution.cancel_requested_at is None:
         raise Unavailable(
             "CANCEL_NOT_RECORDED",
-            "no orchestrator has the run in this moment, or it is read anew; cancel it again",
+            "the run is changing its orchestrator or being reloaded; cancel it again",
             retry_after_s=0.5,
         )
     if not finished_ok and execution.status in (RunStatus.COMPLETED, RunStatus.FAILED):
         raise FailedPrecondition(
             _FINISHED,
-            f"the execution is {execution.status} already; nothing is left to cancel",
+            f"the execution is already {execution.status}; nothing is left to cancel",
             resource=("execution", str(execution_id)),
         )
     return execution, plan

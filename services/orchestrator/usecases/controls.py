@@ -18,8 +18,9 @@ from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
 from services.orchestrator.domain.transition import Transition
 from services.orchestrator.engine.engine import Engine
-from services.orchestrator.storage import executions
-from services.orchestrator.storage.executions import Execution, NodeExecution
+from services.orchestrator.storage import node_executions
+from services.orchestrator.storage.executions import Execution
+from services.orchestrator.storage.node_executions import NodeExecution
 from services.orchestrator.usecases.by_hand import read_outputs
 from services.orchestrator.usecases.read import Reader, rendered
 
@@ -101,7 +102,7 @@ class Controls:
         if run is None or run.created_at is None or self.engine.recovering:
             raise Unavailable(
                 "ENGINE_RECOVERING",
-                "the engine is reading the run anew; repeat the call",
+                "the engine is reloading the run; retry",
                 retry_after_s=0.5,
             )
         closes = bool(run.plan.compensations or run.plan.finals) and not run.abandoned
@@ -114,7 +115,7 @@ class Controls:
         if execution.final:
             raise FailedPrecondition(
                 "EXECUTION_FINISHED",
-                f"the execution is {execution.status} already; nothing of it can be changed",
+                f"the execution is already {execution.status}; it can no longer be changed",
                 resource=("execution", str(execution_id)),
             )
 
@@ -124,7 +125,7 @@ class Controls:
     async def _node(self, caller: Caller, execution_id: UUID, node_id: str) -> NodeExecution:
         execution, plan = await self.reader.get(caller, execution_id, full=False)
         async with as_caller(self.reader.api_pool, caller) as db:
-            rows = await executions.list_nodes(db, execution_id, node_ids=[node_id])
+            rows = await node_executions.list_nodes(db, execution_id, node_ids=[node_id])
         at = plan.index[node_id]
         return rendered(execution, plan, rows, at, at + 1)[0]
 
@@ -132,7 +133,7 @@ class Controls:
 def _stopping(execution_id: UUID) -> FailedPrecondition:
     return FailedPrecondition(
         "EXECUTION_STOPPING",
-        "the execution is being cancelled, or is over in this moment",
+        "the execution is being cancelled or is just ending",
         resource=("execution", str(execution_id)),
     )
 

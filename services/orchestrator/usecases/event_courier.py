@@ -105,7 +105,7 @@ class Courier:
 
     async def _answer(self, parcel: Parcel) -> Answer:
         if webhook.fingerprint(self._key) != parcel.key_fingerprint:
-            return Answer(0, "not sent: its secret is of another key; call RotateEventSecret")
+            return Answer(0, "not sent: its secret is from another key; call RotateEventSecret")
         secrets = [
             webhook.secret_of(self._key, parcel.subscription_id, generation)
             for generation in webhook.generations(
@@ -122,7 +122,7 @@ class Courier:
             return await self._poster.post(parcel.url, parcel.body, headers)
         except Exception:
             log.exception("delivery_not_tried", delivery_id=str(parcel.id))
-            return Answer(0, "not sent: a fault of the engine; its log says more")
+            return Answer(0, "not sent: internal error; see the orchestrator's log")
 
     async def _write(self, parcel: Parcel, answer: Answer) -> None:
         async with transaction(self._pool) as db:

@@ -26,8 +26,9 @@ from services.orchestrator.domain.state import Run
 from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
 from services.orchestrator.domain.waits import SUB_WORKFLOW
 from services.orchestrator.engine.engine import Engine
-from services.orchestrator.storage import executions
-from services.orchestrator.storage.executions import Execution, NodeExecution
+from services.orchestrator.storage import node_executions
+from services.orchestrator.storage.executions import Execution
+from services.orchestrator.storage.node_executions import NodeExecution
 from services.orchestrator.usecases.explain_limits import limited_parts
 from services.orchestrator.usecases.read import Reader
 
@@ -64,7 +65,7 @@ async def _open_nodes(
     if execution.final:
         return []
     async with as_caller(reader.api_pool, caller) as db:
-        rows = await executions.list_nodes(db, execution.id)
+        rows = await node_executions.list_nodes(db, execution.id)
     silent = _silent_places(engine, run)
     return [
         NodeState(
@@ -138,13 +139,13 @@ async def _broken(
     names, count = [place.id], 0
     async with as_caller(reader.api_pool, caller) as db:
         if place.grouped:
-            names, count = await executions.failed_parts(
+            names, count = await node_executions.failed_parts(
                 db, execution.id, place.id, limit=NAMES_MAX
             )
         rows = (
             []
             if place.sub is None
-            else await executions.list_nodes(db, execution.id, node_ids=names)
+            else await node_executions.list_nodes(db, execution.id, node_ids=names)
         )
     child = next((row.child_execution_id for row in rows if row.child_execution_id), None)
     if place.map is None or not count:

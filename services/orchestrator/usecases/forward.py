@@ -46,7 +46,7 @@ class Router:
         if owner is None or owner.member_id == engine.member.id:
             return None
         if FORWARDED.get():
-            raise Unavailable(NOT_OWNER, "the run went to another orchestrator", retry_after_s=0.1)
+            raise Unavailable(NOT_OWNER, "the run moved to another orchestrator", retry_after_s=0.1)
         if not owner.alive or not owner.address:
             raise PeerGone("the owner is fenced")
         return owner.address
@@ -95,7 +95,7 @@ def owner_gone() -> Unavailable:
     """Return the error of a call that only the run's owner could execute."""
     return Unavailable(
         "OWNER_GONE",
-        "the orchestrator that has this run does not answer; another takes over within seconds: "
-        "repeat the call",
+        "the orchestrator that owns this run does not respond; another takes over within seconds: "
+        "retry",
         retry_after_s=1.0,
     )

@@ -19,8 +19,9 @@ from services.orchestrator.domain.reuse import Kept
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.domain.undoing import Heir, Undoing
 from services.orchestrator.domain.values import FileValue, NodeOutput
-from services.orchestrator.storage import executions
-from services.orchestrator.storage.executions import Execution, NodeExecution
+from services.orchestrator.storage import executions, node_executions
+from services.orchestrator.storage.executions import Execution
+from services.orchestrator.storage.node_executions import NodeExecution
 from services.orchestrator.storage.recovery import split_object
 
 _ENDED_BADLY: Final = (NodeStatus.FAILED, NodeStatus.CANCELLED)
@@ -92,7 +93,7 @@ async def look(db: Db, parent: Execution, plan: Plan) -> Found:
     """Read the node rows of a run."""
     wholes: dict[int, NodeExecution] = {}
     parts: dict[int, dict[str, NodeStatus]] = {}
-    for row in await executions.list_nodes(db, parent.id):
+    for row in await node_executions.list_nodes(db, parent.id):
         if row.node_id in plan.index:
             wholes[plan.index[row.node_id]] = row
         else:
@@ -108,7 +109,7 @@ async def _heir(db: Db, parent: Execution, plan: Plan) -> Heir | None:
     if found is None:
         return None
     names = [plan.places[at].id for at in plan.compensations]
-    rows = await executions.list_nodes(db, found.id, node_ids=names)
+    rows = await node_executions.list_nodes(db, found.id, node_ids=names)
     skipped = {row.node_id for row in rows if row.status is NodeStatus.SKIPPED}
     return Heir(found.id, found.status, skipped)
 
@@ -146,7 +147,7 @@ async def take(
     """
     places = [at for at in stand if at not in in_part]
     names = [plan.places[at].id for at in places]
-    rows = await executions.list_nodes(db, parent.id, node_ids=names, full=True)
+    rows = await node_executions.list_nodes(db, parent.id, node_ids=names, full=True)
     wholes = {plan.index[row.node_id]: row for row in rows}
     maps = {at: kept_names for at in stand if at in in_part}
     maps |= {at: whole_names for at, row in wholes.items() if _is_spread(row)}
@@ -158,8 +159,8 @@ async def take(
     if len(wanted) > _PARTS_MAX:
         raise FailedPrecondition(
             "TOO_MANY_ELEMENTS",
-            f"{len(wanted)} elements would be kept, and {_PARTS_MAX} can be; RerunExecution "
-            "from the map runs all of them again, ListNodeExecutions shows what was put aside",
+            f"{len(wanted)} elements would be kept, the maximum is {_PARTS_MAX}; RerunExecution "
+            "from the map runs all of them again, ListNodeExecutions shows the quarantined ones",
             resource=("execution", str(parent.id)),
         )
     parts = await _parts(db, parent, [plan.places[at].id for at in maps], frozenset(wanted))
@@ -191,7 +192,7 @@ async def _parts(
     for place in places if wanted else ():
         last = 0
         while True:
-            some = await executions.list_parts(
+            some = await node_executions.list_parts(
                 db, parent.id, place, after_order=last, limit=_READ_MAX, full=True
             )
             parts += [row for row in some if row.node_id in wanted]
@@ -214,8 +215,8 @@ def _refuse_taken(found: Found, in_part: Collection[int]) -> None:
         name = found.wholes[min(taken)].node_id
         raise FailedPrecondition(
             "TAKEN_OVER",
-            f"execution {heir.execution_id} took over the elements of {name}, and undoes them "
-            "where it fails: make a new run of that one, or name the map in from_nodes of "
+            f"execution {heir.execution_id} took over the elements of {name}, and compensates "
+            "them if it fails: rerun that execution, or name the map in from_nodes of "
             "RerunExecution, which runs all of its elements again",
             resource=("execution", str(heir.execution_id)),
         )
@@ -230,8 +231,8 @@ def _refuse_gone_files(parent: Execution, rows: Sequence[NodeExecution]) -> None
     if gone:
         raise FailedPrecondition(
             "KEPT_FILES",
-            f"the result of {gone[0]} was a file, which is gone: name that node in from_nodes of "
-            "RerunExecution, or one before it",
+            f"the result of {gone[0]} was a file that no longer exists: name that node in "
+            "from_nodes of RerunExecution, or one before it",
             node_ids=", ".join(gone[:10]),
             resource=("execution", str(parent.id)),
         )

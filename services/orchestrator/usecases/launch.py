@@ -276,8 +276,8 @@ def check_runners(engine: Engine, plan: Plan) -> None:
     if not any(each.tier for each in offers):
         raise FailedPrecondition(
             "TIER_MISSING",
-            "the runners take nothing, for none can isolate code as strongly as its deployment "
-            "asks for with QFLOW_MINIMUM_TIER; GetRunner says what is missing",
+            "no runner can isolate code as strongly as its QFLOW_MINIMUM_TIER requires; "
+            "GetRunner shows what is missing",
         )
     for place in needy:
         assert place.needs is not None
@@ -314,5 +314,5 @@ def changes_all_the_time(wishes: Wishes) -> Unavailable:
     if wishes.options.business_key is not None:
         what = "the run that has the business_key (others start with it too), or the workflow,"
     return Unavailable(
-        "WORKFLOW_CHANGES", f"{what} changed with every try; repeat the call", retry_after_s=0.1
+        "WORKFLOW_CHANGES", f"{what} changed during every attempt; retry", retry_after_s=0.1
     )

@@ -223,7 +223,7 @@ async def _get(db: Db, name: str) -> StoredLimit:
 def _exists(name: str) -> AlreadyExists:
     return AlreadyExists(
         "LIMIT_EXISTS",
-        f"there is a limit {name}; change it, or take another name",
+        f"limit {name} exists already; change it, or use another name",
         fields=[FieldViolation("name", "is taken", "LIMIT_EXISTS")],
         resource=("limit", name),
     )

@@ -31,15 +31,15 @@ async def caller_of(engine_pool: Pool, user_id: UUID, tenant_id: UUID) -> Caller
     in_team = tenant_id != user_id
     if in_team and owner.team_role is None:
         raise FailedPrecondition(
-            "OWNER_NOT_A_MEMBER", "the user who made this is not in the team any more"
+            "OWNER_NOT_A_MEMBER", "the user who made this is no longer in the team"
         )
     if in_team and owner.team_role not in _MAY_START:
         raise PermissionDenied(
-            "NOT_ALLOWED", f"the user who made this is a {owner.team_role} in the team now"
+            "NOT_ALLOWED", f"the user who made this is now a {owner.team_role} in the team"
         )
     if owner.role not in _MAY_START:
         raise PermissionDenied(
-            "NOT_ALLOWED", f"the user who made this is a {owner.role} now and starts nothing"
+            "NOT_ALLOWED", f"the user who made this is now a {owner.role} and may start nothing"
         )
     return Caller(
         user_id=owner.id,

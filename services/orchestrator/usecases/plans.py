@@ -146,7 +146,7 @@ class Plans:
             if depth >= DEPTH_MAX:
                 raise FailedPrecondition(
                     "SUB_WORKFLOWS_TOO_DEEP",
-                    f"sub-workflows stand more than {DEPTH_MAX} deep in each other",
+                    f"sub-workflows are nested more than {DEPTH_MAX} levels deep",
                     resource=("workflow", str(definition.workflow_id)),
                 )
             key = _inner_key(node)

@@ -13,8 +13,9 @@ from services.kit.errors import NotFound
 from services.kit.pg import Db, Pool, as_caller, transaction
 from services.orchestrator.domain.plan import Place, Plan
 from services.orchestrator.domain.status import NodeStatus
-from services.orchestrator.storage import executions
-from services.orchestrator.storage.executions import Execution, NodeExecution
+from services.orchestrator.storage import executions, node_executions
+from services.orchestrator.storage.executions import Execution
+from services.orchestrator.storage.node_executions import NodeExecution
 from services.orchestrator.usecases.plans import Plans
 
 
@@ -74,7 +75,7 @@ class Reader:
         ids = [place.id for place in plan.places[after.places : end]]
         found: list[tuple[Shown, NodeExecution]] = []
         async with as_caller(self.api_pool, caller) as db:
-            rows = await executions.list_nodes(db, execution_id, node_ids=ids, full=full)
+            rows = await node_executions.list_nodes(db, execution_id, node_ids=ids, full=full)
             wholes = rendered(execution, plan, rows, after.places, end)
             if after.places and plan.places[after.places - 1].grouped:
                 found += await self._parts(db, execution_id, plan, after, limit, full=full)
@@ -91,7 +92,7 @@ class Reader:
     async def _parts(
         self, db: Db, execution_id: UUID, plan: Plan, after: Shown, limit: int, *, full: bool
     ) -> list[tuple[Shown, NodeExecution]]:
-        parts = await executions.list_parts(
+        parts = await node_executions.list_parts(
             db,
             execution_id,
             plan.places[after.places - 1].id,

@@ -20,7 +20,7 @@ from services.orchestrator.domain.reuse import FromNode, Kept
 from services.orchestrator.domain.status import NodeStatus
 from services.orchestrator.engine.callers import NotStarted
 from services.orchestrator.engine.engine import Engine
-from services.orchestrator.storage import definitions, executions, pins
+from services.orchestrator.storage import definitions, executions, node_executions, pins
 from services.orchestrator.storage.definitions import Pins
 from services.orchestrator.storage.executions import Execution
 from services.orchestrator.storage.recovery import split_object
@@ -98,7 +98,7 @@ class Rerunner:
     async def _again(self, caller: Caller, earlier: Execution) -> tuple[Started, int]:
         found, plan = await self.reader.again(caller, earlier)
         async with as_caller(self.reader.api_pool, caller) as db:
-            rows = await executions.list_nodes(db, earlier.id)
+            rows = await node_executions.list_nodes(db, earlier.id)
         copied = [row for row in rows if row.copied_from is not None and not row.cache_hit]
         kept = sum(row.status is NodeStatus.COMPLETED for row in copied)
         return Started(found, plan, existing=True), kept
@@ -145,7 +145,7 @@ class Rerunner:
             head = await definitions.get_head(db, plan.workflow_id)
         if head is None or not head.is_active:
             reason = "WORKFLOW_GONE" if head is None else "WORKFLOW_INACTIVE"
-            said = "gone" if head is None else "not active; call ActivateWorkflow first"
+            said = "deleted" if head is None else "not active; call ActivateWorkflow first"
             raise FailedPrecondition(
                 reason,
                 f"the workflow of the execution is {said}",
@@ -167,7 +167,7 @@ class Rerunner:
         lost = [each.id for each in plan.places if each.node_version_id in wanted - found]
         if lost:
             raise FailedPrecondition(
-                "NODE_MISSING", f"{lost[0]}: the node behind it is gone or not yours to read"
+                "NODE_MISSING", f"{lost[0]}: its node was deleted, or you may not read it"
             )
 
     async def _taken(
@@ -243,7 +243,7 @@ class Rerunner:
         for place, texts in edits.items():
             merged[place] = {**merged.get(place, {}), **texts}
         if sum(len(text) for each in merged.values() for text in each.values()) > _BYTES_MAX:
-            raise invalid("from_nodes", "INPUTS_TOO_LARGE", f"hold more than {_BYTES_MAX} bytes")
+            raise invalid("from_nodes", "INPUTS_TOO_LARGE", f"must have at most {_BYTES_MAX} bytes")
         pins_id = UUID(int=0)
         if not again.validate_only:
             async with transaction(self.reader.engine_pool) as db:
@@ -270,7 +270,9 @@ async def _versions(
     ]
     if plan.workflow_id is None:
         raise invalid(
-            "from_nodes", "INVALID_FIELD", "a run of one node: call RunNode for another version"
+            "from_nodes",
+            "INVALID_FIELD",
+            "not for a run of one node: call RunNode for another version",
         )
     found = await definitions.resolve(db, caller.tenant_id, nodes)
     for at, each in enumerate(again.from_nodes):
@@ -319,8 +321,8 @@ def _nothing_put_aside(parent: Execution, below: tuple[UUID, str] | None) -> Fai
         reason,
         "no element of its own maps was quarantined, but some were in the sub-workflow of "
         f"{place}: RerunExecution with {place} in from_nodes runs all of that again, and what "
-        f"hangs on it; RetryQuarantined for execution {execution_id} runs those elements again, "
-        "in a run by itself",
+        f"depends on it; RetryQuarantined for execution {execution_id} runs those elements again, "
+        "in a run of their own",
         resource=resource,
         node_id=place,
         sub_workflow_execution_id=execution_id,

@@ -22,6 +22,6 @@ async def admit(engine: Engine, pool: Pool, incarnation: UUID) -> None:
     if fenced:
         raise FailedPrecondition(
             "RUNNER_FENCED",
-            "hello.incarnation: this one was fenced; end its attempts and come as another",
+            "hello.incarnation: this one was fenced; stop its attempts and attach with a new one",
         )
     await engine.settled()

@@ -30,7 +30,9 @@ from services.kit.pg import LINK_FAULTS, Db, Pool, transaction, translate
 from services.orchestrator.domain import ticks
 from services.orchestrator.domain.timing import next_after
 from services.orchestrator.domain.timing import ticks as times
+from services.orchestrator.storage import backfill_due
 from services.orchestrator.storage import schedule_due as due
+from services.orchestrator.storage.backfill_due import DueBackfill
 from services.orchestrator.storage.schedule_due import Claimed, PendingTick
 from services.orchestrator.usecases.on_behalf import LASTING, caller_of
 from services.orchestrator.usecases.overlaps import Overlaps
@@ -135,15 +137,15 @@ async def go_on_with_backfills(pool: Pool) -> int:
     """Insert ticks of backfills with room for more; returns how many."""
     made = 0
     async with transaction(pool) as db:
-        for backfill in await due.hold_backfills(db, limit=_BACKFILLS_MAX):
-            room = backfill.max_running - await due.count_open(db, backfill)
+        for backfill in await backfill_due.hold_due(db, limit=_BACKFILLS_MAX):
+            room = backfill.max_running - await backfill_due.count_open(db, backfill)
             moments, next_at = _moments(backfill, max(room, 0))
-            taken = await due.take(db, backfill, moments) if moments else 0
+            taken = await backfill_due.take(db, backfill, moments) if moments else 0
             made += taken
             completed = next_at is None and not moments and room == backfill.max_running
             # If all of these times have runs already, continue at once.
             pause = timedelta(0) if moments and not taken else _WAIT
-            await due.step(
+            await backfill_due.step(
                 db,
                 backfill,
                 next_at=next_at,
@@ -155,7 +157,7 @@ async def go_on_with_backfills(pool: Pool) -> int:
     return made
 
 
-def _moments(backfill: due.DueBackfill, room: int) -> tuple[list[datetime], datetime | None]:
+def _moments(backfill: DueBackfill, room: int) -> tuple[list[datetime], datetime | None]:
     if backfill.next_at is None or not room:
         return [], backfill.next_at
     following = times(backfill.timing, backfill.next_at)
@@ -365,7 +367,7 @@ async def _started(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -
                 alias=schedule.workflow_alias,
             )
     except TimeoutError:
-        raise Unavailable("START_SLOW", "the engine is behind; the start is tried again") from None
+        raise Unavailable("START_SLOW", "the engine is overloaded; the start is retried") from None
     except AlreadyExists as error:
         # It was started, and the schedule changed before that was recorded.
         return UUID(error.facts["execution_id"])

@@ -197,7 +197,7 @@ async def resume_schedule(
         if first is None:
             raise FailedPrecondition(
                 "SCHEDULE_OVER",
-                "no time of the schedule comes after now; change its timing",
+                "the schedule has no future time; change its timing",
                 resource=("schedule", str(schedule_id)),
             )
         fire_at = timings.put_off(held.definition.timing, held.id, first)

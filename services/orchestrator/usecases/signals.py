@@ -214,8 +214,8 @@ def _check_sent(run: Run, name: str, text: str) -> None:
     if len(early) >= EARLY_MAX or sum(early) + len(text.encode()) > EARLY_BYTES_MAX:
         raise ResourceExhausted(
             "SIGNALS_WAIT",
-            f"{len(early)} signals of {sum(early)} bytes wait to be taken, of at most {EARLY_MAX}"
-            f" and {EARLY_BYTES_MAX}; send more once nodes have taken some",
+            f"{len(early)} signals of {sum(early)} bytes are queued, the maximum is {EARLY_MAX}"
+            f" and {EARLY_BYTES_MAX}; send more once nodes have received some",
             retry_after_s=1.0,
         )
 

@@ -252,7 +252,7 @@ class Starter:
             if plan is None:
                 raise FailedPrecondition(
                     "NODE_MISSING",
-                    "a node of the workflow is gone or not yours to read; update the workflow",
+                    "a node of the workflow was deleted, or you may not read it; update it",
                     resource=("workflow", str(workflow_id)),
                 )
             self.engine.core.unlocked |= await unlocked(db, [plan], self.engine.core.unlocked)

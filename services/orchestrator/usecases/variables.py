@@ -26,15 +26,15 @@ async def taken_variables(db: Db, tenant_id: UUID, definition: Definition) -> li
         fields = [_missing(definition, name) for name in missing]
         raise FailedPrecondition(
             "VARIABLE_MISSING",
-            f"the workflow reads variables that there are not: {', '.join(missing[:10])}; "
-            "make them with SetVariable",
+            f"the workflow reads variables that do not exist: {', '.join(missing[:10])}; "
+            "create them with SetVariable",
             fields=fields,
             resource=("workflow", str(definition.workflow_id)),
         )
     if sum(len(each.text) for each in found) > _CHARS_MAX:
         raise FailedPrecondition(
             "VARIABLES_TOO_LARGE",
-            f"the variables that the workflow reads have more than {_CHARS_MAX} characters in all",
+            f"the variables of the workflow have more than {_CHARS_MAX} characters in total",
             resource=("workflow", str(definition.workflow_id)),
         )
     return found

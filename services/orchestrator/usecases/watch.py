@@ -19,8 +19,9 @@ from services.orchestrator.domain.transition import View
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.hub import Change, Moved
 from services.orchestrator.gateways.peers import PeerGone
-from services.orchestrator.storage import executions
-from services.orchestrator.storage.executions import Execution, NodeExecution
+from services.orchestrator.storage import executions, node_executions
+from services.orchestrator.storage.executions import Execution
+from services.orchestrator.storage.node_executions import NodeExecution
 from services.orchestrator.usecases.forward import Router
 from services.orchestrator.usecases.read import Reader, rendered
 
@@ -129,7 +130,7 @@ class Watcher:
                 if after_revision > execution.revision:
                     raise OutOfRange(
                         "REVISION_AHEAD",
-                        f"after_revision {after_revision}: the execution stands at revision "
+                        f"after_revision {after_revision}: the execution is at revision "
                         f"{execution.revision}; watch again from 0",
                         revision=execution.revision,
                     )
@@ -246,7 +247,9 @@ class _View:
 
     async def _rows(self, after_revision: int) -> list[NodeExecution]:
         async with as_caller(self._reader.api_pool, self._caller) as db:
-            return await executions.list_nodes(db, self.execution.id, after_revision=after_revision)
+            return await node_executions.list_nodes(
+                db, self.execution.id, after_revision=after_revision
+            )
 
     def _note(self, nodes: Iterable[NodeExecution]) -> None:
         """Update the counts by the changed nodes only, as a large run changes often."""

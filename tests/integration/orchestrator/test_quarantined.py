@@ -12,7 +12,8 @@ from qflow.orchestrator.v1 import execution_service_pb2 as pb
 from qflow.orchestrator.v1.rerun_service_pb2 import RetryQuarantinedRequest
 
 from services.orchestrator.domain import partly
-from services.orchestrator.engine.journal import Journal, OutcomeUnknownError
+from services.orchestrator.engine.journal import OutcomeUnknownError
+from services.orchestrator.engine.journal_queue import JournalQueue
 from services.orchestrator.usecases import kept_results
 from tests import factories
 from tests.fakes.runner import Fail
@@ -141,23 +142,23 @@ async def test_what_an_orchestrator_left_half_made_begins_nothing(
     async with orchestra.running():
         async with (await orchestra.runner(add_one(seen, mended=False))).attached():
             parent = await ended(orchestra, (await start(orchestra, workflow, '{"x":10}')).id)
-        written, taken = Journal._take_beginning, list[str]()
+        written, taken = JournalQueue._take_beginning, list[str]()
 
-        def dies(self: Journal) -> Any:
+        def dies(self: JournalQueue) -> Any:
             [t] = written(self)
             taken.append(str(t.run_id))
             if len(taken) > 2:
                 raise OutcomeUnknownError
             return [t]
 
-        monkeypatch.setattr(Journal, "_take_beginning", dies)
+        monkeypatch.setattr(JournalQueue, "_take_beginning", dies)
         asked = RetryQuarantinedRequest(execution_id=parent.id)
         code, reason, _ = await refusal(reruns(orchestra).RetryQuarantined(asked))
         assert ("UNAVAILABLE", "ENGINE_RECOVERING") == (code, reason)
         failed = await ended(orchestra, taken[0])
         assert (FAILED, "engine_error") == (failed.status, failed.error.error_type)
-        assert "make it of that one again" in failed.error.message
-        monkeypatch.setattr(Journal, "_take_beginning", written)
+        assert "retry that run again" in failed.error.message
+        monkeypatch.setattr(JournalQueue, "_take_beginning", written)
         seen.clear()
         again = await reruns(orchestra).RetryQuarantined(asked)
         async with (await orchestra.runner(add_one(seen, mended=True))).attached():

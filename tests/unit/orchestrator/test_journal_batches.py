@@ -45,9 +45,9 @@ def test_a_row_stands_once_in_a_batch() -> None:
     written = journal([])
     for each in (*queue, behind):
         written.submit(each)
-    assert queue[:3] == written._take()
-    assert [queue[3], behind] == written._take()
-    assert (0, 0) == (written.pending_bytes, written._queued_rows)
+    assert queue[:3] == written._queue.take()
+    assert [queue[3], behind] == written._queue.take()
+    assert (0, 0) == (written.pending_bytes, written._queue.rows)
 
 
 def test_who_begins_over_many_flushes_has_every_second_one() -> None:
@@ -58,17 +58,17 @@ def test_who_begins_over_many_flushes_has_every_second_one() -> None:
     written = journal([])
     for each in (*parts, last, others[0], behind):
         written.submit(each)
-    taken = [written._take()]
+    taken = [written._queue.take()]
     for each in others[1:]:
-        taken.append(written._take())
+        taken.append(written._queue.take())
         written.submit(each)
-        taken.append(written._take())
+        taken.append(written._queue.take())
     while not written.idle:
-        taken.append(written._take())
+        taken.append(written._queue.take())
     first, second, third = others
     assert [[first], [parts[0]], [second], [parts[1]], [third], [parts[2]], [last]] == taken[:7]
     assert [[behind]] == taken[7:]
-    assert (0, 0) == (written.pending_bytes, written._queued_rows)
+    assert (0, 0) == (written.pending_bytes, written._queue.rows)
 
 
 async def test_what_is_queued_of_who_begins_is_waited_for_and_dropped_with_it() -> None:
@@ -142,7 +142,7 @@ async def test_statements_are_planned_anew_as_tables_grow() -> None:
     written._db = Connection()  # type: ignore[assignment]
     counts = []
     for _ in range(9):
-        written._flushed_rows = 500
+        written._queue.taken_rows = 500
         await written._write([completes(ONE, 1)])
         counts.append(len(said))
     assert {"DISCARD PLANS"} == set(said)

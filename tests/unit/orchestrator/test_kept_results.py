@@ -13,7 +13,7 @@ from services.orchestrator.domain.compile import compile_plan
 from services.orchestrator.domain.plan import Definition, Plan
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.undoing import Heir, Undoing
-from services.orchestrator.storage.executions import NodeExecution
+from services.orchestrator.storage.node_executions import NodeExecution
 from services.orchestrator.usecases.kept_results import Found, standing
 from tests.unit.orchestrator.test_compatibility import INT, edge, version
 

@@ -14,7 +14,8 @@ from services.orchestrator.domain.records import NodeRecord
 from services.orchestrator.domain.status import NodeStatus, RunStatus
 from services.orchestrator.domain.transition import View
 from services.orchestrator.engine.hub import Change
-from services.orchestrator.storage.executions import Execution, NodeExecution
+from services.orchestrator.storage.executions import Execution
+from services.orchestrator.storage.node_executions import NodeExecution
 from services.orchestrator.usecases.watch import Watcher, _View
 from tests.unit.orchestrator.graphs import plan_of
 

@@ -306,6 +306,16 @@ def test_runs_are_found_again_and_changed_by_what_they_were_given(
     [item] = json.loads(again.stdout)["items"]
     assert found[0]["id"] == item["execution_id"]
     assert 1 == qflow("watch", item["new_execution_id"]).returncode
+    left = f"{found_by} AND workflow_name = 'cli test: failing' AND repeated = false"
+    listed = json.loads(qflow("ls", left, "--json").stdout)
+    assert [item["new_execution_id"]] == [each["id"] for each in listed], "and not what it came of"
+    key = ("--key", mark, "--on-reuse", "reject")
+    word = ("run", f"{flows}:loud", "word=a")
+    assert 0 == qflow(*word, *key).returncode
+    used = qflow(*word, *key)
+    assert (3, True) == (used.returncode, "an earlier run had this key: " in used.stderr)
+    wrong = qflow(*word, "--on-conflict", "cancel_existing")
+    assert (2, True) == (wrong.returncode, "--on-conflict is said of a --key" in wrong.stderr)
 
 
 def test_files_are_put_and_got(qflow: Qflow, tmp_path: Path) -> None:

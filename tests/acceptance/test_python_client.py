@@ -112,6 +112,7 @@ async def test_many_begin_in_one_call_and_what_is_wrong_hinders_no_other(
     assert isinstance(first, qflow.Run)
     assert isinstance(second, qflow.AlreadyExistsError)
     assert ("BUSINESS_KEY_IN_USE", first.id) == (second.reason, second.facts["execution_id"])
+    assert str(second).endswith(first.id)  # also where no facts are shown, as in a shell
     await first.cancel()
     with pytest.raises(qflow.AuthoringError, match="one run's"):
         await client.options(business_key="k").start_many(bigger, [{"n": 1}])

@@ -319,7 +319,7 @@ def _execution_lists() -> Iterator[Statement]:
     nobody = str(UUID(int=0))
     values = dict.fromkeys(("workflow", "node_version", "owner", "parent"), nobody)
     values |= dict.fromkeys(("create_time", "start_time", "end_time"), "2026-01-01")
-    values |= {"status": "failed", "priority": "1"}
+    values |= {"status": "failed", "priority": "1", "repeated": "true"}
     fields = [*lists.FIELDS.fields, *(make("labels.x") for make in lists.FIELDS.families.values())]
     asked: dict[str, tuple[Expression, Order, bool]] = {
         f"{field.name} {operator}": (

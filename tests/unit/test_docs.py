@@ -31,6 +31,8 @@ _PROGRAMS: Final = {
     "docs/coming-from/temporal.md": "2026-01-31: 11.20\n",
     "docs/coming-from/prefect.md": "2026-01-31: 11.20\n",
     "docs/coming-from/windmill.md": "2026-01-31: 11.20\n",
+    "docs/coming-from/hatchet.md": "2026-01-31: 11.20\n",
+    "docs/coming-from/dbos.md": "2026-01-31: 11.20\n",
 }
 
 

@@ -19,6 +19,7 @@ from services.kit.filter.fields import (
     Field,
     FieldTable,
     compile_filter,
+    flag_field,
     id_field,
     text_field,
     time_field,
@@ -41,6 +42,12 @@ _EXCEPTION_TYPE: Final[LiteralString] = """
         SELECT failed.error_detail ->> 'exception' FROM node_executions AS failed
          WHERE failed.workflow_execution_id = listed.id
            AND failed.node_id = listed.failed_node_id) END, '')"""
+
+# Whether a retry, a rerun or a fork was made from it: what a bulk call need not make once more.
+_REPEATED: Final[LiteralString] = """
+    EXISTS (SELECT FROM workflow_executions AS later
+             WHERE later.parent_execution_id = listed.id AND later.relation <> 'sub_workflow')"""
+_NAMED: Final[LiteralString] = "listed.workflow_id IN (SELECT id FROM workflows WHERE {})"
 
 
 def _nullable(field: Field, column: LiteralString) -> Field:
@@ -99,11 +106,25 @@ FIELDS: Final = FieldTable(
             "one of " + ", ".join(RunStatus),
         ),
         _nullable(id_field("workflow", "listed.workflow_id"), "listed.workflow_id"),
+        _nullable(
+            Field(
+                "workflow_name",
+                {
+                    "=": _NAMED.format("name = {}::text"),
+                    "!=": "",
+                    ":": _NAMED.format("strpos(lower(name), lower({}::text)) > 0"),
+                },
+                lambda text: text,
+                "text",
+            ),
+            "listed.workflow_id",
+        ),
         _nullable(id_field("node_version", "listed.node_version_id"), "listed.node_version_id"),
         id_field("owner", "listed.created_by"),
         _text("business_key", "listed.business_key"),
         _text("relation", "listed.relation"),
         _nullable(id_field("parent", "listed.parent_execution_id"), "listed.parent_execution_id"),
+        flag_field("repeated", _REPEATED),
         _text("error_type", "listed.error_type"),
         text_field("exception_type", _EXCEPTION_TYPE),
         _text("failed_node", "listed.failed_node_id"),

@@ -58,7 +58,7 @@ async def settle_key(
 def _in_the_way(holder: Execution, reason: str, said: str) -> AlreadyExists:
     return AlreadyExists(
         reason,
-        f"business_key: {said} this key; see execution_id",
+        f"business_key: {said} this key: {holder.id}",
         resource=("execution", str(holder.id)),
         execution_id=holder.id,
     )

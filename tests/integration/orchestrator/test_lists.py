@@ -61,6 +61,12 @@ _FILTERS = {
     "relation = retry": "child",
     "parent = {good}": "child",
     "workflow = {workflow} AND status = completed": "child good",
+    'workflow_name = "{name}" AND status = completed': "child good",
+    'workflow_name = "{name}x"': "",
+    'workflow_name : "{part}"': "open oom bad child good",
+    'workflow_name != "{name}"': "",
+    "repeated = true": "good",
+    "status = failed AND repeated = false": "oom bad",
     "owner = {owner}": "open oom bad child good",
     "create_time > 2020-01-01 AND end_time < 2100-01-01": "oom bad child good",
     "NOT end_time < 2100-01-01": "open",
@@ -104,7 +110,16 @@ async def test_a_filter_finds_what_it_says(orchestra: Orchestra) -> None:
             (foreign.id, foreign.id),
         )
         await start(orchestra, workflow_id, labels={"name": "open"}, priority=-5)
-        facts = {"good": good.id, "workflow": workflow_id, "owner": orchestra.owner.id}
+        [(name,)] = orchestra.sql.execute(
+            "SELECT name FROM workflows WHERE id = %s", (workflow_id,)
+        ).fetchall()
+        facts = {
+            "good": good.id,
+            "workflow": workflow_id,
+            "owner": orchestra.owner.id,
+            "name": name,
+            "part": name.upper()[1:],
+        }
         seen = {text: await found(orchestra, text.format(**facts)) for text in _FILTERS}
         again = await reruns(orchestra).BatchRetryExecutions(
             rerun_service_pb2.BatchRetryExecutionsRequest(

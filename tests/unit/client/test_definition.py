@@ -122,6 +122,21 @@ def inner(n: int) -> int:
 
 
 @qflow.workflow
+def parts(ns: list[int]) -> list[int]:
+    again = inner.repeat(while_="result > 1", max_turns=2, carry={"n": "result"})(1)
+    inner.options(id="undo").undoes(again)(again)
+    return inner.options(id="all").each(max_in_flight=3).map(ns)
+
+
+def test_how_a_sub_workflow_runs_is_said_as_of_a_node() -> None:
+    stored = definition(parts, lambda _: ("00000000-0000-4000-8000-000000000001", 1))
+    again, undo, mapped = stored.nodes
+    assert all(each.HasField("sub_workflow") for each in stored.nodes)
+    assert ("n", 3) == (mapped.for_each.input, mapped.for_each.max_in_flight)
+    assert ("inner", 2) == (undo.compensates, again.repeat.max_turns)
+
+
+@qflow.workflow
 def pictured(ns: list[int]) -> int:
     each = total(echo.map(ns))
     again = echo.repeat(while_="result > 1", max_turns=2, carry={"n": "result"}).options(id="again")

@@ -297,6 +297,71 @@ def test_a_sub_workflow_is_a_place() -> None:
     assert ["half", "speak"] == [place.id for place in flow.graph.places]
 
 
+@qflow.workflow
+def eighth(n: int, times: int = 3) -> int:
+    return half(half(half(n)))
+
+
+@qflow.workflow
+def picky(n: int) -> int:
+    return either_fails(half(n))
+
+
+@qflow.node
+def either_fails(n: int) -> int:
+    if n > 9:
+        raise ValueError(f"no {n}")
+    return n
+
+
+def test_a_sub_workflow_runs_for_each_and_again_and_undoes_as_a_node_does() -> None:
+    @qflow.workflow
+    def flow(ns: list[int]) -> dict[str, Any]:
+        told = eighth.options(id="told").map([80, 160], times=1)
+        some = picky.each(max_failed=1, max_in_flight=2).map(ns)
+        until = eighth.repeat(while_="result > 1", max_turns=9, carry={"n": "result"})(5000)
+        return {"told": told, "some": some, "until": until}
+
+    assert {"told": [10, 20], "some": [1, None, 3], "until": 1} == flow.run_local([2, 20, 6])
+    with pytest.raises(qflow.ExecutionFailedError, match="no 10"):
+        flow.run_local([20, 20])
+
+
+@qflow.node
+def note(n: int, path: str) -> None:
+    with Path(path).open("a", encoding="utf-8") as out:
+        out.write(f"{n}\n")
+
+
+@qflow.workflow
+def undo(n: int, path: str) -> None:
+    note(n, path)
+
+
+def test_a_sub_workflow_undoes(tmp_path: Path) -> None:
+    @qflow.workflow
+    def flow(path: str) -> int:
+        done = half(8)
+        undo.undoes(done)(done, path)
+        return fail(done)
+
+    with pytest.raises(qflow.ExecutionFailedError):
+        flow.run_local(str(tmp_path / "undone"))
+    assert "4\n" == (tmp_path / "undone").read_text("utf-8")
+
+
+def test_what_breaks_in_the_function_of_a_workflow_is_told_with_its_line() -> None:
+    @qflow.workflow
+    def flow(n: int) -> int:
+        return half.maps(n)  # type: ignore[attr-defined, no-any-return]
+
+    with pytest.raises(
+        qflow.AuthoringError,
+        match=r"flow cannot be read: AttributeError: .*maps.* \(line \d+ of test_local.py\)",
+    ):
+        flow.run_local(3)
+
+
 def test_compensation_undoes_what_completed_latest_first() -> None:
     undone: list[str] = []
 

@@ -27,7 +27,13 @@ async def later(n: int, step: int = 1) -> str:
 @qflow.workflow
 def right(text: str) -> list[str]:
     words = later(size(text), step=2)
+    each: list[list[str]] = right_too.each(max_in_flight=2).map([text])
     return later.map([size(words)])
+
+
+@qflow.workflow
+def right_too(text: str) -> list[str]:
+    return later.map([size(text)])
 
 
 @qflow.workflow

@@ -4,7 +4,7 @@ import time
 from uuid import UUID, uuid4
 
 import pytest
-from qflow.types import SCALARS, Collection, Literal, Named, Tuple, Type, expression
+from qflow.types import NONE, SCALARS, Collection, Literal, Named, Tuple, Type, expression
 
 from services.registry.domain.definition import (
     Checked,
@@ -149,6 +149,19 @@ def test_what_hinders_a_run_is_a_warning() -> None:
     assert result.storable
     assert not result.activatable
     assert found(result) == [("nodes[1]", "INPUT_MISSING"), ("nodes[1]", "NODE_UNREACHABLE")]
+
+
+def test_what_gives_nothing_runs_for_what_it_does() -> None:
+    """B50: a node that posts something at the end of a run is not told to show its work."""
+    posts = uuid4()
+    signatures = {NODE: signature(), posts: signature(outputs={"result": NONE})}
+    shown = (WorkflowOutput(name="out", node="a", output="result"),)
+    nodes = [node("a", x="1"), node("post", posts)]
+    sound = checked(nodes, ["a.result -> post.x"], signatures, outputs=shown)
+    assert [] == found(sound)
+    assert sound.activatable
+    idle = checked([*nodes, node("b", x="2")], ["a.result -> post.x"], signatures, outputs=shown)
+    assert [("nodes[2]", "NODE_UNREACHABLE")] == found(idle)
 
 
 def test_types_that_do_not_fit_are_refuted_by_a_value() -> None:

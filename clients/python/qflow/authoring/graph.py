@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,6 +10,7 @@ from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias
 
 from qflow.authoring.refs import Ref, Source, place_of, source_of
+from qflow.changing import changed
 from qflow.exceptions import AuthoringError
 from qflow.types import Type
 
@@ -81,8 +81,8 @@ class Options:
     conversions: Mapping[str, str] = field(default_factory=dict)
 
     def but(self, **changes: Any) -> Options:
-        """Return a copy with changes."""
-        return dataclasses.replace(self, **changes)
+        """Give a copy with what is given changed."""
+        return changed(self, changes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import typing
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, cast, overload
+from pathlib import Path
+from typing import Any, ClassVar, ParamSpec, TypeVar, cast, overload
 
 from qflow.authoring.annotations import type_of
+from qflow.authoring.called import Called, Port
 from qflow.authoring.graph import Graph, Input, Options, building, current
 from qflow.authoring.refs import Ref, source_of
-from qflow.exceptions import AuthoringError
+from qflow.exceptions import AuthoringError, QflowError
 from qflow.types import ANY, Record, Type
 
 P = ParamSpec("P")
@@ -27,8 +29,8 @@ class WorkflowOptions:
     timeout: timedelta | None = None
 
 
-class Workflow(Generic[P, R]):
-    """A graph written as a function of its inputs.
+class Workflow(Called[P, R]):
+    """A graph that was written as a function of its inputs.
 
     Called within another workflow it adds a sub-workflow. `run_local` runs it here without a
     server, `client.run(workflow, ...)` on a Qflow.
@@ -45,18 +47,13 @@ class Workflow(Generic[P, R]):
         settings: WorkflowOptions | None = None,
         options: Options | None = None,
     ) -> None:
-        self.function = function
-        self.name = name or function.__name__
-        self.description = description or inspect.getdoc(function) or ""
+        description = description or inspect.getdoc(function) or ""
+        super().__init__(function, name=name, description=description, options=options)
         self.settings = settings or WorkflowOptions()
-        self.default_options = options or Options()
         self._building = False
-        self.__doc__ = function.__doc__
-        self.__name__ = function.__name__
-        self.__wrapped__ = function
 
     def __repr__(self) -> str:
-        return f"<workflow {self.name}{self._signature}>"
+        return f"<workflow {self.name}{self.signature}>"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Add a sub-workflow to the workflow under construction."""
@@ -66,31 +63,7 @@ class Workflow(Generic[P, R]):
                 f"{self.name} is a workflow: run it with client.run({self.__name__}, …), or here "
                 f"with {self.__name__}.run_local(…)"
             )
-        ref = graph.add(
-            self,
-            self.function.__name__,
-            tuple(self.graph.outputs),
-            self.bind(*args, **kwargs),
-            options=self.default_options,
-        )
-        return cast("R", ref)
-
-    def options(self, **changes: Any) -> Workflow[P, R]:
-        """Return a copy with these `Options` for its place in another workflow."""
-        return Workflow(
-            self.function,
-            name=self.name,
-            description=self.description,
-            settings=self.settings,
-            options=self.default_options.but(**changes),
-        )
-
-    def bind(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
-        """Return the inputs by name; raises AuthoringError if they do not match the signature."""
-        try:
-            return dict(self._signature.bind(*args, **kwargs).arguments)
-        except TypeError as error:
-            raise AuthoringError(f"{self.name}: {error}") from None
+        return cast("R", self._place(graph, self.bind(*args, **kwargs), self._each))
 
     def run_local(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it here without a server, with the checks and conversions of a real run.
@@ -112,13 +85,13 @@ class Workflow(Generic[P, R]):
         return outputs
 
     @cached_property
-    def _signature(self) -> inspect.Signature:
-        return inspect.signature(self.function)
+    def inputs(self) -> Mapping[str, Port]:
+        """Give the inputs by name, in the order of the signature."""
+        return {each.name: Port(each.name, each.type, each.required) for each in self.graph.inputs}
 
-    @cached_property
-    def hints(self) -> Mapping[str, Any]:
-        """Give the annotations of the function, evaluated."""
-        return typing.get_type_hints(self.function, include_extras=True)
+    def output_names(self) -> Iterable[str]:
+        """Give the names of the outputs."""
+        return self.graph.outputs
 
     @property
     def output_types(self) -> Mapping[str, Type]:
@@ -137,7 +110,7 @@ class Workflow(Generic[P, R]):
             raise AuthoringError(f"{self.name} calls itself: a sub-workflow ends somewhere")
         graph = Graph(self.name)
         given: dict[str, Any] = {}
-        for name, each in self._signature.parameters.items():
+        for name, each in self.signature.parameters.items():
             if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD, each.POSITIONAL_ONLY):
                 raise AuthoringError(f"{self.name}: inputs have names, so * and / are not for them")
             required = each.default is each.empty
@@ -148,12 +121,25 @@ class Workflow(Generic[P, R]):
         try:
             with building(graph):
                 result = cast("Callable[..., Any]", self.function)(**given)
+        except QflowError:
+            raise
+        except Exception as error:  # whatever the function of a workflow may raise
+            raise AuthoringError(self._broken_by(error)) from error
         finally:
             self._building = False
         graph.outputs = {name: source_of(ref) for name, ref in self._outputs(result).items()}
         if not graph.places:
             raise AuthoringError(f"{self.name} calls no node")
         return graph
+
+    def _broken_by(self, error: Exception) -> str:
+        """Say where the function broke: what stands around it is not for its author to see."""
+        at = self.function.__code__.co_filename
+        lines = [
+            each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == at
+        ]
+        where = f" (line {lines[-1]} of {Path(at).name})" if lines else ""
+        return f"{self.name} cannot be read: {type(error).__name__}: {error}{where}"
 
     def _outputs(self, result: object) -> dict[str, Ref]:
         if result is None:

@@ -141,11 +141,23 @@ def changed_inputs_json(stored: Workflow, before: str, given: list[str]) -> str:
 
 
 def start_options(  # what the command was given
-    key: str, budget: list[str], labels: list[str], priority: int, timeout: str, at: str
+    key: str,
+    on_conflict: str,
+    on_reuse: str,
+    budget: list[str],
+    labels: list[str],
+    priority: int,
+    timeout: str,
+    at: str,
 ) -> dict[str, Any]:
     """Read how a run is to be started."""
+    said = {"on_conflict": on_conflict, "on_reuse": on_reuse}
+    keyed = {name: word for name, word in said.items() if word}
+    if keyed and not key:
+        raise AuthoringError(f"--{next(iter(keyed)).replace('_', '-')} is said of a --key")
     return {
         "business_key": key,
+        **keyed,
         "labels": _labels_of(labels),
         "budget": amounts_of(budget),
         "priority": priority,

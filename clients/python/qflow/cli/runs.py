@@ -46,6 +46,19 @@ def run(
     ] = "",
     alias: Annotated[str, typer.Option(help="The version that this alias stands for.")] = "",
     key: Annotated[str, typer.Option(help="A business key: one open run has it.")] = "",
+    on_conflict: Annotated[
+        str,
+        typer.Option(
+            help="While a run of the key is open: fail, use_existing, cancel_existing.",
+            metavar="WORD",
+        ),
+    ] = "",
+    on_reuse: Annotated[
+        str,
+        typer.Option(
+            help="Once a run of the key is over: allow, allow_if_failed, reject.", metavar="WORD"
+        ),
+    ] = "",
     budget: Annotated[
         list[str] | None,
         typer.Option(help="What it may consume, such as cpu_seconds=60.", metavar="NAME=AMOUNT"),
@@ -70,7 +83,9 @@ def run(
     Ctrl-C asks once what is to become of the run; it goes on unless you say otherwise.
     """
     given = given or []
-    options = start_options(key, budget or [], label or [], priority, timeout, at)
+    options = start_options(
+        key, on_conflict, on_reuse, budget or [], label or [], priority, timeout, at
+    )
     inputs_of(given, text)  # what is wrong in itself is told before anybody is asked
     if local:
         authored = one_found(workflow, "workflow")

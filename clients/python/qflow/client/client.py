@@ -10,13 +10,14 @@ async with qflow.connect() as client:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from qflow import values
 from qflow.authoring.node import Node
 from qflow.authoring.workflow import Workflow
+from qflow.changing import changed
 from qflow.client import contexts, starting
 from qflow.client.connection import Connection
 from qflow.client.contexts import Context
@@ -89,11 +90,10 @@ class Client:
         await self.connection.close()
 
     def options(self, **changes: Any) -> Client:
-        """Return this client with other `StartOptions`."""
-        made = Client(
-            self.context, options=replace(self._options, **changes), connection=self.connection
-        )
-        made._pushed = self._pushed  # shared: it is the same client with other options
+        """Give this client with runs started as said: see `StartOptions`."""
+        options = changed(self._options, changes)
+        made = Client(self.context, options=options, connection=self.connection)
+        made._pushed = self._pushed  # one client with other options
         return made
 
     async def caller(self) -> session_service_pb2.Caller:

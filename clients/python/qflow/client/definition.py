@@ -9,9 +9,9 @@ from typing import Any, Final, TypeVar
 from google.protobuf.duration_pb2 import Duration
 
 from qflow import values
+from qflow.authoring.called import Called
 from qflow.authoring.constructs import ApprovalSpec, ChoiceSpec, SignalSpec, SleepSpec
 from qflow.authoring.graph import Options, Place, Retry, Runner
-from qflow.authoring.node import Node
 from qflow.authoring.workflow import Workflow
 from qflow.exceptions import AuthoringError
 from qflow.isolation.v1 import isolation_pb2
@@ -131,7 +131,7 @@ def _construct(  # noqa: C901  # one table
     made: workflow_pb2.WorkflowNode, place: Place, stored: Callable[[Any], Stored]
 ) -> None:
     match place.runs:
-        case Node() | Workflow():
+        case Called():
             made.node_id, made.version = stored(place.runs)
             if isinstance(place.runs, Workflow):
                 made.sub_workflow.SetInParent()
@@ -247,14 +247,11 @@ def _literal(place: Place, name: str) -> str:
     value = place.literals[name]
     of: Type = ANY
     classes: values.Classes = {}
-    if isinstance(place.runs, Node):
+    if isinstance(place.runs, Called):
         of = place.runs.inputs[name].type
         classes = values.classes_in(place.runs.hints.get(name))
         if place.each is not None and place.each.input == name:
             of = Collection("list", of)
-    elif isinstance(place.runs, Workflow):
-        of = next(each.type for each in place.runs.graph.inputs if each.name == name)
-        classes = values.classes_in(place.runs.hints.get(name))
     elif isinstance(value, datetime):
         value = value.isoformat()
     return values.encode(value, of, name=f"{place.id}.{name}", classes=classes)

@@ -31,7 +31,10 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
 class StartOptions:
     """Options of a start. With `request_id`, a repeated start returns the same run.
 
-    A run ends once its `budget` is used up, with the outputs it has by then.
+    `on_conflict` says what becomes of a start while a run of its `business_key` is open,
+    `on_reuse` what once one is over.
+
+    A run ends once it used up its `budget`, with the outputs it has by then.
     """
 
     request_id: str = ""
@@ -42,7 +45,8 @@ class StartOptions:
     start_time: datetime | None = None
     ignore_cache: bool = False
     on_conflict: Literal["fail", "use_existing", "cancel_existing"] = "fail"
-    budget: Mapping[str, int] = field(default_factory=dict)  # by resource, named as in `BUDGETED`
+    on_reuse: Literal["allow", "allow_if_failed", "reject"] = "allow"
+    budget: Mapping[str, int] = field(default_factory=dict)  # by resource, as `BUDGETED` names them
 
     def __post_init__(self) -> None:
         """Refuse values of a wrong type early."""
@@ -53,14 +57,36 @@ class StartOptions:
         for key, value in self.labels.items():
             if not (isinstance(key, str) and isinstance(value, str)):
                 raise AuthoringError(f"the label {key!r} is {value!r}: keys and values are texts")
+        for name, words in (("on_conflict", CONFLICT), ("on_reuse", REUSE)):
+            if (word := getattr(self, name)) not in words:
+                raise AuthoringError(
+                    f"options({name}=…) is one of {', '.join(words)}, not {word!r}"
+                )
+        if self.request_id and not _is_uuid(self.request_id):
+            raise AuthoringError(
+                f"options(request_id=…) is a UUID, not {self.request_id!r}; one that always stands "
+                f"for this text is uuid.uuid5(uuid.NAMESPACE_URL, {self.request_id!r})"
+            )
 
 
 BUDGETED: Final = tuple(quota_pb2.ResourceAmounts.DESCRIPTOR.fields_by_name)
-_CONFLICT = {
+CONFLICT: Final = {
     "fail": execution_pb2.BUSINESS_KEY_CONFLICT_POLICY_FAIL,
     "use_existing": execution_pb2.BUSINESS_KEY_CONFLICT_POLICY_USE_EXISTING,
     "cancel_existing": execution_pb2.BUSINESS_KEY_CONFLICT_POLICY_CANCEL_EXISTING,
 }
+REUSE: Final = {
+    "allow": execution_pb2.BUSINESS_KEY_REUSE_POLICY_ALLOW,
+    "allow_if_failed": execution_pb2.BUSINESS_KEY_REUSE_POLICY_ALLOW_IF_FAILED,
+    "reject": execution_pb2.BUSINESS_KEY_REUSE_POLICY_REJECT,
+}
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text.lower()
+    except ValueError:
+        return False
 
 
 def each_options(
@@ -74,10 +100,7 @@ def each_options(
         raise AuthoringError("a business key is one run's: give `business_keys`, one for each")
     if business_keys and len(business_keys) != count:
         raise AuthoringError(f"{len(business_keys)} business keys for {count} starts")
-    try:
-        of_all = uuid.UUID(options.request_id) if options.request_id else uuid.uuid4()
-    except ValueError:
-        raise AuthoringError(f"the request_id {options.request_id!r} is no UUID") from None
+    of_all = uuid.UUID(options.request_id) if options.request_id else uuid.uuid4()
     return [
         replace(
             options,
@@ -108,7 +131,8 @@ def request(
     )
     if options.business_key:
         said.business_key = options.business_key
-        said.business_key_conflict = _CONFLICT[options.on_conflict]
+        said.business_key_conflict = CONFLICT[options.on_conflict]
+        said.business_key_reuse = REUSE[options.on_reuse]
     if options.timeout is not None:
         said.timeout.FromTimedelta(options.timeout)
     if options.start_time is not None:

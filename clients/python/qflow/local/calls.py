@@ -12,6 +12,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from qflow import values
+from qflow.authoring.called import Called
 from qflow.authoring.graph import Place
 from qflow.authoring.node import Node
 from qflow.exceptions import ExecutionFailedError
@@ -58,7 +59,7 @@ def call(place: Place, node: Node[..., Any], plain: Mapping[str, Any]) -> Mappin
 def literal(place: Place, name: str) -> Any:
     """Return the JSON value of a literal, as in the definition."""
     value = place.literals[name]
-    if not isinstance(place.runs, Node) or name not in place.runs.inputs:
+    if not isinstance(place.runs, Called) or name not in place.runs.inputs:
         return value
     of = place.runs.inputs[name].type
     if place.each is not None and place.each.input == name:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from qflow.authoring.called import Called
 from qflow.authoring.constructs import ApprovalSpec, SignalSpec, SleepSpec
 from qflow.authoring.graph import Place
 from qflow.authoring.node import Node
@@ -61,13 +62,10 @@ def type_of_source(  # noqa: PLR0911  # one table
         return _ERROR, None
     match place.runs:
         case Node() as node:
-            of: Type = node.outputs[source.output]
-            if place.each is not None:
-                of = union_of((of, NONE)) if place.each.max_failed else of
-                of = Collection("list", of)
-            return of, node.hints.get("return")
+            return _listed(place, node.outputs[source.output]), node.hints.get("return")
         case Workflow() as sub:
-            return type_of_source(sub, sub.graph.outputs[source.output])
+            of, hint = type_of_source(sub, sub.graph.outputs[source.output])
+            return _listed(place, of), hint
         case SignalSpec(type=kind):
             return kind, None
         case SleepSpec():
@@ -80,15 +78,20 @@ def type_of_source(  # noqa: PLR0911  # one table
             return ANY, None
 
 
+def _listed(place: Place, of: Type) -> Type:
+    """Give the type of an output of a place, of whose elements it is a list in a map."""
+    if place.each is None:
+        return of
+    return Collection("list", union_of((of, NONE)) if place.each.max_failed else of)
+
+
 def type_wanted(place: Place, name: str) -> Type:
     """Return the type of an input of a place."""
     match place.runs:
-        case Node() as node:
-            of = node.inputs[name].type
+        case Called() as called:
+            of = called.inputs[name].type
             mapped = place.each is not None and place.each.input == name
             return Collection("list", of) if mapped else of
-        case Workflow() as sub:
-            return next(each.type for each in sub.graph.inputs if each.name == name)
         case SleepSpec():
             return SCALARS["float"] if name == "seconds" else SCALARS["datetime"]
         case _:

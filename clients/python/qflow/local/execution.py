@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from qflow import values
+from qflow.authoring.called import Called
 from qflow.authoring.constructs import ApprovalSpec, ChoiceSpec, SignalSpec, SleepSpec
-from qflow.authoring.graph import Input, Place
-from qflow.authoring.node import Node, Port
+from qflow.authoring.graph import Place
+from qflow.authoring.node import Node
 from qflow.authoring.refs import Source
 from qflow.authoring.workflow import Workflow
 from qflow.exceptions import AuthoringError, ExecutionFailedError, QflowError
@@ -144,30 +145,35 @@ class LocalRun:
             if plain is not _SKIPPED or _is_null(place, name)
         }
         match place.runs:
-            case Node() as node:
-                _refuse_lack(place, node, present)
+            case Called() as called:
+                _refuse_lack(place, called, present)
                 if place.each is not None:
-                    return self._map(place, node, present, literals)
+                    return self._map(place, called, present, literals)
                 if place.repeat is not None:
-                    return self._repeat(place, node, present, literals, _with_nulls(given))
-                return call(place, node, {**literals, **present})
-            case Workflow() as sub:
-                inner = LocalRun(sub, self.world)
-                typed = {i.name: i.type for i in sub.graph.inputs}
-                hints = sub.hints
-                ready = {
-                    name: values.from_plain(
-                        plain, typed[name], name=name, classes=values.classes_in(hints.get(name))
-                    )
-                    for name, plain in present.items()
-                } | place.literals
-                inner.run(ready)
-                return {
-                    name: inner._plain_of(source)  # of the same class
-                    for name, source in sub.graph.outputs.items()
-                }
+                    return self._repeat(place, called, present, literals, _with_nulls(given))
+                return self._call(place, called, {**literals, **present})
             case _:
                 return self._construct(place, present)
+
+    def _call(
+        self, place: Place, called: Called[..., Any], plain: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        if isinstance(called, Node):
+            return call(place, called, plain)
+        sub = cast("Workflow[..., Any]", called)
+        inner = LocalRun(sub, self.world)
+        inner.run(
+            {
+                name: values.from_plain(
+                    each,
+                    sub.inputs[name].type,
+                    name=name,
+                    classes=values.classes_in(sub.hints.get(name)),
+                )
+                for name, each in plain.items()
+            }
+        )
+        return {name: inner._plain_of(source) for name, source in sub.graph.outputs.items()}
 
     def _construct(self, place: Place, present: Mapping[str, Any]) -> Mapping[str, Any]:
         match place.runs:
@@ -210,7 +216,7 @@ class LocalRun:
     def _map(
         self,
         place: Place,
-        node: Node[..., Any],
+        called: Called[..., Any],
         given: Mapping[str, Any],
         literals: Mapping[str, Any],
     ) -> Mapping[str, Any]:
@@ -219,11 +225,11 @@ class LocalRun:
         items = {**literals, **given}.get(name) or []
         rest = {key: plain for key, plain in given.items() if key != name}
         fixed = {key: value for key, value in literals.items() if key != name}
-        lists: dict[str, list[Any]] = {output: [] for output in node.outputs}
+        lists: dict[str, list[Any]] = {output: [] for output in called.output_names()}
         failed = 0
         for item in items:
             try:
-                outputs = call(place, node, {**fixed, **rest, name: item})
+                outputs = self._call(place, called, {**fixed, **rest, name: item})
             except ExecutionFailedError:
                 failed += 1
                 if failed > (place.each.max_failed or 0):
@@ -236,7 +242,7 @@ class LocalRun:
     def _repeat(
         self,
         place: Place,
-        node: Node[..., Any],
+        called: Called[..., Any],
         given: Mapping[str, Any],
         literals: Mapping[str, Any],
         seen: Mapping[str, Any],
@@ -245,7 +251,7 @@ class LocalRun:
         fed, fixed = dict(given), dict(literals)
         outputs: Mapping[str, Any] = {}
         for turn in range(1, place.repeat.max_turns + 1):
-            outputs = call(place, node, {**fixed, **fed})
+            outputs = self._call(place, called, {**fixed, **fed})
             read = {**fixed, **seen, **fed, **outputs, "turn": turn}
             if not holds(place.repeat.condition, read, place_id=place.id, what="loop"):
                 return outputs
@@ -289,9 +295,9 @@ def _with_nulls(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: None if plain is _SKIPPED else plain for name, plain in given.items()}
 
 
-def _refuse_lack(place: Place, node: Node[..., Any], present: Mapping[str, Any]) -> None:
+def _refuse_lack(place: Place, called: Called[..., Any], present: Mapping[str, Any]) -> None:
     for name in place.fed:
-        if name not in present and node.inputs[name].required:
+        if name not in present and called.inputs[name].required:
             raise AuthoringError(
                 f"{place.id}.{name} has no value, since its source ended without one: a Qflow "
                 "refuses that; give it a default, or let it take None"
@@ -299,13 +305,12 @@ def _refuse_lack(place: Place, node: Node[..., Any], present: Mapping[str, Any])
 
 
 def _is_null(place: Place, name: str) -> bool:
-    """Return whether a skipped source passes None: for required inputs that accept it."""
-    port: Port | Input | None = None
+    """Whether a skipped source gives None: the input must be there, and takes it."""
     match place.runs:
         case ChoiceSpec():
             return True
-        case Node() as node:
-            port = node.inputs.get(name)
-        case Workflow() as sub:
-            port = next((each for each in sub.graph.inputs if each.name == name), None)
-    return port is not None and port.required and takes_none(port.type)
+        case Called() as called:
+            port = called.inputs.get(name)
+            return port is not None and port.required and takes_none(port.type)
+        case _:
+            return False

@@ -143,17 +143,24 @@ def unreachable(check: Check, shown: Sequence[WorkflowOutput]) -> None:
     for index, node in enumerate(check.definition.nodes):
         if node.id not in reached and check.known[index] is not None:
             message = f"{node.id} reaches no output of the workflow"
-            hint = "connect it, declare an output of it, or remove it"
+            hint = "connect it, declare an output of it (in Python: return it too), or remove it"
             check.add(WARNING, f"nodes[{index}]", "NODE_UNREACHABLE", message, hint)
 
 
 def _for_effect(check: Check) -> set[str]:
-    """Return the places run for their effect: finally, compensating, on a branch or a failure."""
+    """Give the places that run for what they do: at the end, to undo, on a branch, on a failure.
+
+    And those that give nothing: what would show their work?
+    """
     found = {each.id for each in check.definition.nodes if not each.is_main}
     if check.kinds & {BRANCH, FAILURE}:
         edges = [check.definition.connections[index] for index in check.sound]
         found |= {edge.target for edge in edges if edge.kind in (BRANCH, FAILURE)}
-    return _walk(found, check.children)
+    return _walk(found, check.children) | {
+        node.id
+        for node, signature in zip(check.definition.nodes, check.known, strict=True)
+        if signature is not None and {*signature.outputs.values()} == {NONE}
+    }
 
 
 def _walk(found: set[str], ways: Mapping[str, Sequence[str]]) -> set[str]:

@@ -553,8 +553,9 @@ type ListExecutionsRequest struct {
 	// Only runs with one of these statuses; empty for all.
 	Statuses []ExecutionStatus `protobuf:"varint,4,rep,packed,name=statuses,proto3,enum=qflow.orchestrator.v1.ExecutionStatus" json:"statuses,omitempty"`
 	// Only runs that the filter lets through, at most 2,000 characters of docs/lists.md's language. Fields: `status`, `workflow`,
-	// `node_version`, `owner`, `business_key`, `relation`, `parent`, `error_type`, `exception_type`, `failed_node`, `priority`,
-	// `create_time`, `start_time`, `end_time`, and `labels.` with a key. A word finds runs whose error message has it.
+	// `workflow_name`, `node_version`, `owner`, `business_key`, `relation`, `parent`, `repeated` (a retry, a rerun or a fork was made of
+	// it), `error_type`, `exception_type`, `failed_node`, `priority`, `create_time`, `start_time`, `end_time`, and `labels.` with a key.
+	// A word finds runs whose error message has it.
 	Filter string `protobuf:"bytes,5,opt,name=filter,proto3" json:"filter,omitempty"`
 	// `create_time desc` by default; `create_time`, or `end_time`, which lists runs that are over alone, each alone or with `asc` or `desc`.
 	OrderBy string `protobuf:"bytes,6,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`

@@ -339,8 +339,9 @@ class ListExecutionsRequest(_message.Message):
     """Only runs of this workflow; empty for all."""
     filter: _builtins.str
     """Only runs that the filter lets through, at most 2,000 characters of docs/lists.md's language. Fields: `status`, `workflow`,
-    `node_version`, `owner`, `business_key`, `relation`, `parent`, `error_type`, `exception_type`, `failed_node`, `priority`,
-    `create_time`, `start_time`, `end_time`, and `labels.` with a key. A word finds runs whose error message has it.
+    `workflow_name`, `node_version`, `owner`, `business_key`, `relation`, `parent`, `repeated` (a retry, a rerun or a fork was made of
+    it), `error_type`, `exception_type`, `failed_node`, `priority`, `create_time`, `start_time`, `end_time`, and `labels.` with a key.
+    A word finds runs whose error message has it.
     """
     order_by: _builtins.str
     """`create_time desc` by default; `create_time`, or `end_time`, which lists runs that are over alone, each alone or with `asc` or `desc`."""

@@ -1,0 +1,140 @@
+"""What a workflow calls, a node or another workflow: each call is a place of its graph."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast
+
+from qflow.authoring.graph import Each, Graph, Options, Repeat, needed
+from qflow.authoring.refs import Ref
+from qflow.exceptions import AuthoringError
+from qflow.types import Type
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+Q = ParamSpec("Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input of a node or a workflow."""
+
+    name: str
+    type: Type
+    required: bool
+
+
+class Called(ABC, Generic[P, R]):
+    """A function that can be a place of a workflow, and how that place runs."""
+
+    def __init__(
+        self, function: Callable[P, Any], *, name: str, description: str, options: Options | None
+    ) -> None:
+        self.function = function
+        self.name = name or function.__name__
+        self.description = description
+        self.default_options = options or Options()
+        self._each: Each | None = None
+        self._repeat: Repeat | None = None
+        self._compensates: Ref | None = None
+        self.__doc__ = function.__doc__
+        self.__name__ = function.__name__
+        self.__wrapped__ = function
+
+    @property
+    @abstractmethod
+    def inputs(self) -> Mapping[str, Port]:
+        """Give the inputs by name, in the order of the signature."""
+
+    @abstractmethod
+    def output_names(self) -> Iterable[str]:
+        """Give the names of the outputs, in their order."""
+
+    def map(
+        self: Called[Concatenate[T, Q], R],
+        items: list[T],
+        *args: Q.args,
+        **kwargs: Q.kwargs,
+    ) -> list[R]:
+        """Run once for each element of a list, which the first parameter takes; gives the list.
+
+        `square.map(numbers)`; `.each(...)` says how many run at once and how many may fail. That
+        the elements fit is said by the registry, and by local runs: type checkers do not see it.
+        """
+        graph = needed("a map")
+        given = self.bind(items, *args, **kwargs)  # type: ignore[arg-type]  # each takes an element
+        each = replace(self._each or Each(""), input=next(iter(given)))
+        return cast("list[R]", self._place(graph, given, each))
+
+    def each(self, *, max_in_flight: int | None = None, max_failed: int | None = None) -> Self:
+        """Give a copy whose `map` runs at most so many at once and lets so many fail."""
+        return self._copy(_each=Each("", max_in_flight, max_failed))
+
+    def repeat(
+        self,
+        *,
+        while_: str,
+        max_turns: int,
+        carry: Mapping[str, str],
+        fail_at_max: bool = False,
+    ) -> Self:
+        """Give a copy that runs again while a CEL condition over its outputs and `turn` holds.
+
+        `carry` maps an input to the output of the turn before that it takes.
+        """
+        return self._copy(_repeat=Repeat(while_, max_turns, dict(carry), fail_at_max))
+
+    def undoes(self, value: object) -> Self:
+        """Give a copy whose place runs only if the run fails after that value's place completed."""
+        if not isinstance(value, Ref):
+            raise AuthoringError(f"{self.name} can undo the place of a value, not {value!r}")
+        return self._copy(_compensates=value)
+
+    def options(self, **changes: Any) -> Self:
+        """Give a copy that runs as said: see `Options` for what there is."""
+        return self._copy(default_options=self.default_options.but(**changes))
+
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+        """Give what is handed in by name; AuthoringError where it is not what there is to feed."""
+        try:
+            return dict(self.signature.bind(*args, **kwargs).arguments)
+        except TypeError as error:
+            raise AuthoringError(f"{self.name}: {error}") from None
+
+    @cached_property
+    def signature(self) -> inspect.Signature:
+        """Give the parameters of the function."""
+        return inspect.signature(self.function)
+
+    @cached_property
+    def hints(self) -> Mapping[str, Any]:
+        """Give the annotations of the function, evaluated."""
+        try:
+            return typing.get_type_hints(self.function, include_extras=True)
+        except Exception as error:  # whatever the text of an annotation may raise
+            raise AuthoringError(f"{self.name}: an annotation has no meaning: {error}") from error
+
+    def _place(self, graph: Graph, given: Mapping[str, Any], each: Each | None) -> Ref:
+        return graph.add(
+            self,
+            self.function.__name__,
+            tuple(self.output_names()),
+            given,
+            options=self.default_options,
+            each=each,
+            repeat=self._repeat,
+            compensates=self._compensates,
+        )
+
+    def _copy(self, **changes: Any) -> Self:
+        made = copy.copy(self)
+        for name, value in changes.items():
+            setattr(made, name, value)
+        return made

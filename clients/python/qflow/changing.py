@@ -1,4 +1,4 @@
-"""Options that are changed by name: one that there is not is refused with those there are."""
+"""Changes of options by name; unknown names are refused with a hint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def changed(options: T, changes: Mapping[str, Any]) -> T:
-    """Give a copy of a dataclass of options with what is given changed."""
+    """Return a copy of an options dataclass with changes."""
     there = [each.name for each in dataclasses.fields(options)]  # type: ignore[arg-type]
     unknown = next((name for name in changes if name not in there), None)
     if unknown is not None:

@@ -1,4 +1,4 @@
-"""What a workflow calls, a node or another workflow: each call is a place of its graph."""
+"""What workflows call: nodes and other workflows. Each call adds a place to the graph."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Port:
 
 
 class Called(ABC, Generic[P, R]):
-    """A function that can be a place of a workflow, and how that place runs."""
+    """A function that workflows can call, and how its place runs."""
 
     def __init__(
         self, function: Callable[P, Any], *, name: str, description: str, options: Options | None
@@ -51,11 +51,11 @@ class Called(ABC, Generic[P, R]):
     @property
     @abstractmethod
     def inputs(self) -> Mapping[str, Port]:
-        """Give the inputs by name, in the order of the signature."""
+        """The inputs by name, in the order of the signature."""
 
     @abstractmethod
     def output_names(self) -> Iterable[str]:
-        """Give the names of the outputs, in their order."""
+        """Return the names of the outputs, in order."""
 
     def map(
         self: Called[Concatenate[T, Q], R],
@@ -63,10 +63,10 @@ class Called(ABC, Generic[P, R]):
         *args: Q.args,
         **kwargs: Q.kwargs,
     ) -> list[R]:
-        """Run once for each element of a list, which the first parameter takes; gives the list.
+        """Add a map: a call for each element of a list, as the first argument; returns a list.
 
-        `square.map(numbers)`; `.each(...)` says how many run at once and how many may fail. That
-        the elements fit is said by the registry, and by local runs: type checkers do not see it.
+        `square.map(numbers)`; `.each(...)` sets how many run at once and how many may fail. Element
+        types are checked by the registry and by local runs, not by type checkers.
         """
         graph = needed("a map")
         given = self.bind(items, *args, **kwargs)  # type: ignore[arg-type]  # each takes an element
@@ -74,7 +74,7 @@ class Called(ABC, Generic[P, R]):
         return cast("list[R]", self._place(graph, given, each))
 
     def each(self, *, max_in_flight: int | None = None, max_failed: int | None = None) -> Self:
-        """Give a copy whose `map` runs at most so many at once and lets so many fail."""
+        """Return a copy whose `map` has these limits."""
         return self._copy(_each=Each("", max_in_flight, max_failed))
 
     def repeat(
@@ -85,24 +85,24 @@ class Called(ABC, Generic[P, R]):
         carry: Mapping[str, str],
         fail_at_max: bool = False,
     ) -> Self:
-        """Give a copy that runs again while a CEL condition over its outputs and `turn` holds.
+        """Return a copy that repeats while a CEL condition over its outputs and `turn` holds.
 
-        `carry` maps an input to the output of the turn before that it takes.
+        `carry` maps inputs to outputs of the previous turn.
         """
         return self._copy(_repeat=Repeat(while_, max_turns, dict(carry), fail_at_max))
 
     def undoes(self, value: object) -> Self:
-        """Give a copy whose place runs only if the run fails after that value's place completed."""
+        """Return a copy that compensates the node of a value, if the run fails after it."""
         if not isinstance(value, Ref):
             raise AuthoringError(f"{self.name} can undo the place of a value, not {value!r}")
         return self._copy(_compensates=value)
 
     def options(self, **changes: Any) -> Self:
-        """Give a copy that runs as said: see `Options` for what there is."""
+        """Return a copy with these `Options`."""
         return self._copy(default_options=self.default_options.but(**changes))
 
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
-        """Give what is handed in by name; AuthoringError where it is not what there is to feed."""
+        """Return the arguments by name; raises AuthoringError if they do not match the signature."""
         try:
             return dict(self.signature.bind(*args, **kwargs).arguments)
         except TypeError as error:
@@ -110,15 +110,15 @@ class Called(ABC, Generic[P, R]):
 
     @cached_property
     def signature(self) -> inspect.Signature:
-        """Give the parameters of the function."""
+        """The signature of the function."""
         return inspect.signature(self.function)
 
     @cached_property
     def hints(self) -> Mapping[str, Any]:
-        """Give the annotations of the function, evaluated."""
+        """The evaluated annotations of the function."""
         try:
             return typing.get_type_hints(self.function, include_extras=True)
-        except Exception as error:  # whatever the text of an annotation may raise
+        except Exception as error:  # annotations may raise anything
             raise AuthoringError(f"{self.name}: an annotation has no meaning: {error}") from error
 
     def _place(self, graph: Graph, given: Mapping[str, Any], each: Each | None) -> Ref:

@@ -81,7 +81,7 @@ class Options:
     conversions: Mapping[str, str] = field(default_factory=dict)
 
     def but(self, **changes: Any) -> Options:
-        """Give a copy with what is given changed."""
+        """Return a copy with changes."""
         return changed(self, changes)
 
 

@@ -70,7 +70,7 @@ class Node(Called[P, R]):
         return {"result": result}
 
     def output_names(self) -> Iterable[str]:
-        """Give the names of the outputs."""
+        """Return the names of the outputs, in order."""
         return self.outputs
 
     @cached_property

@@ -86,11 +86,11 @@ class Workflow(Called[P, R]):
 
     @cached_property
     def inputs(self) -> Mapping[str, Port]:
-        """Give the inputs by name, in the order of the signature."""
+        """The inputs by name, in the order of the signature."""
         return {each.name: Port(each.name, each.type, each.required) for each in self.graph.inputs}
 
     def output_names(self) -> Iterable[str]:
-        """Give the names of the outputs."""
+        """Return the names of the outputs, in order."""
         return self.graph.outputs
 
     @property
@@ -123,7 +123,7 @@ class Workflow(Called[P, R]):
                 result = cast("Callable[..., Any]", self.function)(**given)
         except QflowError:
             raise
-        except Exception as error:  # whatever the function of a workflow may raise
+        except Exception as error:  # the function may raise anything
             raise AuthoringError(self._broken_by(error)) from error
         finally:
             self._building = False

@@ -90,10 +90,10 @@ class Client:
         await self.connection.close()
 
     def options(self, **changes: Any) -> Client:
-        """Give this client with runs started as said: see `StartOptions`."""
+        """Return this client with other `StartOptions`."""
         options = changed(self._options, changes)
         made = Client(self.context, options=options, connection=self.connection)
-        made._pushed = self._pushed  # one client with other options
+        made._pushed = self._pushed  # shared: it is the same client with other options
         return made
 
     async def caller(self) -> session_service_pb2.Caller:

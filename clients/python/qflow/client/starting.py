@@ -31,10 +31,10 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
 class StartOptions:
     """Options of a start. With `request_id`, a repeated start returns the same run.
 
-    `on_conflict` says what becomes of a start while a run of its `business_key` is open,
-    `on_reuse` what once one is over.
+    `on_conflict` is the policy while a run with the `business_key` is open, `on_reuse` the one after
+    it has ended.
 
-    A run ends once it used up its `budget`, with the outputs it has by then.
+    A run ends once its `budget` is used up, with the outputs it has by then.
     """
 
     request_id: str = ""
@@ -46,7 +46,7 @@ class StartOptions:
     ignore_cache: bool = False
     on_conflict: Literal["fail", "use_existing", "cancel_existing"] = "fail"
     on_reuse: Literal["allow", "allow_if_failed", "reject"] = "allow"
-    budget: Mapping[str, int] = field(default_factory=dict)  # by resource, as `BUDGETED` names them
+    budget: Mapping[str, int] = field(default_factory=dict)  # by resource, named as in `BUDGETED`
 
     def __post_init__(self) -> None:
         """Refuse values of a wrong type early."""

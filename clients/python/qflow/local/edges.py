@@ -79,7 +79,7 @@ def type_of_source(  # noqa: PLR0911  # one table
 
 
 def _listed(place: Place, of: Type) -> Type:
-    """Give the type of an output of a place, of whose elements it is a list in a map."""
+    """Return the type of an output of a place; for a map, a list of it."""
     if place.each is None:
         return of
     return Collection("list", union_of((of, NONE)) if place.each.max_failed else of)

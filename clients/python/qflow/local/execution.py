@@ -305,7 +305,7 @@ def _refuse_lack(place: Place, called: Called[..., Any], present: Mapping[str, A
 
 
 def _is_null(place: Place, name: str) -> bool:
-    """Whether a skipped source gives None: the input must be there, and takes it."""
+    """Return whether a skipped source passes None: for required inputs that accept it."""
     match place.runs:
         case ChoiceSpec():
             return True

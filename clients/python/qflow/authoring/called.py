@@ -102,7 +102,7 @@ class Called(ABC, Generic[P, R]):
         return self._copy(default_options=self.default_options.but(**changes))
 
     def bind(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
-        """Return the arguments by name; raises AuthoringError if they do not match the signature."""
+        """Return the arguments by name; raises AuthoringError if the signature does not match."""
         try:
             return dict(self.signature.bind(*args, **kwargs).arguments)
         except TypeError as error:

@@ -31,8 +31,8 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
 class StartOptions:
     """Options of a start. With `request_id`, a repeated start returns the same run.
 
-    `on_conflict` is the policy while a run with the `business_key` is open, `on_reuse` the one after
-    it has ended.
+    `on_conflict` is the policy while a run with the `business_key` is open, `on_reuse` the one
+    after it has ended.
 
     A run ends once its `budget` is used up, with the outputs it has by then.
     """

@@ -14,6 +14,7 @@ class Offer:
     """What a runner says that it has; of its processors and memory it sets nothing aside."""
 
     pythons: frozenset[str]
+    slots: int = 0  # attempts it makes at once; the window that it grants may be wider
     tier: str = ""  # the strongest; empty where its own minimum is missing
     labels: frozenset[tuple[str, str]] = field(default_factory=frozenset)
     cpus: int = 0

@@ -142,9 +142,9 @@ def explain(
         return _ended(run)
     if run.cancel_requested_at is not None:
         nodes = list(nodes)
-        closing = [each for each in nodes if each.closes]
+        left = [each for each in nodes if each.closes or each.is_child]
         held = [_paused()] if run.status is RunStatus.PAUSED else []
-        return [*held, _cancelling(run, nodes), *_begun(closing, now)]
+        return [*held, _cancelling(run, nodes), *_begun(left, now)]
     reasons = [_paused()] if run.status is RunStatus.PAUSED else []
     if run.start_at is not None and run.start_at > now:
         said = "the run is to start at a time that has not come"
@@ -224,11 +224,13 @@ def _over_tolerance(parts: FailedParts) -> str:
     return f"{parts.count} of its elements failed ({names}), and {rule}"
 
 
-def _cancelling(run: RunState, nodes: Iterable[NodeState]) -> Reason:
+def _cancelling(run: RunState, nodes: Sequence[NodeState]) -> Reason:
     left = [each.node_id for each in nodes if each.status is NodeStatus.RUNNING and not each.closes]
     said = f"the run was asked to stop; {len(left)} nodes are being killed"
     if any(each.closes for each in nodes):
         said = "the run was asked to stop; what closes it is not over"
+    elif not left and any(each.is_child for each in nodes):
+        said = "the run was asked to stop; the executions in it are not over"
     return _about(Cause.CANCELLING, left, said, time=run.cancel_requested_at)
 
 

@@ -141,7 +141,7 @@ async def test_a_plan_shows_what_would_run_and_writes_nothing(orchestra: Orchest
 
 
 async def test_what_a_runner_takes_ahead_shortens_no_prediction(orchestra: Orchestra) -> None:
-    """While attempts are short a runner grants more than it makes at once: the rest queues there."""
+    """While attempts are short a runner grants more than it makes at once: those queue there."""
     name = factories.node(orchestra.sql, orchestra.owner)
     places = [f"n{number}" for number in range(12)]
     workflow = factories.workflow(

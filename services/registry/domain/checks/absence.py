@@ -160,7 +160,7 @@ class Absence:
             self.gathered |= event
         return needed | event
 
-    def _implied(self, ways: list[Events]) -> list[Events]:
+    def _implied(self, ways: Sequence[Events]) -> Sequence[Events]:
         """Add the events that one of several was so, where each of the ways is or has such a one.
 
         What runs after `p` and reads what ran after `p`, or after something else, is after that.

@@ -152,8 +152,8 @@ def explain(
         scheduled = Reason(cause=Cause.SCHEDULED, message=said, action=action, time=run.start_at)
         return [*reasons, scheduled]
     if run.error_type is not None:
-        reasons.append(_failing(run))
         nodes = [each for each in nodes if _outlasts_failure(each)]
+        reasons.append(_failing(run, closes=any(each.closes for each in nodes)))
     if situation.ready is None:
         said = "another orchestrator has the run, or this one is reading it anew"
         reasons.append(Reason(cause=Cause.NOT_HERE, message=said, action="ask again in a moment"))
@@ -201,13 +201,14 @@ def _ended(run: RunState) -> list[Reason]:
     ]
 
 
-def _failing(run: RunState) -> Reason:
-    """Tell of a run that is not over and will fail."""
+def _failing(run: RunState, *, closes: bool) -> Reason:
+    """Tell of a run that is not over and will fail; a cancel breaks off what closes it."""
     where = f"node {run.failed_node_id} failed" if run.failed_node_id else "the run failed"
     said = f"{where}: {run.error_type}: {run.error_message or 'no message'}; it ends once what runs"
     said += " in it and what closes it is over"
     names = [run.failed_node_id] if run.failed_node_id else []
-    return _about(Cause.FAILED, names, said, action="wait, or CancelExecution kills what runs")
+    kills = "what closes it, and leaves what is not undone yet" if closes else "what runs"
+    return _about(Cause.FAILED, names, said, action=f"wait, or CancelExecution kills {kills}")
 
 
 def _outlasts_failure(node: NodeState) -> bool:

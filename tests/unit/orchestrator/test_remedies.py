@@ -142,3 +142,12 @@ def test_a_cancelled_run_names_the_executions_in_it_that_it_waits_for() -> None:
     stopping, waiting = explain(run, nodes, HERE, now=NOW)
     assert "the executions in it are not over" in stopping.message
     assert (("s",), f"s: {within}") == (waiting.nodes, waiting.action)
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_whoever_is_told_to_cancel_is_told_what_that_leaves(*, closes: bool) -> None:
+    """A cancel kills compensations that run, too: what they were to undo stays done."""
+    run = RunState(status=RunStatus.RUNNING, error_type="user_error", failed_node_id="a")
+    node = NodeState(node_id="b", status=NodeStatus.RUNNING, closes=closes)
+    failing, _ = explain(run, [node], HERE, now=NOW)
+    assert closes == ("leaves what is not undone yet" in failing.action)

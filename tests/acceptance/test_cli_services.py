@@ -47,6 +47,11 @@ def asked() -> str:
     return shout(qflow.signal("word", str))
 
 
+@qflow.workflow(name="cli services: around")
+def around() -> str:
+    return shout(asked())
+
+
 @qflow.workflow(name="cli services: two")
 def two(left: str, right: str) -> str:
     return join(shout(left), shout(right))
@@ -225,6 +230,63 @@ def test_a_node_is_held_up_let_go_on_and_ended_by_hand(qflow: Qflow, flows: Path
     assert 0 == qflow("skip", other, "shout", "result=B").returncode
     assert 0 == qflow("signal", other, "word", "a").returncode
     assert '{"result":"B"}\n' == qflow("watch", other).stdout
+
+
+def test_what_a_run_waits_for_is_listed(qflow: Qflow, flows: Path) -> None:
+    run = json.loads(qflow("run", f"{flows}:asked", "-d", "--json").stdout)["id"]
+    titles, line = qflow("waits", run).stdout.splitlines()
+    assert ["node", "kind", "name", "takes", "until", "subject"] == titles.split()
+    assert ["word", "signal", "word", "str"] == line.split()
+    [told] = json.loads(qflow("waits", run, "--json").stdout)
+    assert ("word", "WAIT_KIND_SIGNAL") == (told["node_id"], told["kind"])
+    assert 0 == qflow("cancel", run).returncode
+    over = qflow("waits", run, "--json")
+    assert (0, []) == (over.returncode, json.loads(over.stdout))
+
+
+def test_a_node_is_tried_without_a_workflow(qflow: Qflow, flows: Path) -> None:
+    qflow("node", "push", f"{flows}:shout")
+    shout = "cli services: shout"
+    tried = qflow("node", "run", shout, "word=a")
+    assert (0, '{"result":"A"}\n') == (tried.returncode, tried.stdout), tried.stderr
+    text = json.loads(qflow("node", "run", shout, "word=1", "--json").stdout)
+    assert "1" == json.loads(text["output_json"])["result"]
+    wrong = qflow("node", "run", shout, "words=a")
+    assert (3, True) == (wrong.returncode, "it takes word" in wrong.stderr)
+    missing = qflow("node", "run", shout, "word=a", "--version", "9999")
+    assert (3, True) == (missing.returncode, "not 9999" in missing.stderr)
+    run = qflow("node", "run", shout, "word=b", "-d").stdout.strip()
+    assert '{"result":"B"}\n' == qflow("watch", run).stdout
+
+
+def test_an_alias_is_set_moved_back_and_removed(qflow: Qflow, tmp_path: Path) -> None:
+    name = f"cli services: aliased {uuid.uuid4().hex}"
+    path = tmp_path / "aliased.py"
+    text = FLOWS.replace("cli services: two", name)
+    for source in (text, text.replace("join(shout(left), shout(right))", "shout(left)")):
+        path.write_text(source, "utf-8")
+        assert 0 == qflow("workflow", "push", f"{path}:two").returncode
+    for version in "12":
+        assert 0 == qflow("alias", "set", name, "stable", version).returncode
+    assert ["stable", "2"] == qflow("alias", "ls", name).stdout.splitlines()[1].split()[:2]
+    given = ("left=a", "right=b")
+    assert '{"result":"A"}\n' == qflow("run", name, *given, "--alias", "stable").stdout
+    assert "stable" in qflow("alias", "rollback", name, "stable").stdout
+    assert '{"result":"AB"}\n' == qflow("run", name, *given, "--alias", "stable").stdout
+    assert 0 == qflow("alias", "rm", name, "stable").returncode
+    assert [] == json.loads(qflow("alias", "ls", name, "--json").stdout)
+    gone = qflow("alias", "rollback", name, "stable")
+    assert (3, True) == (gone.returncode, "alias" in gone.stderr)
+
+
+def test_a_plan_names_the_workflows_within(qflow: Qflow, flows: Path) -> None:
+    qflow("workflow", "push", f"{flows}:asked")
+    qflow("workflow", "push", f"{flows}:around")
+    lines = qflow("plan", "cli services: around").stdout.splitlines()
+    [at] = [at for at, line in enumerate(lines) if line.startswith("within, ")]
+    assert "within, cli services: asked version 1:" == lines[at]
+    assert ["asked", "shout"] == sorted(line.split()[0] for line in lines[1 : at - 1])
+    assert ["word", "shout"] == [line.split()[0] for line in lines[at + 2 : at + 4]]
 
 
 def test_what_a_map_put_aside_is_run_again(qflow: Qflow, flows: Path) -> None:

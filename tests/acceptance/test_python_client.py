@@ -118,6 +118,21 @@ async def test_many_begin_in_one_call_and_what_is_wrong_hinders_no_other(
         await client.options(business_key="k").start_many(bigger, [{"n": 1}])
 
 
+async def test_inputs_that_cannot_be_written_hinder_no_other(client: Client) -> None:
+    wrong: list[dict[str, Any]] = [{"n": 1}, {"n": "one"}, {}, {"m": 1}, {"n": 2}]
+    first, *refused, last = await client.start_many(bigger, wrong)
+    assert isinstance(first, qflow.Run)
+    assert isinstance(last, qflow.Run)
+    assert (2**120, 2 * 2**120) == (await first.result(), await last.result())
+    kinds = [(type(each), getattr(each, "reason", "")) for each in refused]
+    assert [(qflow.InvalidArgumentError, "INPUT_INVALID")] * 3 == kinds
+    assert "input n" in str(refused[0])
+    stored = await client.push(bigger)
+    of_stored = await client.start_many_stored(stored.id, wrong)
+    assert [True, False, False, False, True] == [isinstance(each, qflow.Run) for each in of_stored]
+    assert ["INPUT_INVALID"] * 3 == [getattr(each, "reason", "") for each in of_stored[1:-1]]
+
+
 async def test_values_keep_their_declared_types(client: Client) -> None:
     at = datetime(2026, 3, 1, 12, tzinfo=UTC)
     expected = {at.isoformat(): Decimal("9.900")}

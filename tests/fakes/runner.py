@@ -52,6 +52,7 @@ class FakeRunner:
     channel: grpc.aio.Channel
     answer: Answer
     slots: int = 8
+    window: int = 0  # that it grants; as many as its slots when 0
     cpu_us: int = 100  # that each attempt says it took
     user_us: int = 0  # that each attempt says it was in the user's function
     moved_bytes: int = 10  # that each attempt says it was given and gave
@@ -131,7 +132,7 @@ class FakeRunner:
                 pythons=["3.11"],
                 inventory=inventory,
             ),
-            grant=pb.RunnerGrant(credits=self.slots, grant_epoch=1),
+            grant=pb.RunnerGrant(credits=self.window or self.slots, grant_epoch=1),
             results=list(self.unacked.values()),
         )
         while True:

@@ -65,6 +65,14 @@ def test_how_a_node_runs_stands_beside_it_where_there_is_room() -> None:
     assert "a_rather_long_name_1 [loop] > a_rather_long_name_2" == told[1]
 
 
+def test_what_leads_to_a_node_that_undoes_another_is_no_next_step() -> None:
+    edges = [("book", "cancel"), ("book", "ship")]
+    labels = {"cancel": "cancel [undoes book]"}
+    assert ["book ─┐", "      ├─▷ cancel [undoes book]", "      └─► ship"] == draw(
+        ["book", "cancel", "ship"], edges, labels, {"cancel"}
+    )
+
+
 def test_a_draft_is_drawn_with_what_its_edges_name() -> None:
     assert ["a ─┐", "   └─► b"] == draw(["a"], [("a", "b")])
     assert ["b ─┐", "   └─► a"] == draw(["a"], [("b", "a")])

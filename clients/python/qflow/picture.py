@@ -8,7 +8,7 @@ where a branch is drawn; other lines pass behind it.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -29,11 +29,14 @@ def draw(
     nodes: Sequence[str],
     edges: Iterable[tuple[str, str]],
     labels: Mapping[str, str] = MappingProxyType({}),
+    undoing: Collection[str] = (),
 ) -> list[str]:
     """Return the lines of the picture; if it would be too wide, a line of text per node.
 
-    Nodes are drawn with their labels if there is room. Drafts are drawn too: nodes that occur in
-    edges only are included, and a graph with a cycle becomes lines of text.
+    A node that has a label is drawn under it, where there is room. What leads to nodes that undo
+    others ends in a hollow arrow: it is no next step. A draft may be wrong still:
+    nodes that edges alone know are drawn too, and a graph that goes round in a circle, which has no
+    left and no right, is put into words.
     """
     after: dict[str, list[str]] = {node: [] for node in nodes}
     for start, end in edges:
@@ -45,7 +48,8 @@ def draw(
     if len(rows) < len(after):
         return [line for node in labelled for line in _in_words(node, labelled[node])]
     for named in (labelled, after):
-        picture = _Picture(named, _rows(named), _layers(named, _rows(named))).lines()
+        hollow = {labels.get(node, node) if named is labelled else node for node in undoing}
+        picture = _Picture(named, _rows(named), _layers(named, _rows(named)), hollow).lines()
         if max(map(len, picture), default=0) <= COLUMNS_MAX:
             return picture
     return [line for node in rows for line in _in_words(node, labelled[node])]
@@ -94,8 +98,10 @@ class _Picture:
         after: Mapping[str, Sequence[str]],
         rows: Sequence[str],
         layers: Sequence[Sequence[str]],
+        hollow: Collection[str],
     ) -> None:
         self._after = after
+        self._hollow = hollow
         self._row = {node: row for row, node in enumerate(rows)}
         self._layers = layers
         self._cells: list[dict[int, str]] = [{} for _ in rows]
@@ -127,7 +133,7 @@ class _Picture:
                 self._end[node] = where[id(rail)] + 1
         for node in layer:
             self._run(node, enters[node] + 1, arrow)
-            self._write(node, arrow, "►")
+            self._write(node, arrow, "▷" if node in self._hollow else "►")
         for rail in rails:
             self._stand(rail, where[id(rail)])
         self._width = arrow + 2

@@ -30,6 +30,14 @@ class Runner:
         return self.offer.pythons
 
     @property
+    def slots(self) -> int:
+        """How many attempts it makes at once for this orchestrator.
+
+        A runner of short attempts grants a wider window than that: the rest waits in its queue.
+        """
+        return min(self.credits, self.offer.slots) if self.connected else 0
+
+    @property
     def free(self) -> int:
         """How many more attempts it accepts now."""
         return self.credits - len(self.in_flight) if self.connected else 0

@@ -142,9 +142,9 @@ def explain(
         return _ended(run)
     if run.cancel_requested_at is not None:
         nodes = list(nodes)
-        closing = [each for each in nodes if each.closes]
+        left = [each for each in nodes if each.closes or each.is_child]
         held = [_paused()] if run.status is RunStatus.PAUSED else []
-        return [*held, _cancelling(run, nodes), *_begun(closing, now)]
+        return [*held, _cancelling(run, nodes), *_begun(left, now)]
     reasons = [_paused()] if run.status is RunStatus.PAUSED else []
     if run.start_at is not None and run.start_at > now:
         said = "the run is to start at a time that has not come"
@@ -152,8 +152,8 @@ def explain(
         scheduled = Reason(cause=Cause.SCHEDULED, message=said, action=action, time=run.start_at)
         return [*reasons, scheduled]
     if run.error_type is not None:
-        reasons.append(_failing(run))
         nodes = [each for each in nodes if _outlasts_failure(each)]
+        reasons.append(_failing(run, closes=any(each.closes for each in nodes)))
     if situation.ready is None:
         said = "another orchestrator has the run, or this one is reading it anew"
         reasons.append(Reason(cause=Cause.NOT_HERE, message=said, action="ask again in a moment"))
@@ -201,13 +201,14 @@ def _ended(run: RunState) -> list[Reason]:
     ]
 
 
-def _failing(run: RunState) -> Reason:
-    """Return the reason of an open run that is going to fail."""
+def _failing(run: RunState, *, closes: bool) -> Reason:
+    """Tell of a run that is not over and will fail; a cancel breaks off what closes it."""
     where = f"node {run.failed_node_id} failed" if run.failed_node_id else "the run failed"
     said = f"{where}: {run.error_type}: {run.error_message or 'no message'}; it ends once what runs"
     said += " in it and what closes it is over"
     names = [run.failed_node_id] if run.failed_node_id else []
-    return _about(Cause.FAILED, names, said, action="wait, or CancelExecution kills what runs")
+    kills = "what closes it, and leaves what is not undone yet" if closes else "what runs"
+    return _about(Cause.FAILED, names, said, action=f"wait, or CancelExecution kills {kills}")
 
 
 def _outlasts_failure(node: NodeState) -> bool:
@@ -224,11 +225,13 @@ def _over_tolerance(parts: FailedParts) -> str:
     return f"{parts.count} of its elements failed ({names}), and {rule}"
 
 
-def _cancelling(run: RunState, nodes: Iterable[NodeState]) -> Reason:
+def _cancelling(run: RunState, nodes: Sequence[NodeState]) -> Reason:
     left = [each.node_id for each in nodes if each.status is NodeStatus.RUNNING and not each.closes]
     said = f"the run was asked to stop; {len(left)} nodes are being killed"
     if any(each.closes for each in nodes):
         said = "the run was asked to stop; what closes it is not over"
+    elif not left and any(each.is_child for each in nodes):
+        said = "the run was asked to stop; the executions in it are not over"
     return _about(Cause.CANCELLING, left, said, time=run.cancel_requested_at)
 
 

@@ -14,7 +14,8 @@ class Offer:
     """What a runner offers; CPUs and memory are not reserved."""
 
     pythons: frozenset[str]
-    tier: str = ""  # the strongest one; empty if not even its minimum is available
+    slots: int = 0  # attempts it makes at once; the window that it grants may be wider
+    tier: str = ""  # the strongest; empty where its own minimum is missing
     labels: frozenset[tuple[str, str]] = field(default_factory=frozenset)
     cpus: int = 0
     memory_bytes: int = 0

@@ -294,7 +294,8 @@ def _id(raw: bytes, field: str) -> UUID:
 def _offer(hello: pb.RunnerHello) -> Offer:
     return Offer(
         pythons=frozenset(hello.pythons),
-        # Tiers are ordered by name.
+        slots=hello.slots,
+        # The names of the tiers are in their order.
         tier=max((_TIERS[each] for each in hello.tiers), default=""),
         labels=frozenset(hello.labels.items()),
         cpus=hello.cpus,

@@ -95,29 +95,37 @@ class Controls:
 
         Compensations and finally nodes of a run that is being cancelled can be controlled, too.
         """
-        await self._check_open(caller, execution_id)
-        run = self.engine.core.runs.get(execution_id)
-        if run is None and not self.engine.recovering:  # it may just have ended
-            await self._check_open(caller, execution_id)
-        if run is None or run.created_at is None or self.engine.recovering:
-            raise Unavailable(
-                "ENGINE_RECOVERING",
-                "the engine is reloading the run; retry",
-                retry_after_s=0.5,
+        execution, run = await self.find_run(caller, execution_id)
+        if run is None:
+            raise FailedPrecondition(
+                "EXECUTION_FINISHED",
+                f"the execution is {execution.status} already; nothing of it can be changed",
+                resource=("execution", str(execution_id)),
             )
         closes = bool(run.plan.compensations or run.plan.finals) and not run.abandoned
         if run.completed_at is not None or (run.cancelling and not closes):
             raise _stopping(execution_id)
         return run
 
-    async def _check_open(self, caller: Caller, execution_id: UUID) -> None:
+    async def find_run(self, caller: Caller, execution_id: UUID) -> tuple[Execution, Run | None]:
+        """Give a run that the caller may see, and what memory has of it: nothing once it is over.
+
+        Raises Unavailable while the engine is reading it anew.
+        """
         execution, _ = await self.reader.get(caller, execution_id, full=False)
+        run = self.engine.core.runs.get(execution_id)
+        if run is None and not self.engine.recovering and not execution.final:
+            # It may have ended since its row was read.
+            execution, _ = await self.reader.get(caller, execution_id, full=False)
         if execution.final:
-            raise FailedPrecondition(
-                "EXECUTION_FINISHED",
-                f"the execution is already {execution.status}; it can no longer be changed",
-                resource=("execution", str(execution_id)),
+            return execution, None
+        if run is None or run.created_at is None or self.engine.recovering:
+            raise Unavailable(
+                "ENGINE_RECOVERING",
+                "the engine is reading the run anew; repeat the call",
+                retry_after_s=0.5,
             )
+        return execution, run
 
     async def _change(self, run: Run, transitions: Iterable[Transition]) -> None:
         await self.engine.change(run.id, transitions)

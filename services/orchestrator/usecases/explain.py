@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Final
 from uuid import UUID
 
@@ -23,7 +25,7 @@ from services.orchestrator.domain.explain import (
 from services.orchestrator.domain.explain_kept import Kept
 from services.orchestrator.domain.plan import Kind, Phase, Place, Plan
 from services.orchestrator.domain.state import Run
-from services.orchestrator.domain.status import NODE_FINAL, NodeStatus
+from services.orchestrator.domain.status import NODE_FINAL, NodeStatus, RunStatus
 from services.orchestrator.domain.waits import SUB_WORKFLOW
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.storage import node_executions
@@ -75,7 +77,7 @@ async def _open_nodes(
             due_at=row.due_at,
             error_type=row.error_type,
             silent=row.node_id in silent,
-            waits_for=_waits_for(engine, plan, row),
+            waits_for=_waits_for(engine, plan, row, paused=execution.status is RunStatus.PAUSED),
             is_child=row.status is NodeStatus.WAITING and row.child_execution_id is not None,
             is_part=row.node_id != row.definition_node_id,
             closes=_phase_of(plan, row) is not Phase.MAIN,
@@ -203,27 +205,45 @@ def _phase_of(plan: Plan, row: NodeExecution) -> Phase:
     return plan.places[plan.index[row.definition_node_id]].phase
 
 
-def _waits_for(engine: Engine, plan: Plan, row: NodeExecution) -> str:
-    """Describe what ends a node's wait, as an action."""
+def _waits_for(engine: Engine, plan: Plan, row: NodeExecution, *, paused: bool) -> str:
+    """Say what ends a node's wait, in words that somebody can act on; `paused` is its run."""
     if row.status is NodeStatus.PAUSED:
         return "ResumeNode: it was held up by hand"
     if row.status is not NodeStatus.WAITING:
         return ""
     place = plan.places[plan.index[row.definition_node_id]]
     if row.child_execution_id is not None:
-        return _waits_within(engine.core.runs.get(row.child_execution_id), row.child_execution_id)
+        ways = islice(_ways_within(engine, row.child_execution_id, paused=paused), NAMES_MAX)
+        return " and ".join(ways) or (
+            f"execution {row.child_execution_id}, which runs it; "
+            "ExplainExecution says how that stands"
+        )
     return _word_for(place) or ("its time" if place.kind is Kind.SLEEP else "")
 
 
-def _waits_within(child: Run | None, child_id: UUID) -> str:
-    """Describe what ends the wait for a sub-workflow, if it is known here."""
-    slots = []
-    if child is not None:  # in a failing one only closing nodes really wait
-        slots = [each[0] for each in child.waiting.values() if each and child.is_open(each[0])]
-    if child is None or not slots:
-        return f"execution {child_id}, which runs it; ExplainExecution says how that stands"
+def _ways_within(
+    engine: Engine, execution_id: UUID, *, paused: bool, whose: str = "which runs it"
+) -> Iterator[str]:
+    """Say what ends the waits of a run within another and of those in it, as far as known here.
+
+    `paused` is the run around it: where that is paused it takes what is in it along.
+    """
+    child = engine.core.runs.get(execution_id)
+    if child is None:
+        return
+    if child.status is RunStatus.PAUSED and not paused:
+        yield f"ResumeExecution of execution {execution_id}, {whose} and is paused"
+        return
+    # In one that fails only what closes it waits in earnest.
+    slots = [each[0] for each in child.waiting.values() if each and child.is_open(each[0])]
     words = list(dict.fromkeys(_word_for(child.place(slot)) for slot in slots))
-    return f"{' and '.join(words[:NAMES_MAX])} to execution {child_id}, which runs it"
+    if words:
+        yield f"{' and '.join(words[:NAMES_MAX])} to execution {execution_id}, {whose}"
+    for record in child.records:
+        if record is not None and record.child is not None and record.status is NodeStatus.WAITING:
+            yield from _ways_within(
+                engine, record.child, paused=paused, whose="which is in what runs it"
+            )
 
 
 def _word_for(place: Place) -> str:

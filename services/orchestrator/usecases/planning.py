@@ -101,7 +101,7 @@ async def plan_execution(
         version: environment_of(each.lock_state, each.environment_state)
         for version, each in facts.items()
     }
-    slots = sum(each.credits for each in engine.core.runners.values() if each.connected)
+    slots = sum(each.slots for each in engine.core.runners.values())
     total = within(expected[0].total, expected[0].work, slots)
     outlook = Outlook(
         places=[
@@ -190,8 +190,12 @@ def _seats(engine: Engine, plans: Iterable[Plan]) -> list[PythonSeats]:
             PythonSeats(
                 python_version=python,
                 runners=len(able),
-                slots=sum(each.credits for each in able),
-                free=sum(max(0, each.free) for each in able if each.incarnation not in kept),
+                slots=sum(each.slots for each in able),
+                free=sum(
+                    max(0, each.slots - len(each.in_flight))
+                    for each in able
+                    if each.incarnation not in kept
+                ),
             )
         )
     return seats

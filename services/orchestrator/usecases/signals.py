@@ -110,10 +110,13 @@ class Messenger:
         return await self._bring(caller, word, request_id)
 
     async def waits(self, caller: Caller, execution_id: UUID) -> list[Waiting]:
-        """Return what a run waits for now."""
-        run = await self.controls.open_run(caller, execution_id)
-        slots = [slot for each in run.waiting.values() for slot in each][:WAITS_MAX]
+        """Give what a run waits for now, longest first; nothing once it is over."""
+        _, run = await self.controls.find_run(caller, execution_id)
+        if run is None:
+            return []
+        slots = [slot for each in run.waiting.values() for slot in each]
         slots.sort(key=lambda slot: run.records[slot].order if run.records[slot] else 0)  # type: ignore[union-attr]
+        del slots[WAITS_MAX:]
         ids = [record.id for slot in slots if (record := run.records[slot]) is not None]
         async with as_caller(self.controls.reader.api_pool, caller) as db:
             rows = await signals.get_waits(db, ids)

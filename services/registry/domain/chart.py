@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -17,7 +17,10 @@ Kind = Literal["input", "node", "choice", "output"]
 # Longer texts in a picture end with an ellipsis.
 TEXT_CHARS_MAX: Final = 32
 WHOLE: Final = -1
-# Unicode categories that change text direction or are invisible.
+# The kind of a link from what is undone to what undoes it: that runs where the run fails.
+UNDO: Final = "undo"
+_TOLD_FIRST: Final = frozenset({"conversion", "refuted"})
+# Formats that turn the direction of what follows them, or cannot be seen.
 _CONTROLS: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _UNSEEN: Final = "\N{REPLACEMENT CHARACTER}"
 # Joiners within one grapheme, which are harmless.
@@ -94,14 +97,7 @@ def chart_of(title: str, definition: Definition, names: Sequence[str]) -> Chart:
     for node, called in zip(definition.nodes, names, strict=True):
         at.setdefault(node.id, len(boxes))
         boxes.append(_box(node, called, fed.get(node.id, ()), used.get(node.id, ())))
-    links = []
-    for edge in definition.connections:
-        source = at.get(edge.source) if edge.source else starts[edge.source_output]
-        target = at.get(edge.target)
-        if source is not None and target is not None:
-            ends = _ends(edge, boxes[source], boxes[target])
-            looks = (edge.verdict, edge.conversion, edge.kind, edge.branch)
-            links.append(Link(source, ends[0], target, ends[1], *looks))
+    links = _links(definition, boxes, starts, at)
     for each in definition.outputs:
         of = each.type
         if each.node in at:
@@ -110,6 +106,32 @@ def chart_of(title: str, definition: Definition, names: Sequence[str]) -> Chart:
         subtitle = "" if of is None else expression(of)
         boxes.append(Box("output", each.name, subtitle, inputs=(each.name,)))
     return Chart(title, tuple(boxes), tuple(links), len(definition.nodes))
+
+
+def _links(
+    definition: Definition, boxes: Sequence[Box], starts: Mapping[str, int], at: Mapping[str, int]
+) -> list[Link]:
+    """Give the links of all edges, and those from what is undone to what undoes it unread."""
+    compensated = {each.id: each.compensates for each in definition.nodes if each.compensates}
+    links = []
+    for edge in definition.connections:
+        source = at.get(edge.source) if edge.source else starts[edge.source_output]
+        target = at.get(edge.target)
+        if source is not None and target is not None:
+            ends = _ends(edge, boxes[source], boxes[target])
+            kind = UNDO if _is_undone(edge, compensated.get(edge.target, "")) else edge.kind
+            looks = (edge.verdict, edge.conversion, kind, edge.branch)
+            links.append(Link(source, ends[0], target, ends[1], *looks))
+    drawn = {(link.source, link.target) for link in links}
+    for name, undone in compensated.items():
+        if undone in at and (at[undone], at[name]) not in drawn:
+            links.append(Link(at[undone], WHOLE, at[name], WHOLE, kind=UNDO))
+    return links
+
+
+def _is_undone(edge: Connection, compensated: str) -> bool:
+    """Whether an edge says no more than that its target undoes its source; faults are shown."""
+    return bool(compensated) and edge.source == compensated and edge.verdict not in _TOLD_FIRST
 
 
 def _ends(edge: Connection, source: Box, target: Box) -> tuple[int, int]:

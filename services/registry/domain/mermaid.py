@@ -22,10 +22,11 @@ _STYLES: Final = {
     "order": "stroke:#94a3b8",
     "branch": "stroke:#7c3aed",
     "failure": "stroke:#dc2626",
+    "undo": "stroke:#0f766e",
 }
-# Lines that differ from the plain arrow.
-_LINES: Final = {"failure": "-.->"}
-_SAID: Final = {"order": "then", "failure": "on failure"}
+# What a line of each kind is drawn as; dashed ones lead to what runs where something fails.
+_LINES: Final = {"failure": "-.->", "undo": "-.->"}
+_SAID: Final = {"order": "then", "failure": "on failure", "undo": "undone by"}
 _CLASSES: Final = (
     "classDef input fill:#ecfdf5,stroke:#059669,color:#064e3b",
     "classDef node fill:#ffffff,stroke:#475569,color:#0f172a",

@@ -36,8 +36,9 @@ _COLOURS: Final = {
     "order": "#94a3b8",
     "branch": "#7c3aed",
     "failure": "#dc2626",
+    "undo": "#0f766e",
 }
-_DASHED: Final = frozenset({"refuted", "", "failure"})
+_DASHED: Final = frozenset({"refuted", "", "failure", "undo"})
 _LEGENDS: Final = {
     "exact": "same type",
     "widening": "fits as it stands",
@@ -47,6 +48,7 @@ _LEGENDS: Final = {
     "order": "runs after",
     "branch": "branch",
     "failure": "on failure",
+    "undo": "undone by",
 }
 _STYLE: Final = """
 .t{font:600 16px system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif;fill:#0f172a}

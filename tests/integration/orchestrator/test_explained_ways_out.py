@@ -87,6 +87,49 @@ async def test_what_a_run_within_waits_for_is_told_by_the_run_around_it(
         assert COMPLETED == (await ended(orchestra, run.id)).status
 
 
+async def test_what_the_innermost_run_waits_for_is_told_by_the_outermost(
+    orchestra: Orchestra,
+) -> None:
+    """Also where one of those between them is paused by itself: that comes first."""
+    ids = [
+        factories.workflow(
+            orchestra.sql, orchestra.owner, nodes={"w": SIGNAL}, edges=[], outputs=[]
+        )
+    ]
+    for _ in range(2):
+        place = {"kind": "workflow", "node_id": str(ids[-1]), "version": 1}
+        ids.append(
+            factories.workflow(
+                orchestra.sql,
+                orchestra.owner,
+                nodes={"s": place},
+                edges=[("", "x", "s", "x")],
+                outputs=[],
+            )
+        )
+    async with orchestra.running():
+        run = await start(orchestra, ids[-1])
+        below, within = str(run.id), list[str]()
+        for _ in range(2):
+            [(found,)] = orchestra.rows(
+                "SELECT id::text FROM workflow_executions WHERE parent_execution_id = %s", below
+            )
+            below = str(found)
+            within.append(below)
+        told = f"s: SendSignal with the name go to execution {below}, which is in what runs it"
+        assert told == (await only(orchestra, run.id)).action
+        steers = steering(orchestra)
+        await steers.PauseExecution(control.PauseExecutionRequest(execution_id=within[0]))
+        told_first = f"s: ResumeExecution of execution {within[0]}, which runs it and is paused"
+        assert told_first == (await only(orchestra, run.id)).action
+        await steers.ResumeExecution(control.ResumeExecutionRequest(execution_id=within[0]))
+        assert told == (await only(orchestra, run.id)).action
+        await steers.SendSignal(
+            control.SendSignalRequest(execution_id=below, name="go", payload_json="1")
+        )
+        assert COMPLETED == (await ended(orchestra, run.id)).status
+
+
 async def test_a_map_over_its_tolerance_names_the_elements_that_failed(
     orchestra: Orchestra,
 ) -> None:

@@ -140,6 +140,32 @@ async def test_a_plan_shows_what_would_run_and_writes_nothing(orchestra: Orchest
     assert {"ENVIRONMENT_PENDING"} == set(causes(attached))
 
 
+async def test_what_a_runner_takes_ahead_shortens_no_prediction(orchestra: Orchestra) -> None:
+    """While attempts are short a runner grants more than it makes at once: those queue there."""
+    name = factories.node(orchestra.sql, orchestra.owner)
+    places = [f"n{number}" for number in range(12)]
+    workflow = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes=dict.fromkeys(places, name),
+        edges=[("", "x", each, "x") for each in places],
+        outputs=[("out", places[0])],
+    )
+    ran(orchestra, workflow, {each: (name.version_id, [1.0]) for each in places})
+    async with orchestra.running():
+        runner = await orchestra.runner(lambda *_: None, slots=3)
+        runner.window = 96
+        async with runner.attached():
+            planned = await plan(orchestra, workflow)
+            [python] = planned.pythons
+            assert (3, 3) == (python.slot_count, python.free_slot_count)
+            assert 4.0 == seconds(planned.time.median)
+            await start(orchestra, workflow)
+            await runner.until(lambda: len(runner.held) == len(places))
+            [python] = (await plan(orchestra, workflow)).pythons
+            assert (3, 0) == (python.slot_count, python.free_slot_count)
+
+
 @pytest.mark.usefixtures("unchecked")
 async def test_a_plan_predicts_the_longest_path_from_what_nodes_took(orchestra: Orchestra) -> None:
     """a → (b, c) → d: the slower branch counts; another tenant's runs and failed ones do not."""

@@ -77,6 +77,17 @@ async def test_a_cancelled_run_that_nothing_closes_takes_no_word(orchestra: Orch
         assert CANCELLED == (await get(orchestra, run)).status
 
 
+async def test_a_run_that_is_over_waits_for_nothing(orchestra: Orchestra) -> None:
+    """To ask what a run waits for changes nothing of it: whoever asks a moment late is answered."""
+    async with orchestra.running():
+        stub = ControlServiceStub(orchestra.channel(orchestra.owner.token))
+        run = await closing(orchestra)
+        asked = pb.ListWaitsRequest(execution_id=run)
+        assert not (await stub.ListWaits(asked)).waits
+        await ended(orchestra, run)
+        assert not (await stub.ListWaits(asked)).waits
+
+
 async def test_what_closes_a_run_is_not_steered_before_it_closes(orchestra: Orchestra) -> None:
     undo = {"kind": "sleep", "sleep": {}, "parameters": {"seconds": "1"}, "compensates": "long"}
     workflow = factories.workflow(

@@ -151,8 +151,9 @@ def pictured(ns: list[int]) -> int:
 
 def test_a_picture_says_how_a_place_runs_written_here_or_stored() -> None:
     stored = definition(pictured, lambda _: ("00000000-0000-4000-8000-000000000001", 1))
-    _, _, labels = graph_of(stored)
-    assert labels == pictured.graph.picture()[2]
+    _, _, labels, undoing = graph_of(stored)
+    assert (labels, undoing) == pictured.graph.picture()[2:]
+    assert {"undo"} == undoing
     assert [
         *("echo [each]", "total", "again [loop]", "choice", "undo [undoes total]"),
         *("sleep", "boss [approval]", "word [signal]", "inner [workflow]"),

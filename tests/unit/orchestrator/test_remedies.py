@@ -131,3 +131,23 @@ def test_a_cancelled_run_says_what_closes_it_waits_for() -> None:
     stopping, waiting = explain(run, nodes, HERE, now=NOW)
     assert (("a",), Cause.CANCELLING) == (stopping.nodes, stopping.cause)
     assert (("ok",), "ok: AnswerApproval") == (waiting.nodes, waiting.action)
+
+
+def test_a_cancelled_run_names_the_executions_in_it_that_it_waits_for() -> None:
+    within = "execution 7, which runs it; ExplainExecution says how that stands"
+    nodes = [
+        NodeState(node_id="s", status=NodeStatus.WAITING, waits_for=within, is_child=True),
+    ]
+    run = RunState(status=RunStatus.RUNNING, cancel_requested_at=NOW)
+    stopping, waiting = explain(run, nodes, HERE, now=NOW)
+    assert "the executions in it are not over" in stopping.message
+    assert (("s",), f"s: {within}") == (waiting.nodes, waiting.action)
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_whoever_is_told_to_cancel_is_told_what_that_leaves(*, closes: bool) -> None:
+    """A cancel kills compensations that run, too: what they were to undo stays done."""
+    run = RunState(status=RunStatus.RUNNING, error_type="user_error", failed_node_id="a")
+    node = NodeState(node_id="b", status=NodeStatus.RUNNING, closes=closes)
+    failing, _ = explain(run, [node], HERE, now=NOW)
+    assert closes == ("leaves what is not undone yet" in failing.action)

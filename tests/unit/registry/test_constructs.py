@@ -548,6 +548,32 @@ def test_two_branches_that_meet_do_not_have_both_values() -> None:
 
 
 @pytest.mark.parametrize(
+    ("within", "codes"),
+    [("b e f", []), ("b f", []), ("b", []), ("e f", ["INPUT_MAY_BE_ABSENT"])],
+)
+def test_a_chain_after_what_may_be_skipped_runs_whenever_that_does(
+    within: str, codes: list[str]
+) -> None:
+    """B49: its first value may be absent, those within it are there together."""
+    nodes = [node("p", condition="x > 3"), node("a", condition="x > 5")]
+    nodes += [node("b", OPTIONAL), node("e"), node("f")]
+    edges: list[str | Connection] = [".n -> p.x", ".n -> a.x"]
+    edges += ["a.result -> b.x", "b.result -> e.x", "e.result -> f.x"]
+    edges += [order(f"p -> {name}") for name in within.split()]
+    assert codes == [code for _, code in errors(checked(nodes, edges))]
+
+
+def test_a_chain_that_more_joins_runs_whenever_its_beginning_does() -> None:
+    nodes = [node(name, condition="x > 3") for name in "paq"]
+    nodes += [node("b", OPTIONAL), node("e", TWO), node("f"), node("k", OPTIONAL)]
+    edges: list[str | Connection] = [".n -> p.x", ".n -> a.x", ".n -> q.x"]
+    edges += ["a.result -> b.x", "b.result -> e.x", ".n -> e.y", order("q -> e")]
+    edges += ["e.result -> f.x", order("p -> b"), order("p -> e"), order("p -> f")]
+    found = [place for place, _ in errors(checked(nodes[:-1], edges))]
+    assert ["connections[4]"] == found  # where q alone ran, b did not
+
+
+@pytest.mark.parametrize(
     ("join", "codes"),
     [
         (None, []),

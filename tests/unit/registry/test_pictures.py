@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import UUID
 from xml.etree import ElementTree as ET
 
@@ -85,6 +86,26 @@ def test_verdicts_have_their_colours_and_a_legend() -> None:
         assert f'stroke="{colour}"' in image
     assert {"same type", "fits as it stands", "does not fit"} <= {*_texts(image)}
     assert "converted" not in _texts(image)
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_what_undoes_a_place_hangs_on_it_by_a_line_of_its_own(*, read: bool) -> None:
+    """Whether it reads anything of that place or not."""
+    definition = Definition(
+        nodes=(
+            WorkflowNode(id="book", node_id=NODE),
+            WorkflowNode(id="cancel", node_id=NODE, compensates="book"),
+        ),
+        connections=(_edge("book>cancel"),) if read else (),
+    )
+    chart = chart_of("w", definition, ["book", "cancel"])
+    [link] = chart.links
+    assert ("undo", 0, 1) == (link.look, link.source, link.target)
+    assert "undone by" in _texts(svg(chart))
+    [line] = [each for each in mermaid(chart).splitlines() if "-.->" in each]
+    assert "undone by" in line
+    refuted = replace(definition, connections=(_edge("book>cancel", "", "refuted"),))
+    assert ["refuted"] == [each.look for each in chart_of("w", refuted, ["b", "c"]).links]
 
 
 @pytest.mark.parametrize("name", EVIL)

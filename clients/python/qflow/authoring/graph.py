@@ -17,8 +17,8 @@ from qflow.types import Type
 Isolation: TypeAlias = Literal["warm", "fork", "fresh", "container"]
 Network: TypeAlias = Literal["none", "egress", "host"]
 Tier: TypeAlias = Literal["T0", "T1", "T2", "T3", "T4"]
-# Ids of places, edges between them, and labels.
-Picture: TypeAlias = tuple[list[str], list[tuple[str, str]], dict[str, str]]
+# Ids of places, which of them leads to which, how each is called in a picture, and which undo.
+Picture: TypeAlias = tuple[list[str], list[tuple[str, str]], dict[str, str], frozenset[str]]
 EdgeKind: TypeAlias = Literal["order", "branch", "failure"]
 
 
@@ -185,7 +185,8 @@ class Graph:
             )
             for place in self.places
         }
-        return [*labels], fed + led, labels
+        undoing = frozenset(each.id for each in self.places if each.compensates is not None)
+        return [*labels], fed + led, labels, undoing
 
     def add(
         self,

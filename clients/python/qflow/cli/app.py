@@ -14,6 +14,7 @@ import typer
 
 from qflow.cli import (
     again,
+    aliases,
     backups,
     batches,
     contexts,
@@ -27,6 +28,8 @@ from qflow.cli import (
     stored,
     suite,
     triggers,
+    trying,
+    waiting,
 )
 from qflow.cli.commands import in_shell
 from qflow.exceptions import (
@@ -52,8 +55,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(contexts.app, name="context")
+stored.nodes.command("run")(trying.run_node)
 app.add_typer(stored.nodes, name="node")
 app.add_typer(stored.workflows, name="workflow")
+app.add_typer(aliases.app, name="alias")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(triggers.app, name="trigger")
 app.add_typer(events.app, name="events")
@@ -80,6 +85,7 @@ for command, does in (
     ("retry", again.retry),
     ("rerun", again.rerun),
     ("fork", again.fork),
+    ("waits", waiting.waits),
     ("signal", runs.signal),
     ("approve", runs.approve),
     ("graph", stored.graph),

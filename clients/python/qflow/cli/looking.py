@@ -21,6 +21,8 @@ from qflow.cli.common import (
 from qflow.cli.inputs import stored_inputs_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from qflow.client.client import Client
 
 
@@ -37,7 +39,7 @@ def plan(
     from qflow.orchestrator.v1 import execution_service_pb2, plan_service_pb2
     from qflow.orchestrator.v1 import plan_service_pb2_grpc as pb_grpc
 
-    async def planning(client: Client) -> Any:
+    async def planning(client: Client) -> tuple[Any, list[str]]:
         stored = await stored_workflow(client, workflow)
         request = plan_service_pb2.PlanExecutionRequest(
             start=execution_service_pb2.StartExecutionRequest(
@@ -45,15 +47,17 @@ def plan(
             )
         )
         stub = client.connection.stub("orchestrator", pb_grpc.PlanServiceStub)
-        return await client.connection.call(
+        told = await client.connection.call(
             stub.PlanExecution, request, address=client.context.orchestrator
         )
+        within = [] if as_json else told.workflows[1:]
+        return told, [await _heading(client, each) for each in within]
 
-    told = with_client(planning, context=context, home=home)
+    told, headings = with_client(planning, context=context, home=home)
     if as_json:
         print_json(as_plain(told))
         return
-    _say_plan(told)
+    _say_plan(told, headings)
 
 
 def diff(
@@ -90,12 +94,25 @@ def diff(
     _say_diff(told)
 
 
-def _say_plan(told: Any) -> None:
+async def _heading(client: Client, planned: Any) -> str:
+    """Name a workflow that runs within the one that is planned; by its id where it may be gone."""
+    from qflow.errors import NotFoundError
+
+    try:
+        named = (await client.workflow(planned.workflow_id, version=planned.version)).name
+    except NotFoundError:
+        named = planned.workflow_id
+    return f"within, {named} version {planned.version}:"
+
+
+def _say_plan(told: Any, headings: Sequence[str]) -> None:
     from qflow.cli import show, tables
     from qflow.orchestrator.v1 import plan_service_pb2 as pb
 
     out = console()
-    for workflow in told.workflows:
+    for workflow, heading in zip(told.workflows, ["", *headings], strict=True):
+        if heading:
+            out.print(f"\n{heading}", markup=False)
         made = tables.table("node", "kind", "usually", "", right=("usually",))
         for each in workflow.nodes:
             kind = pb.PlannedNodeKind.Name(each.kind).rpartition("_")[2].lower()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -95,7 +95,8 @@ def graph_of(definition: workflow_pb2.WorkflowDefinition) -> Picture:
     """Give what is drawn of a graph."""
     edges = [(edge.source_node, edge.target_node) for edge in definition.connections]
     labels = {node.id: _label(node) for node in definition.nodes}
-    return [*labels], [edge for edge in edges if edge[0]], labels
+    undoing = frozenset(node.id for node in definition.nodes if node.compensates)
+    return [*labels], [edge for edge in edges if edge[0]], labels, undoing
 
 
 def _label(node: workflow_pb2.WorkflowNode) -> str:
@@ -182,9 +183,10 @@ class LiveRun:
         nodes: Sequence[str],
         edges: Iterable[tuple[str, str]],
         labels: Mapping[str, str] = MappingProxyType({}),
+        undoing: Collection[str] = (),
     ) -> None:
         """Show the graph above the timeline from now on, where the window has room for both."""
-        self._picture = draw(nodes, edges, labels)
+        self._picture = draw(nodes, edges, labels, undoing)
         if self._live is not None and self._live.is_started:
             self._live.refresh()
 

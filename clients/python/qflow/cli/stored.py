@@ -190,15 +190,16 @@ def graph(
     if workflow.partition(":")[0].endswith(".py"):
         from qflow.cli.common import one_found
 
-        places, edges, labels = one_found(workflow, "workflow").graph.picture()
+        drawn = one_found(workflow, "workflow").graph.picture()
     else:
         stored = with_client(lambda c: stored_workflow(c, workflow), context=context, home=home)
-        places, edges, labels = graph_of(stored.definition)
+        drawn = graph_of(stored.definition)
     if as_json:
+        places, edges, *_ = drawn
         told = [{"source_node": start, "target_node": end} for start, end in dict.fromkeys(edges)]
         print_json({"nodes": places, "edges": told})
         return
-    for line in draw(places, edges, labels):
+    for line in draw(*drawn):
         typer.echo(line)
 
 

@@ -9,8 +9,8 @@ async with qflow.connect() as client:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -25,7 +25,7 @@ from qflow.client.files import Files
 from qflow.client.push import Pusher
 from qflow.client.runs import Reading, Run
 from qflow.client.starting import StartOptions
-from qflow.errors import CallError, from_status
+from qflow.errors import CallError, InvalidArgumentError, from_status
 from qflow.exceptions import AuthoringError
 from qflow.orchestrator.v1 import (
     execution_pb2,
@@ -141,13 +141,14 @@ class Client:
     ) -> list[Run[R] | CallError]:
         """Start a run for each of the inputs, given by name; up to a thousand per call.
 
-        Returns for each, in order, the run or the error; an error does not affect the others. With
-        a `request_id` in the options, a repetition returns the same runs.
+        Gives for each in its order the run, or what it was refused with, be it here: the others
+        begin all the same. With a `request_id` in the options a repetition gives the runs that
+        there are.
         """
         if id(workflow) not in self._pushed:
             await self.push(workflow)
         pushed = self._pushed[id(workflow)]
-        texts = [_text(pushed.inputs, workflow.bind(**each)) for each in inputs]
+        texts = _written(lambda each: _text(pushed.inputs, workflow.bind(**each)), inputs)
         stored, reading = pushed.stored, pushed.reading
         return await self._start_many(
             stored.id, stored.version, texts, reading, business_keys=business_keys
@@ -163,7 +164,7 @@ class Client:
     ) -> Run[dict[str, Any]]:
         """Start a run of a stored workflow, by id and version or alias, with inputs by name."""
         stored = await self.workflow(workflow_id, version=0 if alias else version)
-        (text,) = _stored_texts(stored, [inputs or {}])
+        text = _stored_text(stored, _stored_codecs(stored), inputs or {})
         reading = Reading(_output_types(stored))
         return await self._start(workflow_id, version, text, reading, alias=alias)
 
@@ -178,7 +179,8 @@ class Client:
     ) -> list[Run[dict[str, Any]] | CallError]:
         """Start many runs of a stored workflow; see `start_many`."""
         stored = await self.workflow(workflow_id, version=0 if alias else version)
-        texts = _stored_texts(stored, inputs)
+        codecs = _stored_codecs(stored)
+        texts = _written(lambda each: _stored_text(stored, codecs, each), inputs)
         reading = Reading(_output_types(stored))
         return await self._start_many(
             workflow_id, version, texts, reading, alias=alias, business_keys=business_keys
@@ -195,7 +197,7 @@ class Client:
         self,
         workflow_id: str,
         version: int,
-        texts: Sequence[str],
+        texts: Sequence[str | CallError],
         reading: Reading,
         *,
         alias: str = "",
@@ -205,6 +207,7 @@ class Client:
         starts = [
             starting.request(options, workflow_id, version, alias, text)
             for options, text in zip(several, texts, strict=True)
+            if isinstance(text, str)
         ]
         begun: list[Run[Any] | CallError] = []
         for request in starting.batches(starts):
@@ -215,7 +218,8 @@ class Client:
                 else Run(self.connection, item.execution_id, reading)
                 for item in answer.items
             ]
-        return begun
+        answered = iter(begun)
+        return [next(answered) if isinstance(text, str) else text for text in texts]
 
     def attach(self, execution_id: str) -> Run[dict[str, Any]]:
         """Return a run that was started before; its outputs are plain JSON values."""
@@ -297,17 +301,32 @@ def input_types(stored: workflow_pb2.Workflow) -> dict[str, Type]:
     }
 
 
-def _stored_texts(stored: workflow_pb2.Workflow, inputs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Encode inputs by the declared types of a stored workflow."""
-    codecs = {name: values.Codec(of) for name, of in input_types(stored).items()}
-    texts = []
+def _written(
+    write: Callable[[Mapping[str, Any]], str], inputs: Iterable[Mapping[str, Any]]
+) -> list[str | CallError]:
+    """Write the inputs of each of many runs, or say of those that do not fit what is wrong."""
+    texts: list[str | CallError] = []
     for given in inputs:
-        unknown = sorted(given.keys() - codecs.keys())
-        if unknown:
-            there = ", ".join(codecs) or "none"
-            raise AuthoringError(f"{stored.name} has no input {unknown[0]!r} (there: {there})")
-        texts.append(_text(codecs, given))
+        try:
+            texts.append(write(given))
+        except (AuthoringError, values.ValueTypeError) as error:
+            texts.append(InvalidArgumentError(str(error), reason="INPUT_INVALID"))
     return texts
+
+
+def _stored_codecs(stored: workflow_pb2.Workflow) -> dict[str, values.Codec]:
+    return {name: values.Codec(of) for name, of in input_types(stored).items()}
+
+
+def _stored_text(
+    stored: workflow_pb2.Workflow, codecs: Mapping[str, values.Codec], given: Mapping[str, Any]
+) -> str:
+    """Write inputs by the types that a stored workflow declares."""
+    unknown = sorted(given.keys() - codecs.keys())
+    if unknown:
+        there = ", ".join(codecs) or "none"
+        raise AuthoringError(f"{stored.name} has no input {unknown[0]!r} (there: {there})")
+    return _text(codecs, given)
 
 
 def _text(codecs: Mapping[str, values.Codec], given: Mapping[str, Any]) -> str:

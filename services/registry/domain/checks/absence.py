@@ -36,6 +36,8 @@ from services.registry.domain.definition import Connection, WorkflowNode
 Events: TypeAlias = int
 
 _NOTHING: Final[Events] = 0
+# Of more ways to one event only the same ones are recognised: the check stays near linear.
+_WAYS_MAX: Final = 16
 _PLAIN_KINDS: Final = frozenset({DATA, ORDER})
 
 
@@ -53,6 +55,9 @@ class Absence:
     # wait for.
     choices: dict[Events, tuple[str, int]] = field(default_factory=dict)
     taken: Events = _NOTHING
+    # The ways to each event that says that one of several was so; and all those events.
+    ways: dict[Events, frozenset[Events]] = field(default_factory=dict)
+    gathered: Events = _NOTHING
     failures: Events = _NOTHING
     # True if every place runs, or the run fails: then no value is ever absent.
     is_whole: bool = False
@@ -153,9 +158,34 @@ class Absence:
         """
         if count >= len(ways):
             return reduce(or_, ways)
-        ways = self._met(ways)
+        ways = self._met(self._implied(ways))
         needed = reduce(and_, ways)
-        return needed if ways.count(needed) >= count else needed | self._event(*besides)
+        if ways.count(needed) >= count:
+            return needed
+        event = self._event(*besides)
+        if count == 1:
+            self.ways[event] = frozenset(ways)
+            self.gathered |= event
+        return needed | event
+
+    def _implied(self, ways: Sequence[Events]) -> Sequence[Events]:
+        """Add the events that one of several was so, where each of the ways is or has such a one.
+
+        What runs after `p` and reads what ran after `p`, or after something else, is after that.
+        """
+        open_events = reduce(or_, ways) & ~reduce(and_, ways) & self.gathered
+        while open_events:
+            event = open_events & -open_events  # the oldest first: later ones may come of it
+            open_events ^= event
+            if all(way & event or self._leads_to(way, event) for way in ways):
+                ways = [way | event for way in ways]
+        return ways
+
+    def _leads_to(self, way: Events, event: Events) -> bool:
+        known = self.ways[event]
+        return way in known or (
+            len(known) <= _WAYS_MAX and any(each & ~way == _NOTHING for each in known)
+        )
 
     def _met(self, ways: Sequence[Events]) -> list[Events]:
         """Add what follows when all branches of a choice meet again: one of them was taken.

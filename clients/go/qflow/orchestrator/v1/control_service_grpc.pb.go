@@ -79,7 +79,7 @@ type ControlServiceClient interface {
 	// Fails with INVALID_ARGUMENT (`APPROVAL_UNKNOWN`) for a name that no approval has, or a reply that is not of its type,
 	// FAILED_PRECONDITION (`APPROVAL_NOT_WAITING`) where none of that name waits, and as SendSignal does otherwise.
 	AnswerApproval(ctx context.Context, in *AnswerApprovalRequest, opts ...grpc.CallOption) (*AnswerApprovalResponse, error)
-	// Lists the signals and approvals that a run waits for now, in the order in which they began to.
+	// Lists the signals and approvals that a run waits for now, in the order in which they began to; none once it is over.
 	ListWaits(ctx context.Context, in *ListWaitsRequest, opts ...grpc.CallOption) (*ListWaitsResponse, error)
 }
 
@@ -219,7 +219,7 @@ type ControlServiceServer interface {
 	// Fails with INVALID_ARGUMENT (`APPROVAL_UNKNOWN`) for a name that no approval has, or a reply that is not of its type,
 	// FAILED_PRECONDITION (`APPROVAL_NOT_WAITING`) where none of that name waits, and as SendSignal does otherwise.
 	AnswerApproval(context.Context, *AnswerApprovalRequest) (*AnswerApprovalResponse, error)
-	// Lists the signals and approvals that a run waits for now, in the order in which they began to.
+	// Lists the signals and approvals that a run waits for now, in the order in which they began to; none once it is over.
 	ListWaits(context.Context, *ListWaitsRequest) (*ListWaitsResponse, error)
 	mustEmbedUnimplementedControlServiceServer()
 }

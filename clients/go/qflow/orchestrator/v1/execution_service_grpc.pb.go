@@ -71,7 +71,9 @@ type ExecutionServiceClient interface {
 	// Fails with OUT_OF_RANGE (`REVISION_AHEAD`) for a revision the run has not reached.
 	WatchExecution(ctx context.Context, in *WatchExecutionRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchExecutionResponse], error)
 	// Asks a run to stop. Once this is answered it can only end as cancelled: its running nodes are killed, and nothing new
-	// begins. Cancelling a cancelled run changes nothing, so a repeated call needs no request id.
+	// begins but its compensations and finally nodes. Where some of those have begun already, since the run failed or had come to
+	// its end, they are killed too, and no more of them begin. Cancelling a cancelled run changes nothing, so a repeated call needs
+	// no request id.
 	//
 	// Fails with FAILED_PRECONDITION (`EXECUTION_FINISHED`) when it has completed or failed.
 	CancelExecution(ctx context.Context, in *CancelExecutionRequest, opts ...grpc.CallOption) (*CancelExecutionResponse, error)
@@ -214,7 +216,9 @@ type ExecutionServiceServer interface {
 	// Fails with OUT_OF_RANGE (`REVISION_AHEAD`) for a revision the run has not reached.
 	WatchExecution(*WatchExecutionRequest, grpc.ServerStreamingServer[WatchExecutionResponse]) error
 	// Asks a run to stop. Once this is answered it can only end as cancelled: its running nodes are killed, and nothing new
-	// begins. Cancelling a cancelled run changes nothing, so a repeated call needs no request id.
+	// begins but its compensations and finally nodes. Where some of those have begun already, since the run failed or had come to
+	// its end, they are killed too, and no more of them begin. Cancelling a cancelled run changes nothing, so a repeated call needs
+	// no request id.
 	//
 	// Fails with FAILED_PRECONDITION (`EXECUTION_FINISHED`) when it has completed or failed.
 	CancelExecution(context.Context, *CancelExecutionRequest) (*CancelExecutionResponse, error)

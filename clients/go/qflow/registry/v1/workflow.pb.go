@@ -1150,7 +1150,8 @@ type MapPolicy struct {
 	Input string `protobuf:"bytes,1,opt,name=input,proto3" json:"input,omitempty"`
 	// How many levels of lists are gone through: 1 to 3; 1 when 0.
 	Depth int32 `protobuf:"varint,2,opt,name=depth,proto3" json:"depth,omitempty"`
-	// How many elements are under way at once: 1 to 10,000; the engine's own limit when unset.
+	// How many elements are under way at once: 1 to 10,000; the engine's own limit when unset. With more levels it holds of
+	// each list by itself.
 	MaxInFlight *int32 `protobuf:"varint,3,opt,name=max_in_flight,json=maxInFlight,proto3,oneof" json:"max_in_flight,omitempty"`
 	// How many elements may fail: 0 to 1,000,000. Where any may, they are quarantined and their values are null.
 	MaxFailed *int32 `protobuf:"varint,4,opt,name=max_failed,json=maxFailed,proto3,oneof" json:"max_failed,omitempty"`

@@ -162,7 +162,7 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListWaits(self, request, context):
-        """Lists the signals and approvals that a run waits for now, in the order in which they began to.
+        """Lists the signals and approvals that a run waits for now, in the order in which they began to; none once it is over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -84,7 +84,7 @@ class ControlServiceStub:
     FAILED_PRECONDITION (`APPROVAL_NOT_WAITING`) where none of that name waits, and as SendSignal does otherwise.
     """
     ListWaits: _grpc.UnaryUnaryMultiCallable[_control_service_pb2.ListWaitsRequest, _control_service_pb2.ListWaitsResponse]
-    """Lists the signals and approvals that a run waits for now, in the order in which they began to."""
+    """Lists the signals and approvals that a run waits for now, in the order in which they began to; none once it is over."""
 
 @_typing.type_check_only
 class ControlServiceAsyncStub(ControlServiceStub):
@@ -142,7 +142,7 @@ class ControlServiceAsyncStub(ControlServiceStub):
     FAILED_PRECONDITION (`APPROVAL_NOT_WAITING`) where none of that name waits, and as SendSignal does otherwise.
     """
     ListWaits: _aio.UnaryUnaryMultiCallable[_control_service_pb2.ListWaitsRequest, _control_service_pb2.ListWaitsResponse]  # type: ignore[assignment]
-    """Lists the signals and approvals that a run waits for now, in the order in which they began to."""
+    """Lists the signals and approvals that a run waits for now, in the order in which they began to; none once it is over."""
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     """Controls runs that are under way, and delivers what they wait for.
@@ -245,6 +245,6 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_service_pb2.ListWaitsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_service_pb2.ListWaitsResponse, _abc.Awaitable[_control_service_pb2.ListWaitsResponse]]:
-        """Lists the signals and approvals that a run waits for now, in the order in which they began to."""
+        """Lists the signals and approvals that a run waits for now, in the order in which they began to; none once it is over."""
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

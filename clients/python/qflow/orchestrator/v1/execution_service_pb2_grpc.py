@@ -151,7 +151,9 @@ class ExecutionServiceServicer:
 
     def CancelExecution(self, request, context):
         """Asks a run to stop. Once this is answered it can only end as cancelled: its running nodes are killed, and nothing new
-        begins. Cancelling a cancelled run changes nothing, so a repeated call needs no request id.
+        begins but its compensations and finally nodes. Where some of those have begun already, since the run failed or had come to
+        its end, they are killed too, and no more of them begin. Cancelling a cancelled run changes nothing, so a repeated call needs
+        no request id.
 
         Fails with FAILED_PRECONDITION (`EXECUTION_FINISHED`) when it has completed or failed.
         """

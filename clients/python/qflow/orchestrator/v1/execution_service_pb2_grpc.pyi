@@ -73,7 +73,9 @@ class ExecutionServiceStub:
     """
     CancelExecution: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.CancelExecutionRequest, _execution_service_pb2.CancelExecutionResponse]
     """Asks a run to stop. Once this is answered it can only end as cancelled: its running nodes are killed, and nothing new
-    begins. Cancelling a cancelled run changes nothing, so a repeated call needs no request id.
+    begins but its compensations and finally nodes. Where some of those have begun already, since the run failed or had come to
+    its end, they are killed too, and no more of them begin. Cancelling a cancelled run changes nothing, so a repeated call needs
+    no request id.
 
     Fails with FAILED_PRECONDITION (`EXECUTION_FINISHED`) when it has completed or failed.
     """
@@ -123,7 +125,9 @@ class ExecutionServiceAsyncStub(ExecutionServiceStub):
     """
     CancelExecution: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.CancelExecutionRequest, _execution_service_pb2.CancelExecutionResponse]  # type: ignore[assignment]
     """Asks a run to stop. Once this is answered it can only end as cancelled: its running nodes are killed, and nothing new
-    begins. Cancelling a cancelled run changes nothing, so a repeated call needs no request id.
+    begins but its compensations and finally nodes. Where some of those have begun already, since the run failed or had come to
+    its end, they are killed too, and no more of them begin. Cancelling a cancelled run changes nothing, so a repeated call needs
+    no request id.
 
     Fails with FAILED_PRECONDITION (`EXECUTION_FINISHED`) when it has completed or failed.
     """
@@ -218,7 +222,9 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_execution_service_pb2.CancelExecutionResponse, _abc.Awaitable[_execution_service_pb2.CancelExecutionResponse]]:
         """Asks a run to stop. Once this is answered it can only end as cancelled: its running nodes are killed, and nothing new
-        begins. Cancelling a cancelled run changes nothing, so a repeated call needs no request id.
+        begins but its compensations and finally nodes. Where some of those have begun already, since the run failed or had come to
+        its end, they are killed too, and no more of them begin. Cancelling a cancelled run changes nothing, so a repeated call needs
+        no request id.
 
         Fails with FAILED_PRECONDITION (`EXECUTION_FINISHED`) when it has completed or failed.
         """

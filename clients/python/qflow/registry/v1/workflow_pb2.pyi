@@ -605,7 +605,9 @@ class MapPolicy(_message.Message):
     depth: _builtins.int
     """How many levels of lists are gone through: 1 to 3; 1 when 0."""
     max_in_flight: _builtins.int
-    """How many elements are under way at once: 1 to 10,000; the engine's own limit when unset."""
+    """How many elements are under way at once: 1 to 10,000; the engine's own limit when unset. With more levels it holds of
+    each list by itself.
+    """
     max_failed: _builtins.int
     """How many elements may fail: 0 to 1,000,000. Where any may, they are quarantined and their values are null."""
     max_failed_ratio: _builtins.float

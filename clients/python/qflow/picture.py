@@ -33,10 +33,9 @@ def draw(
 ) -> list[str]:
     """Return the lines of the picture; if it would be too wide, a line of text per node.
 
-    A node that has a label is drawn under it, where there is room. What leads to nodes that undo
-    others ends in a hollow arrow: it is no next step. A draft may be wrong still:
-    nodes that edges alone know are drawn too, and a graph that goes round in a circle, which has no
-    left and no right, is put into words.
+    Nodes are drawn with their labels if there is room; lines to compensations end in a hollow arrow.
+    Drafts are drawn too: nodes that occur in edges only are included, and a graph with a cycle
+    becomes lines of text.
     """
     after: dict[str, list[str]] = {node: [] for node in nodes}
     for start, end in edges:

@@ -202,7 +202,7 @@ def _ended(run: RunState) -> list[Reason]:
 
 
 def _failing(run: RunState, *, closes: bool) -> Reason:
-    """Tell of a run that is not over and will fail; a cancel breaks off what closes it."""
+    """Return the reason of an open run that is going to fail; `closes`: it has begun to close."""
     where = f"node {run.failed_node_id} failed" if run.failed_node_id else "the run failed"
     said = f"{where}: {run.error_type}: {run.error_message or 'no message'}; it ends once what runs"
     said += " in it and what closes it is over"

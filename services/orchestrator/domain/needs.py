@@ -14,8 +14,8 @@ class Offer:
     """What a runner offers; CPUs and memory are not reserved."""
 
     pythons: frozenset[str]
-    slots: int = 0  # attempts it makes at once; the window that it grants may be wider
-    tier: str = ""  # the strongest; empty where its own minimum is missing
+    slots: int = 0  # attempts at once; it may grant more credits than that
+    tier: str = ""  # the strongest one; empty if not even its minimum is available
     labels: frozenset[tuple[str, str]] = field(default_factory=frozenset)
     cpus: int = 0
     memory_bytes: int = 0

@@ -295,7 +295,7 @@ def _offer(hello: pb.RunnerHello) -> Offer:
     return Offer(
         pythons=frozenset(hello.pythons),
         slots=hello.slots,
-        # The names of the tiers are in their order.
+        # Tiers are ordered by name.
         tier=max((_TIERS[each] for each in hello.tiers), default=""),
         labels=frozenset(hello.labels.items()),
         cpus=hello.cpus,

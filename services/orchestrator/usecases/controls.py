@@ -99,7 +99,7 @@ class Controls:
         if run is None:
             raise FailedPrecondition(
                 "EXECUTION_FINISHED",
-                f"the execution is {execution.status} already; nothing of it can be changed",
+                f"the execution is already {execution.status}; it can no longer be changed",
                 resource=("execution", str(execution_id)),
             )
         closes = bool(run.plan.compensations or run.plan.finals) and not run.abandoned
@@ -108,21 +108,21 @@ class Controls:
         return run
 
     async def find_run(self, caller: Caller, execution_id: UUID) -> tuple[Execution, Run | None]:
-        """Give a run that the caller may see, and what memory has of it: nothing once it is over.
+        """Return an execution that the caller can read, and its run in memory if it is open.
 
-        Raises Unavailable while the engine is reading it anew.
+        Raises `Unavailable` while the engine is reloading it.
         """
         execution, _ = await self.reader.get(caller, execution_id, full=False)
         run = self.engine.core.runs.get(execution_id)
         if run is None and not self.engine.recovering and not execution.final:
-            # It may have ended since its row was read.
+            # It may just have ended.
             execution, _ = await self.reader.get(caller, execution_id, full=False)
         if execution.final:
             return execution, None
         if run is None or run.created_at is None or self.engine.recovering:
             raise Unavailable(
                 "ENGINE_RECOVERING",
-                "the engine is reading the run anew; repeat the call",
+                "the engine is reloading the run; retry",
                 retry_after_s=0.5,
             )
         return execution, run

@@ -206,7 +206,7 @@ def _phase_of(plan: Plan, row: NodeExecution) -> Phase:
 
 
 def _waits_for(engine: Engine, plan: Plan, row: NodeExecution, *, paused: bool) -> str:
-    """Say what ends a node's wait, in words that somebody can act on; `paused` is its run."""
+    """Describe what ends a node's wait, as an action; `paused`: its run is."""
     if row.status is NodeStatus.PAUSED:
         return "ResumeNode: it was held up by hand"
     if row.status is not NodeStatus.WAITING:
@@ -224,9 +224,9 @@ def _waits_for(engine: Engine, plan: Plan, row: NodeExecution, *, paused: bool) 
 def _ways_within(
     engine: Engine, execution_id: UUID, *, paused: bool, whose: str = "which runs it"
 ) -> Iterator[str]:
-    """Say what ends the waits of a run within another and of those in it, as far as known here.
+    """Yield what ends the waits of a sub-workflow and those within it, if they are known here.
 
-    `paused` is the run around it: where that is paused it takes what is in it along.
+    `paused`: its parent is, and resuming that resumes its sub-workflows.
     """
     child = engine.core.runs.get(execution_id)
     if child is None:
@@ -234,7 +234,7 @@ def _ways_within(
     if child.status is RunStatus.PAUSED and not paused:
         yield f"ResumeExecution of execution {execution_id}, {whose} and is paused"
         return
-    # In one that fails only what closes it waits in earnest.
+    # In a failing one only closing nodes really wait.
     slots = [each[0] for each in child.waiting.values() if each and child.is_open(each[0])]
     words = list(dict.fromkeys(_word_for(child.place(slot)) for slot in slots))
     if words:

@@ -110,7 +110,7 @@ class Messenger:
         return await self._bring(caller, word, request_id)
 
     async def waits(self, caller: Caller, execution_id: UUID) -> list[Waiting]:
-        """Give what a run waits for now, longest first; nothing once it is over."""
+        """Return what a run waits for now, longest first; empty once it has ended."""
         _, run = await self.controls.find_run(caller, execution_id)
         if run is None:
             return []

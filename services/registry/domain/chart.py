@@ -17,10 +17,10 @@ Kind = Literal["input", "node", "choice", "output"]
 # Longer texts in a picture end with an ellipsis.
 TEXT_CHARS_MAX: Final = 32
 WHOLE: Final = -1
-# The kind of a link from what is undone to what undoes it: that runs where the run fails.
+# The kind of a link from a node to its compensation.
 UNDO: Final = "undo"
 _TOLD_FIRST: Final = frozenset({"conversion", "refuted"})
-# Formats that turn the direction of what follows them, or cannot be seen.
+# Unicode categories that change text direction or are invisible.
 _CONTROLS: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _UNSEEN: Final = "\N{REPLACEMENT CHARACTER}"
 # Joiners within one grapheme, which are harmless.

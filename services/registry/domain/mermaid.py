@@ -24,7 +24,7 @@ _STYLES: Final = {
     "failure": "stroke:#dc2626",
     "undo": "stroke:#0f766e",
 }
-# What a line of each kind is drawn as; dashed ones lead to what runs where something fails.
+# Lines that differ from the plain arrow; dashed ones are taken on failures.
 _LINES: Final = {"failure": "-.->", "undo": "-.->"}
 _SAID: Final = {"order": "then", "failure": "on failure", "undo": "undone by"}
 _CLASSES: Final = (

@@ -17,7 +17,7 @@ from qflow.types import Type
 Isolation: TypeAlias = Literal["warm", "fork", "fresh", "container"]
 Network: TypeAlias = Literal["none", "egress", "host"]
 Tier: TypeAlias = Literal["T0", "T1", "T2", "T3", "T4"]
-# Ids of places, which of them leads to which, how each is called in a picture, and which undo.
+# Ids of places, edges between them, labels, and which places are compensations.
 Picture: TypeAlias = tuple[list[str], list[tuple[str, str]], dict[str, str], frozenset[str]]
 EdgeKind: TypeAlias = Literal["order", "branch", "failure"]
 

@@ -141,9 +141,9 @@ class Client:
     ) -> list[Run[R] | CallError]:
         """Start a run for each of the inputs, given by name; up to a thousand per call.
 
-        Gives for each in its order the run, or what it was refused with, be it here: the others
-        begin all the same. With a `request_id` in the options a repetition gives the runs that
-        there are.
+        Returns for each, in order, the run or the error, even of inputs that cannot be encoded; an
+        error does not affect the others. With a `request_id` in the options, a repetition returns
+        the same runs.
         """
         if id(workflow) not in self._pushed:
             await self.push(workflow)
@@ -304,7 +304,7 @@ def input_types(stored: workflow_pb2.Workflow) -> dict[str, Type]:
 def _written(
     write: Callable[[Mapping[str, Any]], str], inputs: Iterable[Mapping[str, Any]]
 ) -> list[str | CallError]:
-    """Write the inputs of each of many runs, or say of those that do not fit what is wrong."""
+    """Encode the inputs of many runs; those that do not fit become errors."""
     texts: list[str | CallError] = []
     for given in inputs:
         try:
@@ -321,7 +321,7 @@ def _stored_codecs(stored: workflow_pb2.Workflow) -> dict[str, values.Codec]:
 def _stored_text(
     stored: workflow_pb2.Workflow, codecs: Mapping[str, values.Codec], given: Mapping[str, Any]
 ) -> str:
-    """Write inputs by the types that a stored workflow declares."""
+    """Encode inputs by the declared types of a stored workflow."""
     unknown = sorted(given.keys() - codecs.keys())
     if unknown:
         there = ", ".join(codecs) or "none"

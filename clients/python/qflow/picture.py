@@ -33,9 +33,9 @@ def draw(
 ) -> list[str]:
     """Return the lines of the picture; if it would be too wide, a line of text per node.
 
-    Nodes are drawn with their labels if there is room; lines to compensations end in a hollow arrow.
-    Drafts are drawn too: nodes that occur in edges only are included, and a graph with a cycle
-    becomes lines of text.
+    Nodes are drawn with their labels if there is room; lines to compensations end in a hollow
+    arrow. Drafts are drawn too: nodes that occur in edges only are included, and a graph with a
+    cycle becomes lines of text.
     """
     after: dict[str, list[str]] = {node: [] for node in nodes}
     for start, end in edges:

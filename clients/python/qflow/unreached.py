@@ -1,7 +1,7 @@
-"""Why a service was not reached, in a sentence that says what to do.
+"""Explains why a service was not reached, and what to do.
 
-gRPC tells it in the words of its own layers. What they mean is known for the common cases; where it
-is not, the words stand as they came.
+gRPC describes it in terms of its own layers. Common cases are translated; other messages are passed
+on unchanged.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-# Words of gRPC, and what they mean: the first that is found counts. `{host}` is the address's.
+# Parts of gRPC's messages and their meanings; the first match counts. `{host}`: of the address.
 _OVER_TLS: Final[Sequence[tuple[str, str]]] = (
     (
         "WRONG_VERSION_NUMBER",
@@ -106,7 +106,7 @@ _ANYHOW: Final[Sequence[tuple[str, str]]] = (
 
 
 def sentence(address: str, words: str, *, encrypted: bool) -> str:
-    """Say that nothing answers at an address, why, and what to do about it."""
+    """Return a message that no service answers at an address, with the cause and what to do."""
     host = address.rpartition(":")[0] or address
     for known, meaning in (*(_OVER_TLS if encrypted else _PLAIN), *_ANYHOW):
         if known in words:

@@ -1,6 +1,6 @@
-"""Python values as the JSON text that Qflow keeps, and back, by declared type.
+"""Conversion between Python values and JSON texts, by declared type.
 
-It is the code that runs beside user code in a sandbox: what a value becomes here it becomes there.
+This is the code that runs beside user code in a sandbox, so that values are converted alike.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _NO_CLASSES: Final[Classes] = {}
 
 
 class ValueTypeError(QflowError):
-    """A value is not of its declared type; the message says where and what was expected."""
+    """A value does not fit its declared type; the message says where, and what was expected."""
 
 
 class _Codecs(_agent.Codecs):
-    """Finds classes by the whole name that a type gives them; files stand as their references."""
+    """Finds classes by their qualified names; files are represented by references."""
 
-    # Unions and sets look at it: a file's value, for the agent, is the file.
+    # For unions and sets: to the agent, the value of a file is the file.
     carried: tuple[str, ...] = ()
 
     def find(self, name: str) -> Any:
@@ -47,7 +47,7 @@ class _Codecs(_agent.Codecs):
 
 
 class _LocalCodecs(_Codecs):
-    """What travels as a file is handed on as it is: in one process nothing has to be written."""
+    """Passes values that would be transferred as files unchanged, within one process."""
 
 
 def _reference(_self: _Codecs, kind: Mapping[str, Any], _depth: int) -> Callable[[Any], Any]:
@@ -73,27 +73,27 @@ for _name in CARRIED:
 
 
 def encode(value: Any, of: Type, *, name: str, classes: Classes = _NO_CLASSES) -> str:
-    """Write a value of a type as JSON text; `name` is what errors call it."""
+    """Return a value as JSON text; `name` is its name in errors."""
     return dump(to_plain(value, of, name=name, classes=classes))
 
 
 def decode(text: str, of: Type, *, name: str, classes: Classes = _NO_CLASSES) -> Any:
-    """Read a value of a type from JSON text; records whose class is unknown become dicts."""
+    """Return the value of a JSON text; records of unknown classes become dicts."""
     return from_plain(parse(text), of, name=name, classes=classes)
 
 
 def to_plain(value: Any, of: Type, *, name: str, classes: Classes = _NO_CLASSES) -> Any:
-    """Give the JSON value that stands for a value of a type."""
+    """Return the JSON value of a value."""
     return Codec(of, classes).to_plain(value, name=name)
 
 
 def from_plain(plain: Any, of: Type, *, name: str, classes: Classes = _NO_CLASSES) -> Any:
-    """Give the value of a type that a JSON value stands for."""
+    """Return the value of a JSON value."""
     return Codec(of, classes).from_plain(plain, name=name)
 
 
 class Codec:
-    """Writes and reads the values of one type; compiled when first used each way."""
+    """Encodes and decodes values of one type; compiled on first use."""
 
     __slots__ = ("_codecs", "_decode", "_encode", "_form")
 
@@ -104,7 +104,7 @@ class Codec:
         self._decode: Callable[[Any], Any] | None = None
 
     def to_plain(self, value: Any, *, name: str) -> Any:
-        """Give the JSON value that stands for a value; `name` is what errors call it."""
+        """Return the JSON value of a value; `name` is its name in errors."""
         try:
             if self._encode is None:
                 self._encode = self._codecs.encoder(self._form)
@@ -115,7 +115,7 @@ class Codec:
             raise ValueTypeError(f"{name}: cannot be written as JSON") from None
 
     def from_plain(self, plain: Any, *, name: str) -> Any:
-        """Give the value that a JSON value stands for."""
+        """Return the value of a JSON value."""
         try:
             if self._decode is None:
                 self._decode = self._codecs.decoder(self._form)
@@ -135,17 +135,17 @@ def convert(plain: Any, method: str, *, name: str) -> Any:
 
 
 def parse(text: str) -> Any:
-    """Read a JSON value exactly: integers of any size, no NaN."""
+    """Parse a JSON text exactly: integers of any size, no NaN."""
     return _agent.parse(text)
 
 
 def dump(plain: Any) -> str:
-    """Write a JSON value exactly: integers of any size, text as it is."""
+    """Return a JSON value as text, exactly: integers of any size, texts unescaped."""
     return json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def _known(of: Type, classes: Classes) -> Type:  # noqa: PLR0911  # one table
-    """Give the type with records and enums whose class is not at hand as plain data."""
+    """Return the type with records and enums of unknown classes replaced by plain data."""
     match of:
         case Record(kind=kind, name=name, fields=fields):
             known = [Field(each.name, _known(each.type, classes), each.required) for each in fields]
@@ -168,7 +168,7 @@ def _known(of: Type, classes: Classes) -> Type:  # noqa: PLR0911  # one table
 
 
 def classes_in(hint: Any) -> dict[str, Any]:
-    """Give the classes that an annotation is made of, by the names that types give them."""
+    """Return the classes in an annotation, by their names in types."""
     return dict(_classes(hint, set()))
 
 
@@ -182,7 +182,7 @@ def _classes(hint: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
         yield hint.__qualname__, hint
         try:
             inner = typing.get_type_hints(hint, include_extras=True)
-        except Exception:  # noqa: BLE001  # whatever the text of an annotation may raise
+        except Exception:  # noqa: BLE001  # annotations may raise anything
             return
         for each in inner.values():
             yield from _classes(each, seen)

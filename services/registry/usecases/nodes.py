@@ -1,4 +1,4 @@
-"""Python nodes: made of source, changed by new versions, read and listed."""
+"""Python nodes: created from source, changed by new versions, read and listed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from services.registry.usecases.node_uses import check_not_in_templates
 log = structlog.get_logger()
 
 CODE_BYTES_MAX: Final = 1024 * 1024
-# How long a call waits for a lock before it answers `pending`.
+# How long a call waits for a lock before it returns `pending`.
 LOCK_WAIT_S: Final = 5.0
 _BYTE_ORDER_MARK: Final = "\ufeff"
 _FIELDS: Final = (
@@ -64,18 +64,18 @@ _VERSION_FAULT: Final = "PYTHON_VERSION_CONFLICT"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nodes:
-    """What the use cases of nodes need."""
+    """The dependencies of the use cases of nodes."""
 
     pool: Pool
     analyzer: SourceAnalyzer
     locks: Locks
-    python_version: str  # for who names none
-    search: Pool  # whose login finds candidates in the indexes of all tenants
+    python_version: str  # by default
+    search: Pool  # with a login that searches the indexes of all tenants for candidates
 
 
 @dataclass(frozen=True, slots=True)
 class NodeAnswer:
-    """A node with what was noticed in its source while it was read."""
+    """A node with the diagnostics of its source."""
 
     node: Node
     diagnostics: tuple[Diagnostic, ...] = ()
@@ -84,7 +84,7 @@ class NodeAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """What a caller says of a node."""
+    """What a caller sets of a node."""
 
     name: str = ""
     description: str = ""
@@ -104,13 +104,13 @@ async def create_node(
     validate_only: bool = False,
     guard: Callable[[NodeAnswer], None] = lambda _: None,
 ) -> NodeAnswer | Replayed:
-    """Make version 1 of a node from its source, and begin to lock what it needs."""
+    """Create version 1 of a node from its source, and start locking its requirements."""
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
         return earlier
     answer = await drafted(deps, caller, draft, validate_only=validate_only)
     node = answer.node
-    guard(answer)  # whoever will have to send it may refuse it while nothing is stored
+    guard(answer)  # may refuse a response that is too large, before anything is stored
     if validate_only:
         return answer
 
@@ -127,7 +127,7 @@ async def create_node(
 async def drafted(
     deps: Nodes, caller: Caller, draft: Draft, *, validate_only: bool = False
 ) -> NodeAnswer:
-    """Make version 1 of a node from its source, and store nothing."""
+    """Return version 1 of a node from its source; stores nothing."""
     name_from(draft.name)
     description_from(draft.description)
     draft = _without_mark(draft)
@@ -158,7 +158,7 @@ async def drafted(
 
 
 async def insert_node(db: Db, draft: NodeAnswer) -> Node:
-    """Store version 1 of a node that was drafted."""
+    """Store a drafted version 1 of a node."""
     created_at, updated_at = await nodes.insert_node(db, draft.node)
     stored = replace(draft.node, created_at=created_at, updated_at=updated_at)
     await nodes.insert_version(db, stored)
@@ -175,7 +175,7 @@ async def get_node(
     with_code: bool = True,
     field: str = "version",
 ) -> Node:
-    """Find a node at a version; another tenant's is as absent as one that does not exist."""
+    """Return a node at a version; raises `NotFound`, also for other tenants' nodes."""
     async with as_caller(pool, caller) as db:
         node = await nodes.get_node(db, node_id, version=version, with_code=with_code)
         if node is None and version:
@@ -196,7 +196,7 @@ async def read_nodes(
     with_code: bool,
     with_deleted: bool = False,
 ) -> Iterator[Node]:
-    """Read found nodes, in the order of their ids; each is decoded as it is taken."""
+    """Return found nodes in the order of their ids, decoded lazily."""
     async with as_caller(pool, caller) as db:
         return await nodes.list_nodes(db, node_ids, with_code=with_code, with_deleted=with_deleted)
 
@@ -213,7 +213,7 @@ async def update_node(
     validate_only: bool = False,
     guard: Callable[[NodeAnswer], None] = lambda _: None,
 ) -> NodeAnswer | Replayed:
-    """Change a node; source, main function or Python that differ make a new version."""
+    """Change a node; another source, main function or Python version makes a new version."""
     check_mask(mask, _FIELDS)
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
@@ -252,7 +252,7 @@ async def update_node(
 async def proposed(
     deps: Nodes, caller: Caller, before: Node, draft: Draft, *, mask: Sequence[str]
 ) -> NodeAnswer:
-    """Make what a node would be after a change, whoever asks; nothing is stored."""
+    """Return a node as it would be after a change; stores nothing."""
     return await _changed(deps, before, _merged(before, draft, mask), caller)
 
 
@@ -318,7 +318,7 @@ class _Source:
 
 
 async def _read_source(deps: Nodes, caller: Caller, draft: Draft) -> _Source:
-    """Read a source whole, or raise with everything that is wrong with it."""
+    """Analyze a source, or raise with everything that is wrong with it."""
     _check_code(draft.code)
     declared = await asyncio.to_thread(declared_dependencies, draft.code)
     python_version = draft.python_version
@@ -353,7 +353,7 @@ async def _read_source(deps: Nodes, caller: Caller, draft: Draft) -> _Source:
 
 
 def _fitting(default: str, requires: str) -> str:
-    """Take the deployment's Python, or the oldest that the source's own demand admits."""
+    """Return the default Python version, or the oldest that the source's requirement allows."""
     for version in (default, *VERSIONS):
         if check_python(requires, version) is None:
             return version
@@ -361,7 +361,7 @@ def _fitting(default: str, requires: str) -> str:
 
 
 def _without_mark(draft: Draft) -> Draft:
-    """Take off what some editors write before UTF-8; CPython reads files with it, not text."""
+    """Remove a byte order mark, which CPython accepts in files but not in texts."""
     return replace(draft, code=draft.code.removeprefix(_BYTE_ORDER_MARK))
 
 
@@ -410,7 +410,7 @@ def _violation(each: Diagnostic) -> FieldViolation:
 
 
 async def when_locked(deps: Nodes, caller: Caller, answer: NodeAnswer) -> NodeAnswer:
-    """Wait a little for the lock, and show how far it got."""
+    """Wait a moment for the lock, and return its state."""
     node = answer.node
     if node.lock_state != "pending":
         return answer

@@ -1,4 +1,4 @@
-"""Workflows: graphs that are proven when they are stored, and stand as drafts until complete."""
+"""Workflows: graphs, checked when stored, and drafts until they are complete."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ _FIELDS: Final = ("name", "description", "definition", "is_template")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workflows:
-    """What the use cases of workflows need."""
+    """The dependencies of the use cases of workflows."""
 
     pool: Pool
     checker: GraphChecker
-    python_version: str  # of a workflow whose nodes name none
-    search: Pool  # whose login finds candidates in the indexes of all tenants
-    caps: Mapping[str, int] = field(default_factory=dict)  # the deployment's, by setting
+    python_version: str  # if no node has one
+    search: Pool  # with a login that searches the indexes of all tenants for candidates
+    caps: Mapping[str, int] = field(default_factory=dict)  # limits of the deployment, by setting
 
 
 @dataclass(frozen=True, slots=True)
 class WorkflowAnswer:
-    """A workflow with what was found in its definition."""
+    """A workflow and the findings in its definition."""
 
     workflow: Workflow
     findings: tuple[Finding, ...] = ()
@@ -58,7 +58,7 @@ class WorkflowAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """A definition that was checked, and the Python that its nodes run on."""
+    """A checked definition, and the Python version of its nodes."""
 
     checked: Checked
     python_version: str
@@ -76,7 +76,7 @@ async def create_workflow(
     validate_only: bool = False,
     guard: Callable[[WorkflowAnswer], None] = lambda _: None,
 ) -> WorkflowAnswer | Replayed:
-    """Store version 1 of a workflow; all faults are told at once, warnings hinder activation."""
+    """Store version 1 of a workflow; reports all errors at once, and warnings prevent activation."""
     name_from(name)
     description_from(description)
     earlier = await replay(deps.pool, caller, key)
@@ -94,7 +94,7 @@ async def create_workflow(
         validate_only=validate_only,
     )
     answer = WorkflowAnswer(workflow, proven.checked.findings)
-    guard(answer)  # whoever will have to send it may refuse it while nothing is stored
+    guard(answer)  # may refuse a response that is too large, before anything is stored
     if validate_only:
         return answer
 
@@ -117,7 +117,7 @@ def first_version(
     activate: bool,
     validate_only: bool,
 ) -> Workflow:
-    """Make version 1 of a workflow whose definition is proven, and store nothing."""
+    """Return version 1 of a workflow with a checked definition; stores nothing."""
     now = datetime.now(UTC)
     return Workflow(
         id=NOBODY if validate_only else uuid7(),
@@ -136,7 +136,7 @@ def first_version(
 
 
 async def insert_workflow(db: Db, workflow: Workflow) -> Workflow:
-    """Store version 1 of a workflow; its nodes are held until then."""
+    """Store version 1 of a workflow; its nodes are locked meanwhile."""
     created_at, updated_at = await workflows.insert_workflow(db, workflow)
     await workflows.insert_version(db, uuid7(), workflow, author=workflow.created_by)
     await check_nodes(db, workflow)
@@ -146,7 +146,7 @@ async def insert_workflow(db: Db, workflow: Workflow) -> Workflow:
 async def check_workflow(
     deps: Workflows, caller: Caller, definition: Definition, workflow_id: UUID | None = None
 ) -> Checked:
-    """Check a definition and store nothing; faults are findings, not errors."""
+    """Check a definition without storing it; returns findings instead of raising."""
     if workflow_id is not None:
         async with as_caller(deps.pool, caller) as db:
             await get_visible(db, workflow_id)
@@ -162,7 +162,7 @@ async def get_workflow(
     with_graph: bool = True,
     field: str = "version",
 ) -> Workflow:
-    """Find a workflow at a version; another tenant's is as absent as one that does not exist."""
+    """Return a workflow at a version; raises `NotFound`, also for other tenants' workflows."""
     async with as_caller(pool, caller) as db:
         workflow = await workflows.get_workflow(
             db, workflow_id, version=version, with_graph=with_graph
@@ -185,7 +185,7 @@ async def read_workflows(
     with_graph: bool,
     with_deleted: bool = False,
 ) -> Iterator[Workflow]:
-    """Read found workflows, in the order of their ids; each is decoded as it is taken."""
+    """Return found workflows in the order of their ids, decoded lazily."""
     async with as_caller(pool, caller) as db:
         return await workflows.list_workflows(
             db, workflow_ids, with_graph=with_graph, with_deleted=with_deleted
@@ -207,7 +207,7 @@ async def update_workflow(
     validate_only: bool = False,
     guard: Callable[[WorkflowAnswer], None] = lambda _: None,
 ) -> WorkflowAnswer | Replayed:
-    """Change a workflow; a definition makes a new version, which an active one takes only whole."""
+    """Change a workflow; a definition makes a new version, complete if the workflow is active."""
     _check_update(mask, definition)
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
@@ -248,7 +248,7 @@ async def set_active(
     etag: str = "",
     key: RequestKey[WorkflowAnswer] | None = None,
 ) -> WorkflowAnswer | Replayed:
-    """Let a workflow be started, or no longer; activating proves it again as its nodes are now."""
+    """Activate or deactivate a workflow; activating checks it against its nodes again."""
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
         return earlier
@@ -258,10 +258,10 @@ async def set_active(
     findings: tuple[Finding, ...] = ()
     if active and not before.is_active:
         proven = await prove(deps, caller, before.definition, workflow_id)
-        # The request is right whatever is found: what hinders is the state of the nodes.
+        # Not an invalid request: the state of the nodes prevents it.
         _require_complete(proven.checked)
         findings = proven.checked.findings
-        # Floating nodes may have other types by now, and their edges other conversions.
+        # Nodes without a fixed version may have other types now, and their edges other conversions.
         if proven.checked.definition != before.definition:
             after = next_version(after, proven)
 
@@ -278,7 +278,7 @@ async def set_active(
 
 
 async def get_visible(db: Db, workflow_id: UUID) -> Workflow:
-    """Give a workflow without its graph; another tenant's is absent, and so is a deleted one."""
+    """Return a workflow without its graph; raises `NotFound`, also if it is deleted."""
     found = await workflows.get_workflow(db, workflow_id, with_graph=False)
     if found is None or found.deleted_at is not None:
         raise not_found(WORKFLOW.name, workflow_id)
@@ -286,7 +286,7 @@ async def get_visible(db: Db, workflow_id: UUID) -> Workflow:
 
 
 async def get_version(pool: Pool, caller: Caller, workflow_id: UUID, version: int) -> Workflow:
-    """Find a version of a workflow, 0 for the current one, and tell which of the two is missing."""
+    """Return a version of a workflow (0: current); raises `NotFound` for either."""
     async with as_caller(pool, caller) as db:
         found = await workflows.get_workflow(db, workflow_id, version=version)
         if found is not None and found.deleted_at is None:
@@ -296,13 +296,13 @@ async def get_version(pool: Pool, caller: Caller, workflow_id: UUID, version: in
 
 
 async def require_runnable(deps: Workflows, caller: Caller, workflow: Workflow) -> None:
-    """Raise with all that hinders a version from running as its nodes are now."""
+    """Raise with everything that prevents a version from running with its present nodes."""
     checked = (await prove(deps, caller, workflow.definition, workflow.id)).checked
     _require_complete(checked)
     stored = {each.ends: each for each in workflow.definition.connections}
     for index, edge in enumerate(checked.definition.connections):
         was = stored[edge.ends]
-        # A version is not changed: it would lack what is needed.
+        # Versions are immutable: this one lacks what is needed.
         if (was.conversion, was.absent) != (edge.conversion, edge.absent):
             fault = f"needs the conversion {edge.conversion} now, which this version lacks"
             if was.conversion == edge.conversion:
@@ -318,9 +318,9 @@ async def require_runnable(deps: Workflows, caller: Caller, workflow: Workflow) 
 async def prove(
     deps: Workflows, caller: Caller, definition: Definition, workflow_id: UUID | None = None
 ) -> Proven:
-    """Check a definition against the nodes and variables that the caller may read.
+    """Check a definition against the nodes and variables that the caller can read.
 
-    Nodes of others are pinned. A workflow's own variables stand before the tenant's.
+    Nodes of other tenants are pinned. A workflow's own variables take precedence.
     """
     definition, pinned = await pinned_to_others(deps.pool, caller, definition)
     standing = Standing({})
@@ -336,13 +336,13 @@ async def prove(
 
 
 def python_of(standing: Standing, otherwise: str) -> str:
-    """Give the Python of the first node that has one."""
+    """Return the Python version of the first node that has one."""
     versions = (row["python_version"] for row in standing.signatures.values() if row is not None)
     return next(filter(None, versions), otherwise)
 
 
 async def save(db: Db, before: Workflow, after: Workflow, caller: Caller) -> Workflow:
-    """Write what changed, if the workflow is still what the change was made from."""
+    """Save a change, if the workflow has not been changed meanwhile."""
     await hold(db, WORKFLOW, before.id, etag=before.etag)
     if before.is_template and not after.is_template:
         await check_workflow_not_in_templates(db, before)
@@ -359,7 +359,7 @@ async def save(db: Db, before: Workflow, after: Workflow, caller: Caller) -> Wor
 
 
 def next_version(workflow: Workflow, proven: Proven) -> Workflow:
-    """Give a workflow the definition that was proven, as its next version."""
+    """Return the next version of a workflow, with a checked definition."""
     return replace(
         workflow,
         version=workflow.current_version + 1,
@@ -370,7 +370,7 @@ def next_version(workflow: Workflow, proven: Proven) -> Workflow:
 
 
 def _require(checked: Checked, *, complete: bool) -> None:
-    """Raise with all errors; and with all warnings too where the workflow is to be complete."""
+    """Raise with all errors; also with all warnings if the workflow has to be complete."""
     errors = _errors(checked)
     if errors:
         codes = {each.code for each in errors}
@@ -384,7 +384,7 @@ def _require(checked: Checked, *, complete: bool) -> None:
 
 
 def require_up_to_date(checked: Checked, *, complete: bool) -> None:
-    """Raise where a definition that was stored once could not be now: the request is right."""
+    """Raise `FailedPrecondition` if a stored definition would be refused now."""
     errors = _errors(checked)
     if errors:
         raise FailedPrecondition(
@@ -401,7 +401,7 @@ def _errors(checked: Checked) -> list[Finding]:
 
 
 def _require_complete(checked: Checked) -> None:
-    """Raise with all errors and warnings: what has any is not started."""
+    """Raise with all errors and warnings, which prevent a start."""
     hindering = [each for each in checked.findings if each.severity != INFO]
     if hindering:
         raise FailedPrecondition(

@@ -130,7 +130,7 @@ _PLAIN: Final = _decoder(_give_up)
 
 
 def _is_deeper(value: object, depth_max: int) -> bool:
-    """Say whether parts are nested deeper, level by level: a wide value costs its width alone."""
+    """Return whether parts are nested deeper than a limit; checked level by level."""
     level = [value] if isinstance(value, list | dict) else []
     for _ in range(depth_max):
         level = [
@@ -174,7 +174,7 @@ def _walk(value: object, depth_max: int) -> None:
 
 
 def _fault_of(here: object) -> str | None:
-    """Say why a part cannot be kept, whatever stands in it."""
+    """Return why a part is not accepted, if it is not."""
     fault: str | None = None
     match here:
         case _Fault():

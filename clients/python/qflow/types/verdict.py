@@ -1,7 +1,7 @@
-"""What is known of an edge before it ever runs: the verdict on its two types.
+"""Verdicts on edges: whether the type of the source fits the type of the target.
 
-`exact` and `widening` mean: every value of the source, as it stands on the wire, is a value of the
-target. A conversion stands on the edge itself, so it changes the whole value, never a part of it.
+`exact` and `widening` mean that every value of the source, in its wire form, is a value of the
+target. A conversion belongs to the edge, so it applies to the whole value, never to a part of it.
 """
 
 # Each function here is one table over the closed set of types.
@@ -44,7 +44,7 @@ _SETS: Final = frozenset({"set", "frozenset"})
 
 
 class VerdictKind(StrEnum):
-    """The four things that can be said of an edge."""
+    """The four verdicts."""
 
     EXACT = "exact"
     WIDENING = "widening"
@@ -54,10 +54,10 @@ class VerdictKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The judgement on one edge.
+    """The verdict on one edge.
 
-    Of a refuted one, `counter_example` is the JSON text of a value that would fail, and `mended_by`
-    names the conversions with any of which the edge would fit.
+    If it is refuted, `counter_example` is the JSON text of a value that would fail, and `mended_by`
+    has the conversions that would each make it fit.
     """
 
     kind: VerdictKind
@@ -69,7 +69,7 @@ class Verdict:
 
     @property
     def fits(self) -> bool:
-        """Whether the edge may be stored."""
+        """Whether the edge is accepted."""
         return self.kind is not VerdictKind.REFUTED
 
 
@@ -78,9 +78,9 @@ _WIDENING: Final = Verdict(VerdictKind.WIDENING)
 
 
 def verdict(source: Type, target: Type, conversion: str = "") -> Verdict:
-    """Judge an edge; with `conversion`, judge it with that method on it and no other.
+    """Return the verdict on an edge, with a given conversion if there is one.
 
-    Without one, the first lossless method that makes the source fit is chosen.
+    Otherwise the first lossless conversion that makes the types fit is chosen, if needed.
     """
     if conversion:
         return _with_method(source, target, conversion)
@@ -96,7 +96,7 @@ def verdict(source: Type, target: Type, conversion: str = "") -> Verdict:
 
 
 def widens(source: Type, target: Type) -> bool:
-    """Whether each value of the source is one of the target, with nothing changed on the wire."""
+    """Return whether each value of the source, in its wire form, is a value of the target."""
     if source == target:
         return True
     if isinstance(source, Union):
@@ -109,7 +109,7 @@ def widens(source: Type, target: Type) -> bool:
 
 
 def _splits(source: Type, target: Union) -> bool:
-    """Whether the few values of a type fit a union of which no single member has them all."""
+    """Return whether the few values of a type fit different members of a union."""
     match source:
         case Literal(values=values):
             pass
@@ -142,7 +142,7 @@ def _widens_parts(source: Type, target: Type) -> bool:
         case Record(), Record():
             return _widens_record(source, target)
         case Enum(), Enum() if target.base == FLAG:
-            # Combinations of what is a value of a flag are its values too.
+            # Combinations of values of a flag are its values, too.
             return source.base in (FLAG, "int") and all(
                 is_combined(target, value) for _, value in source.members
             )
@@ -164,7 +164,7 @@ def _widens_parts(source: Type, target: Type) -> bool:
 
 
 def _loses_hash(source: Type, target: Type) -> bool:
-    """Whether `Any` may read as a `dict`, which no set holds, what the source has as a record."""
+    """Return whether records of the source may be decoded as unhashable dicts, because of `Any`."""
     return (
         source != target
         and ANY in walk(target)
@@ -192,7 +192,7 @@ def _scalar_of(value: Constant) -> str:
 
 
 def _inhabited(of: Type) -> bool:
-    """Whether a type has values at all; only the empty literal has none."""
+    """Return whether a type has any value; only the empty literal has none."""
     return not (isinstance(of, Literal) and not of.values)
 
 
@@ -206,7 +206,7 @@ def _with_method(source: Type, target: Type, method: str) -> Verdict:
     made = rule(source) if source != ANY else _from_any(method)
     if made is None:
         return Verdict(VerdictKind.REFUTED, reason=f"{method} does not take {_shown(source)}")
-    # What JSON text holds is known at run time only: it is read by the target's type there.
+    # The contents of a JSON text are known at run time only, when it is decoded by the target.
     if (method == "json_to_value" and contains_named(target) is None) or widens(made, target):
         return Verdict(VerdictKind.CONVERSION, method, lossless=method not in LOSSY)
     return Verdict(
@@ -216,7 +216,7 @@ def _with_method(source: Type, target: Type, method: str) -> Verdict:
 
 
 def _from_any(method: str) -> Type | None:
-    """Give what a method makes of a value of unknown type; it fails at run time where it must."""
+    """Return the result type of a conversion of any type; it may fail at run time."""
     return METHODS["value_to_json"](ANY) if method == "value_to_json" else None
 
 

@@ -30,6 +30,7 @@ from services.kit.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from services.kit.pg_types import KnowingConnection
 
 log = structlog.get_logger()
 
@@ -91,6 +92,7 @@ async def open_pool(
                 timeout=_CONNECT_TIMEOUT_S,
                 command_timeout=statement_timeout_s + _LINK_GRACE_S,
                 server_settings=settings,
+                connection_class=KnowingConnection,
                 init=partial(prepare_connection, opened=opened),
                 reset=_no_further_reset,
             )

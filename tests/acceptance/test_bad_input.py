@@ -15,8 +15,6 @@ from qflow.cli.app import main
 
 from tests.support.suite import Suite
 
-pytestmark = pytest.mark.timeout(90)
-
 
 @dataclass(frozen=True)
 class Done:

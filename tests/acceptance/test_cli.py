@@ -22,8 +22,6 @@ from qflow.runner.v1.environment_service_pb2_grpc import EnvironmentServiceStub
 from tests.acceptance.conftest import Qflow
 from tests.support.suite import Suite
 
-pytestmark = pytest.mark.timeout(90)
-
 FLOWS = """
 from __future__ import annotations
 

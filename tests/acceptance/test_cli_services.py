@@ -12,8 +12,6 @@ import pytest
 from tests.acceptance.conftest import Qflow
 from tests.support.suite import Suite
 
-pytestmark = pytest.mark.timeout(90)
-
 FLOWS = """
 from __future__ import annotations
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
 from qflow.registry.v1 import workflow_pb2, workflow_service_pb2
 
 from tests.support.client import COMPLETED, FAILED, Client
 from tests.support.suite import Suite
-
-pytestmark = [pytest.mark.timeout(90)]
 
 WORD = "def word(x: str) -> str:\n    return x\n"
 WORDS = "def words(x: str) -> list[str]:\n    return x.split()\n"

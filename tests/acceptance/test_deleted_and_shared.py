@@ -13,8 +13,6 @@ from qflow.registry.v1 import workflow_service_pb2 as pb
 from tests.acceptance.conftest import refusal
 from tests.support.client import COMPLETED, Client, Step
 
-pytestmark = [pytest.mark.timeout(90)]
-
 SLOW = "import time\n\n\ndef slow(x: int) -> int:\n    time.sleep(0.5)\n    return x + 1\n"
 INCREMENT = "def increment(x: int) -> int:\n    return x + 1\n"
 DECREMENT = "def decrement(x: int) -> int:\n    return x - 1\n"

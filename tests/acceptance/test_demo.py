@@ -26,9 +26,6 @@ from examples.weather.nodes.write_report import write_report
 from tests.support.client import COMPLETED, Client, connected
 from tests.support.suite import Suite
 
-# The first run installs numpy, which may have to be fetched.
-pytestmark = [pytest.mark.timeout(180)]
-
 
 async def test_the_demo_gives_what_plain_python_gives(suite: Suite) -> None:
     """And again with a row of the data dropped."""

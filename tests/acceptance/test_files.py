@@ -16,8 +16,6 @@ from tests.integration.runner.test_file_service import Caller
 from tests.support.client import COMPLETED, FAILED, Step, connected
 from tests.support.suite import Suite
 
-pytestmark = [pytest.mark.timeout(180)]
-
 _COUNT = """
 from pathlib import Path
 

@@ -16,13 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.stubless import Stubless
 from tests.support.suite import Suite
-
-pytestmark = [pytest.mark.timeout(120)]
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "deploy" / "grpcurl.md").read_text("utf-8")

@@ -8,14 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.support.suite import Suite
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.timeout(90)
 def test_the_guide_for_python_runs(suite: Suite, tmp_path: Path) -> None:
     text = (ROOT / "docs" / "python.md").read_text("utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

@@ -17,8 +17,6 @@ from qflow.client.client import Client
 from tests.support.any_flow import WORD, any_flow, waits
 from tests.support.suite import Suite
 
-pytestmark = pytest.mark.timeout(120)
-
 _AT_ONCE: Final = 6
 _BATCHES: Final = 50 if os.environ.get("QFLOW_TEST_FULL") else 4
 _INPUTS: Final = (0, 1, 2, 5, 8)

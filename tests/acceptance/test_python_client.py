@@ -27,8 +27,6 @@ from qflow.registry.v1.workflow_service_pb2_grpc import WorkflowServiceStub
 
 from tests.support.suite import Suite
 
-pytestmark = pytest.mark.timeout(90)
-
 
 @qflow.node(name="client test: big")
 def big(n: int) -> int:

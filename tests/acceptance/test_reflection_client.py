@@ -11,8 +11,6 @@ import pytest
 from tests.support.stubless import Stubless
 from tests.support.suite import Suite
 
-pytestmark = [pytest.mark.timeout(90)]
-
 
 @pytest.fixture
 def clients(suite: Suite) -> Iterator[dict[str, Stubless]]:

@@ -8,7 +8,6 @@ import urllib.request
 from pathlib import Path
 from typing import Final
 
-import pytest
 import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,7 +15,6 @@ from qflow.registry.v1 import session_service_pb2, session_service_pb2_grpc
 
 from tests.support.suite import Suite
 
-pytestmark = pytest.mark.timeout(60)
 _DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 _NAME: Final = re.compile(r"\b(?:qflow|process)_[a-z_]+")
 _SUFFIXES: Final = ("_bucket", "_sum", "_count", "_total")

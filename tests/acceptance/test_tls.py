@@ -16,8 +16,6 @@ from tests.support.client import Step, connected
 from tests.support.suite import Suite
 from tests.support.suite_fixtures import SuiteFactory
 
-pytestmark = [pytest.mark.timeout(120)]
-
 ADD = "def add(x: int, y: int) -> int:\n    return x + y\n"
 
 

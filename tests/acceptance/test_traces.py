@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
 
 from services.kit import traces
 from tests.support.client import COMPLETED, FAILED, Step, connected
 from tests.support.collector import Span, collecting
 from tests.support.suite_fixtures import SuiteFactory
-
-pytestmark = pytest.mark.timeout(120)
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PLACE = f"00-{TRACE}-{SPAN}-01"

@@ -16,7 +16,6 @@ from tests import factories
 from tests.contracts.test_every_rpc import Rpc, code_of, codes, every_rpc
 from tests.support.suite import Suite
 
-pytestmark = [pytest.mark.timeout(180)]
 _DENIED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 _ROLES = {
     "viewer": auth_pb2.ROLE_VIEWER,

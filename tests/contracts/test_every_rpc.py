@@ -29,7 +29,6 @@ from tests import factories
 from tests.support.client import Client, Step
 from tests.support.suite import Suite
 
-pytestmark = [pytest.mark.timeout(120)]
 SERVICES = ("registry", "orchestrator", "runner", "telemetry")
 OPEN = {"grpc.health.v1.Health", V1, V1ALPHA}
 # Rows of files whose bytes nobody ever asks for.

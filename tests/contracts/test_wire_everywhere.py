@@ -16,8 +16,6 @@ import pytest
 from tests.contracts.test_every_rpc import SERVICES, Rpc, every_rpc
 from tests.support.suite import Suite
 
-pytestmark = pytest.mark.timeout(120)
-
 _INVALID = grpc.StatusCode.INVALID_ARGUMENT
 _EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 _UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED

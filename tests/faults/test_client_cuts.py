@@ -17,7 +17,7 @@ from qflow.client.contexts import of_home
 from tests.support.suite import Suite
 from tests.support.suite_fixtures import SuiteFactory
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 SIZE_BYTES = 32 * 1024 * 1024
 FLOWS = """

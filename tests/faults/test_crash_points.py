@@ -38,8 +38,6 @@ from tests.support.ledger import NODES, Ledger
 from tests.support.suite import Suite
 from tests.support.suite_fixtures import QUICK, discard
 
-pytestmark = pytest.mark.timeout(180)
-
 _PATIENCE_S = 90.0
 # A service that ended several times in a row is started again later each time.
 _PASSING = {

@@ -18,7 +18,6 @@ from tests.support.ledger import NODES, Ledger
 from tests.support.suite import Suite
 from tests.support.suite_fixtures import QUICK, discard
 
-pytestmark = pytest.mark.timeout(180)
 MARKER = "marker-4e1f-of-an-input"
 
 

@@ -31,8 +31,6 @@ from tests.support.ledger import NODES, Ledger
 from tests.support.suite import Suite
 from tests.support.suite_fixtures import QUICK, discard
 
-pytestmark = pytest.mark.timeout(180)
-
 ONCE = dict.fromkeys(NODES, 1)
 HELD_TWICE = ONCE | {"held": 2}
 
@@ -145,12 +143,12 @@ async def test_no_attempt_fails_when_the_orchestrator_is_killed_while_it_gives_i
                     "SELECT 1 FROM node_executions WHERE status = 'running'"
                     f" HAVING count(*) = {_PULLS}"
                 )
-                assert wait_until(lambda: tells(assigned), timeout_s=10.0)
+                assert wait_until(lambda: tells(assigned), timeout_s=30.0)
             finally:
                 runner.resume()
             # It takes its lease, and then it pulls.
             held = "SELECT 1 FROM runner_members WHERE state = 'live'"
-            assert wait_until(lambda: tells(held), timeout_s=10.0)
+            assert wait_until(lambda: tells(held), timeout_s=30.0)
             hit = hurt.kill_service("orchestrator")
             hurt.wait_restarted("orchestrator", hit)
             for execution_id in started:

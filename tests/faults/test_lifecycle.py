@@ -29,8 +29,6 @@ from tests.support.ledger import NODES, Ledger
 from tests.support.suite import Suite
 from tests.support.suite_fixtures import SuiteFactory
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def folder() -> Iterator[Path]:

@@ -59,7 +59,7 @@ async def two(cluster: Cluster) -> tuple[OrchestratorProcess, OrchestratorProces
     a = cluster.orchestrator("a")
     await a.until_said("service_started")
     runner = cluster.runner(a)
-    await runner.until_said("attached", timeout_s=40)
+    await runner.until_said("attached", timeout_s=90)
     b = cluster.orchestrator("b")
     await b.until_said("service_started")
     await runner.until_said("orchestrator_found")
@@ -81,7 +81,7 @@ def pick(one: OrchestratorProcess) -> OrchestratorProcess:
 
 async def in_the_middle(cluster: Cluster) -> None:
     """Wait until a third of all attempts have begun."""
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(90):
         while sum(cluster.begun().values()) < _RUNS:  # noqa: ASYNC110  # other processes write
             await asyncio.sleep(0.02)
 
@@ -199,7 +199,7 @@ async def test_a_standby_takes_over_at_once_when_the_other_process_of_its_home_d
     await standby.until_said("service_started")
     workflow = cluster.chain(1)
     runner = cluster.runner(standby)
-    await runner.until_said("attached", timeout_s=40)
+    await runner.until_said("attached", timeout_s=90)
     run = await cluster.start(lambda: standby, workflow, 1)
     assert COMPLETED == (await cluster.finished(lambda: standby, run)).status
 

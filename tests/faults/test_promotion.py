@@ -100,7 +100,7 @@ class Deployment:
 
     async def begun(self, count: int, *, times: int = 1) -> None:
         """Wait until so many gated runs have begun."""
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(90):
             while sum(n >= times for n in self.cluster.begun().values()) < count:  # noqa: ASYNC110  # other processes write
                 await asyncio.sleep(0.02)
 
@@ -132,7 +132,7 @@ async def deployed() -> AsyncIterator[Deployment]:
             first = cluster.orchestrator("a", **lease)
             await first.until_said("service_started")
             runner = cluster.runner(first, **lease)
-            await runner.until_said("attached", timeout_s=40)
+            await runner.until_said("attached", timeout_s=90)
             second = cluster.orchestrator("b", **lease)
             await second.until_said("service_started")
             await runner.until_said("attached", times=2)
@@ -147,7 +147,7 @@ async def test_what_a_synchronous_replica_took_is_done_after_its_promotion() -> 
     async with deployed() as made:
         await made.both.synchronous()
         starting = asyncio.ensure_future(made.start(made.chain, _RUNS))
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(90):
             while sum(made.cluster.begun().values()) < _RUNS:  # noqa: ASYNC110  # other processes write
                 await asyncio.sleep(0.02)
         await made.fail_over()

@@ -29,8 +29,6 @@ from tests.support.database import Database
 from tests.support.registry_process import Moment, RegistryProcess, Wire, sockets_of
 from tests.support.suite_fixtures import discard
 
-pytestmark = [pytest.mark.timeout(120)]
-
 MOMENTS: tuple[Moment, ...] = ("before the statement", "before the commit", "after the commit")
 SOURCE = "def f(x: int) -> int:\n    return x\n"
 

@@ -26,7 +26,6 @@ from tests.support.suite_fixtures import discard
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.timeout(180),
 ]
 
 COMPLETED = execution_pb2.EXECUTION_STATUS_COMPLETED

@@ -19,7 +19,6 @@ from tests.support.suite import Suite
 from tests.support.suite_fixtures import QUICK, discard
 
 pytestmark = [
-    pytest.mark.timeout(180),
     pytest.mark.slow,
 ]
 

@@ -79,7 +79,7 @@ async def test_versions_take_each_others_runs(
     old = cluster.orchestrator("a", **before)
     await old.until_said("service_started")
     runner = cluster.runner(old)
-    await runner.until_said("attached", timeout_s=40)
+    await runner.until_said("attached", timeout_s=90)
     new = cluster.orchestrator("b")
     await new.until_said("service_started")
     await runner.until_said("attached", times=2)

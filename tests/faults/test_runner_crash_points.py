@@ -22,7 +22,6 @@ from tests.support.suite import Suite
 __all__ = ["armory", "checked", "hurt", "ledger"]
 
 pytestmark = [
-    pytest.mark.timeout(180),
     pytest.mark.slow,
 ]
 

@@ -20,8 +20,6 @@ from services.kit.rpc.channel import open_channel
 from tests.support.suite import Suite
 from tests.support.suite_fixtures import SuiteFactory
 
-pytestmark = pytest.mark.timeout(180)
-
 # A service, and a call that asks the database.
 _ASKS = {
     "registry": "/qflow.registry.v1.SessionService/GetCaller",

@@ -25,7 +25,7 @@ from tests.support.invariants import broken
 from tests.support.suite import Suite
 from tests.support.suite_fixtures import SuiteFactory
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 _CODE = "def one() -> int:\n    return 1\n"
 _KILLS = 3

@@ -22,8 +22,6 @@ from tests.support.database import Database
 from tests.support.registry_process import Moment, RegistryProcess, Wire, sockets_of
 from tests.support.suite_fixtures import discard
 
-pytestmark = [pytest.mark.timeout(120)]
-
 MOMENTS: tuple[Moment, ...] = ("before the commit", "after the commit")
 SIGN_IN = pb.SignInRequest(email="ada@example.org", password="correct horse")
 

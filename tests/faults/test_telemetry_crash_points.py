@@ -19,7 +19,7 @@ from tests.integration.telemetry.conftest import Runs
 from tests.support.database import Database
 from tests.support.invariants import broken
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 _OLD, _NEW = 40, 5
 

@@ -51,7 +51,6 @@ async def _status(channel: grpc.aio.Channel, method: MethodDescriptor, request: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 async def test_a_field_of_the_next_version_changes_no_answer_of_any_rpc(
     suite_factory: SuiteFactory,
 ) -> None:

@@ -13,8 +13,6 @@ from services.telemetry.storage import error_groups, metric_buckets, statistics,
 from tests.migrations.conftest import Stand
 from tests.migrations.subject import Subject
 
-pytestmark = pytest.mark.timeout(120)
-
 _RUNS = 20_000
 _SPAN = "now() - interval '2 days', now()"
 _OWN_INDEX = "idx_workflow_executions_workflow_id"

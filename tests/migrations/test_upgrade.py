@@ -176,7 +176,6 @@ def test_a_wrong_address_is_refused_in_words(url: str, tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.timeout(60)
 def test_an_owner_that_is_no_superuser_migrates_up_and_down(
     plain_owner_url: str, tmp_path: Path
 ) -> None:
@@ -196,7 +195,6 @@ def test_an_owner_that_is_no_superuser_migrates_up_and_down(
         assert (2,) == auth.execute("SELECT count(*) FROM users").fetchone()
 
 
-@pytest.mark.timeout(60)
 def test_an_owner_that_may_not_make_roles_is_told_what_to_run(
     powerless_url: str, tmp_path: Path
 ) -> None:

@@ -153,7 +153,6 @@ def _of(rule: ModuleType, functions: Iterable[str]) -> list[str]:
     return [f"{rule.__name__.rpartition('.')[2]}.{each}" for each in functions]
 
 
-@pytest.mark.timeout(60)  # two processes of their own
 def test_a_seed_replays_as_it_was_in_any_process() -> None:
     """What one process found another one finds, whatever order its hashes give and time it is."""
     seeds_told = (11, 5)  # in the second a node sleeps, and gives the time

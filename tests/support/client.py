@@ -105,7 +105,7 @@ class Client:
                 input_json=json.dumps(inputs),
                 request_id=request_id or str(uuid.uuid4()),
             ),
-            timeout=20,
+            timeout=30,
             wait_for_ready=True,
         )
         started: str = answer.execution.id
@@ -117,13 +117,13 @@ class Client:
             execution_service_pb2.GetExecutionRequest(
                 execution_id=execution_id, view=execution_pb2.EXECUTION_VIEW_FULL
             ),
-            timeout=10,
+            timeout=30,
             wait_for_ready=True,
         )
         execution: execution_pb2.Execution = answer.execution
         return execution
 
-    async def finished(self, execution_id: str, *, timeout_s: float = 60) -> Any:
+    async def finished(self, execution_id: str, *, timeout_s: float = 120) -> Any:
         """Wait until an execution is over, over lost connections too, and give it."""
         ends_at = time.monotonic() + timeout_s
         while time.monotonic() < ends_at:
@@ -134,7 +134,7 @@ class Client:
                         timeout=Duration(seconds=10),
                         view=execution_pb2.EXECUTION_VIEW_FULL,
                     ),
-                    timeout=15,
+                    timeout=40,
                     wait_for_ready=True,
                 )
             except grpc.aio.AioRpcError as error:

@@ -64,7 +64,7 @@ class OrchestratorProcess:
     def said(self) -> str:
         return self._log.read_text("utf-8", errors="replace") if self._log.exists() else ""
 
-    async def until_said(self, text: str, *, times: int = 1, timeout_s: float = 40.0) -> None:
+    async def until_said(self, text: str, *, times: int = 1, timeout_s: float = 90.0) -> None:
         """Wait for an event in its log."""
         try:
             async with asyncio.timeout(timeout_s):

@@ -39,7 +39,7 @@ class Collector:
 
     async def until(self, enough: Callable[[list[Span]], bool]) -> list[Span]:
         """Wait until there are those that are wanted."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not enough(self.spans):
                 self.came.clear()
                 await self.came.wait()

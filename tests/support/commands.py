@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-_END_S: Final = 60.0
+_END_S: Final = 120.0
 _SERVER: Final = multiprocessing.get_context("forkserver")
 # What nearly every command imports; none of it begins a thread, which a fork would leave behind.
 _SERVER.set_forkserver_preload(["qflow.cli.app", "qflow.cli.show", "qflow.client.client"])

@@ -18,6 +18,16 @@ from services.standalone.postgres import Postgres
 _TEMPLATE = "qflow_template"
 
 
+# What CREATE DATABASE leaves out: grants on the database itself, and its settings.
+_COPY_GRANTS_AND_SETTINGS = """
+    WITH source AS (SELECT oid, datacl FROM pg_database WHERE datname = %(source)s),
+         target AS (UPDATE pg_database SET datacl = source.datacl FROM source
+                     WHERE datname = %(target)s RETURNING pg_database.oid)
+    INSERT INTO pg_db_role_setting (setdatabase, setrole, setconfig)
+    SELECT target.oid, setrole, setconfig
+      FROM target, source JOIN pg_db_role_setting ON setdatabase = source.oid
+"""
+
 _DROP_SLOTS = """
     DO $$ BEGIN
         WHILE EXISTS (SELECT FROM pg_replication_slots WHERE active) LOOP
@@ -78,7 +88,7 @@ class Template:
                     sql.Identifier(name), sql.Identifier(self.name), _as_files(admin)
                 )
             )
-            _copy_database_settings(admin, source=self.name, target=name)
+            admin.execute(_COPY_GRANTS_AND_SETTINGS, {"source": self.name, "target": name})
             try:
                 yield Database(name, self.home, self.server.url(name), self.login_urls)
             finally:
@@ -94,53 +104,6 @@ def make_template(server: Postgres, home: Path) -> Template:
     login_urls = upgrade(server.url(_TEMPLATE), home)
     assert not inspect.isawaitable(login_urls)
     return Template(server, _TEMPLATE, home, dict(login_urls))
-
-
-def _copy_database_settings(admin: psycopg.Connection, *, source: str, target: str) -> None:
-    """Copy what CREATE DATABASE leaves out: grants on the database itself, and its settings."""
-    granted = admin.execute(
-        """
-        SELECT datacl IS NOT NULL, coalesce(r.rolname, 'public'), a.privilege_type
-          FROM pg_database d
-          LEFT JOIN LATERAL aclexplode(d.datacl) a ON true
-          LEFT JOIN pg_roles r ON r.oid = a.grantee
-         WHERE d.datname = %s
-        """,
-        (source,),
-    ).fetchall()
-    if granted[0][0]:
-        admin.execute(
-            sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(target))
-        )
-        for _, role, privilege in granted:
-            if privilege is not None:
-                admin.execute(
-                    sql.SQL("GRANT {} ON DATABASE {} TO {}").format(
-                        sql.SQL(privilege),
-                        sql.Identifier(target),
-                        sql.SQL("PUBLIC") if role == "public" else sql.Identifier(role),
-                    )
-                )
-    settings = admin.execute(
-        """
-        SELECT r.rolname, split_part(c, '=', 1), substr(c, strpos(c, '=') + 1)
-          FROM pg_db_role_setting s
-          JOIN pg_database d ON d.oid = s.setdatabase
-          LEFT JOIN pg_roles r ON r.oid = s.setrole
-         CROSS JOIN unnest(s.setconfig) c
-         WHERE d.datname = %s
-        """,
-        (source,),
-    ).fetchall()
-    for role, name, value in settings:
-        whose = (
-            sql.SQL("ALTER DATABASE {}").format(sql.Identifier(target))
-            if role is None
-            else sql.SQL("ALTER ROLE {} IN DATABASE {}").format(
-                sql.Identifier(role), sql.Identifier(target)
-            )
-        )
-        admin.execute(sql.SQL("{} SET {} = {}").format(whose, sql.SQL(name), sql.Literal(value)))
 
 
 def _as_files(admin: psycopg.Connection) -> sql.SQL:

@@ -89,6 +89,6 @@ class Ledger:
 
     def wait_begun(self, run: str, name: str = "held", *, times: int = 1) -> None:
         """Wait until a node of a run has begun so many attempts."""
-        assert wait_until(lambda: self.begun(run)[name] >= times, timeout_s=60.0), (
+        assert wait_until(lambda: self.begun(run)[name] >= times, timeout_s=120.0), (
             f"{name} of {run} did not begin {times} times: {self.begun(run)}"
         )

@@ -26,9 +26,9 @@ from services.standalone.process import ProcessMark, wait_until
 from services.standalone.reach import open_local
 from services.standalone.tls_files import ENDPOINTS_KEY
 
-_READY_S = 60.0
-_STOP_S = 45.0
-_RESTART_S = 30.0
+_READY_S = 120.0
+_STOP_S = 90.0
+_RESTART_S = 90.0
 
 
 class Suite:
@@ -156,7 +156,7 @@ class Suite:
             stub: Any = session_service_pb2_grpc.SessionServiceStub(channel)
             answer = await stub.SignIn(
                 session_service_pb2.SignInRequest(email="owner@localhost", password=password),
-                timeout=10,
+                timeout=30,
                 wait_for_ready=True,
             )
         token: str = answer.token

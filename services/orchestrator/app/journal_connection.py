@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncpg
 
 from services.kit.pg import prepare_connection
+from services.kit.pg_types import KnowingConnection
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import FLUSH_MAX_S
 from services.orchestrator.storage.limit_slots import CHANNEL as LIMITS_CHANNEL
@@ -22,6 +23,7 @@ async def connect_journal(url: str, engine: Engine) -> asyncpg.Connection[asyncp
     """
     db = await asyncpg.connect(
         url,
+        connection_class=KnowingConnection,
         timeout=5,
         command_timeout=FLUSH_MAX_S * 2,
         server_settings={

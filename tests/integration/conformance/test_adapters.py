@@ -228,7 +228,7 @@ async def test_names_tell_which_sandbox_it_is_and_the_host_finds_and_ends_it_by_
         return  # nothing outlives the runner there, and nothing is to be found
     assert box.sandbox.spec.sandbox_id in await host.living()
     await host.remove(box.sandbox.spec.sandbox_id)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await box.sandbox.ended
     await box.sandbox.kill()
     assert box.sandbox.spec.sandbox_id not in await host.living()
@@ -264,6 +264,6 @@ async def test_what_cannot_start_says_why_and_leaves_nothing(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - a pipe tells
             await asyncio.sleep(0.01)

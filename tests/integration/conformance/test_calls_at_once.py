@@ -63,7 +63,7 @@ class Running:
         self.task = asyncio.ensure_future(self.talk.request(header, str(x).encode()))
 
     async def reply(self) -> Reply:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             return await self.task
 
     async def value(self) -> Any:

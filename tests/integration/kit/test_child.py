@@ -54,7 +54,7 @@ async def test_nothing_that_a_child_leaves_in_its_group_outlives_the_call() -> N
         "print(left.pid)\n"
     )
     left = int((await run(program)).stdout)
-    assert wait_until(lambda: ProcessMark.of(left) is None, timeout_s=5.0)
+    assert wait_until(lambda: ProcessMark.of(left) is None, timeout_s=30.0)
 
 
 async def test_a_program_that_is_not_there_is_an_os_error() -> None:

@@ -310,7 +310,7 @@ async def test_a_stopping_server_tells_open_streams_to_resume_elsewhere(service:
         call = service.stubs.grpc.KitTestServiceStub(channel).Chat()
         await call.write(service.pb.Note(text="x"))
         await call.read()
-        await asyncio.wait_for(service.server.stop(20), 5)
+        await asyncio.wait_for(service.server.stop(20), 15)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call.read()
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
@@ -335,7 +335,7 @@ async def test_a_stream_that_is_ended_while_its_first_message_is_written_is_told
         await call.read()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call.read()
-        await asyncio.wait_for(stopping[0], 10)
+        await asyncio.wait_for(stopping[0], 15)
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     assert reason(caught.value) == "DRAINING"
 

@@ -78,7 +78,7 @@ async def frames(reader: asyncio.StreamReader) -> AsyncIterator[tuple[int, bytes
 
 async def told_to_go(reader: asyncio.StreamReader) -> int:
     """The reason for which the server ends the connection."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         async for kind, payload in frames(reader):
             if kind == _GOAWAY:
                 return int.from_bytes(payload[4:8])

@@ -66,7 +66,7 @@ async def test_a_cancelled_caller_leaves_nothing_open(pool: Pool) -> None:
     """I30: neither a transaction nor a connection that the pool has lost."""
     for _ in range(8):  # twice the pool
         asleep = asyncio.create_task(_sleep_in_transaction(pool))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not await _sleepers(pool):
                 pass
         asleep.cancel()
@@ -109,6 +109,30 @@ async def test_json_is_exact_text_and_jsonb_is_objects(pool: Pool) -> None:
     row = await pool.fetchrow("SELECT $1::json, $2::jsonb", text, {"list": [1, None, "ä"]})
     assert row is not None
     assert (text, {"list": [1, None, "ä"]}) == tuple(row)
+
+
+async def test_what_arrays_are_is_asked_once_in_a_process(pool: Pool) -> None:
+    """And each connection takes and gives them, whether it asked or not."""
+    values = ([uuid.uuid4()], [1, None], [True], [2.5])
+    asked = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE $1"
+    async with pool.acquire() as first, pool.acquire() as second:
+        for db in (first, second):
+            row = await db.fetchrow(
+                "SELECT $1::uuid[], $2::int[], $3::bool[], $4::float8[]", *values
+            )
+            assert row is not None
+            assert values == tuple(row)
+        assert 0 == await second.fetchval(asked, "%typeinfo_tree%")
+
+
+async def test_what_is_a_databases_own_is_asked_over_each_connection(pool: Pool) -> None:
+    await pool.execute("CREATE TYPE mood AS ENUM ('good')")
+    async with pool.acquire() as first, pool.acquire() as second:
+        for db in (first, second):
+            assert ["good"] == await db.fetchval("SELECT $1::mood[]", ["good"])
+        await first.execute("DROP TYPE mood")
+        await first.execute("CREATE TYPE mood AS ENUM ('bad')")
+        assert ["bad"] == await first.fetchval("SELECT $1::mood[] AS anew", ["bad"])
 
 
 async def test_a_slow_statement_is_ended_by_the_server(empty_database: Database) -> None:

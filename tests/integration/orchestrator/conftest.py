@@ -43,7 +43,7 @@ class Orchestra:
     owner: factories.User
     runner_token: str
     service_token: str = ""
-    ttl_s: float = 2.0
+    ttl_s: float = 10.0
     stub: ExecutionServiceAsyncStub = field(init=False, repr=False)
     address: str = ""
     attach_address: str = ""

@@ -171,7 +171,7 @@ async def test_a_start_whose_alias_moved_before_its_flush_takes_the_new_version(
 
 async def until_locked(orchestra: Orchestra) -> None:
     """Return once a statement waits for the runs' table."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not orchestra.rows(  # noqa: ASYNC110 - another connection locks it
             "SELECT 1 FROM pg_locks WHERE relation = 'workflow_executions'::regclass"
             " AND NOT granted"

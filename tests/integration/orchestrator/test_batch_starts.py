@@ -267,7 +267,6 @@ async def test_what_was_not_handed_over_gives_back_its_part_of_the_quota(
         assert [0, 0, 0] == [each.status.code for each in items]
 
 
-@pytest.mark.timeout(120)
 async def test_what_the_journal_does_not_take_is_told_when_to_come_again(
     orchestra: Orchestra, diamond: str
 ) -> None:

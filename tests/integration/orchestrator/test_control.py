@@ -95,8 +95,8 @@ async def test_a_member_that_went_to_rest_under_a_flush_is_not_fenced(
                     pb.WaitExecutionRequest(execution_id=started.execution.id)
                 )
                 assert '{"sum":7}' == done.execution.output_json
-                orchestra.rows(
-                    "UPDATE engine_members SET state = 'idle', expires_at = NULL RETURNING id"
+                await orchestra.change(
+                    "UPDATE engine_members SET state = 'idle', expires_at = NULL"
                 )
 
 

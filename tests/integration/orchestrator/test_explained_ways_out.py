@@ -273,7 +273,7 @@ async def test_a_retry_that_is_had_at_once_waits_for_a_runner_where_all_are_full
 
 async def until(orchestra: Orchestra, execution_id: str, cause: int) -> pb.ExecutionReason:
     """Ask why a run does not go on until this is why."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while True:
             for reason in await reasons(orchestra, execution_id):
                 if reason.cause == cause:

@@ -57,7 +57,7 @@ async def test_memory_is_made_anew_where_the_journals_connection_broke_while_not
 ) -> None:
     """F11: the next one may lead to a server that was promoted, and knows of less."""
     epoch = "SELECT epoch FROM engine_members"
-    async with orchestra.running(), asyncio.timeout(20):
+    async with orchestra.running(), asyncio.timeout(30):
         await orchestra.stub.StartExecution(
             pb.StartExecutionRequest(workflow_id=diamond, input_json='{"x":1}')
         )
@@ -81,7 +81,7 @@ async def test_a_fenced_member_writes_nothing_more(
                 pb.StartExecutionRequest(workflow_id=diamond, input_json='{"x":1}')
             )
             await runner.until(lambda: bool(runner.assigns))
-            orchestra.rows("UPDATE engine_members SET state = 'fenced' RETURNING id")
+            await orchestra.change("UPDATE engine_members SET state = 'fenced'")
             runner.succeed(runner.assigns[0], 2)
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await orchestra.stub.StartExecution(

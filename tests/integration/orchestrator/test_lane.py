@@ -26,7 +26,7 @@ from tests import factories
 from tests.fakes.runner import FakeRunner
 from tests.integration.orchestrator.conftest import Orchestra
 
-_SECONDS = 10
+_SECONDS = 30
 
 
 async def has(condition: Callable[[], bool]) -> None:

@@ -173,13 +173,13 @@ async def test_an_element_whose_map_failed_before_it_was_sent_is_taken_back(
             # next element, the other ends the map while that element's row is being written.
             success, failure = attach.AttemptSuccess(outputs=[b"1"]), attach.AttemptFailure()
             with orchestra.sql.transaction():
-                orchestra.sql.execute("LOCK TABLE node_executions IN SHARE MODE")
+                await orchestra.change("LOCK TABLE node_executions IN SHARE MODE")
                 runner.say(
                     attach.AttemptResult(
                         attempt_ref=one.attempt_ref, token=one.token, success=success
                     )
                 )
-                async with asyncio.timeout(15):
+                async with asyncio.timeout(30):
                     while not orchestra.rows("SELECT 1 FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110  # rows give no signal
                         await asyncio.sleep(0.01)
                 runner.say(

@@ -145,6 +145,6 @@ def rows_of(orchestra: Orchestra, run_id: str, node_id: str) -> list[Any]:
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     """Ask until it is so: another process makes it so."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await holds():  # noqa: ASYNC110  # the database is what changes
             await asyncio.sleep(0.02)

@@ -30,7 +30,7 @@ async def watching(orchestra: Orchestra, **more: Any) -> AsyncIterator[Any]:
     async with open_channel(orchestra.attach_address, orchestra.runner_token) as channel:
         stub: Any = PlacementServiceStub(channel)
         call = stub.WatchDemand(request)
-        first = await asyncio.wait_for(call.read(), 10)
+        first = await asyncio.wait_for(call.read(), 30)
         assert [] == list(first.waiting)
         yield call
         call.cancel()
@@ -53,7 +53,7 @@ def workflow(orchestra: Orchestra, **runner: Any) -> str:
 async def test_what_waits_is_told_by_what_it_needs_until_it_is_gone(orchestra: Orchestra) -> None:
     async with orchestra.running(), watching(orchestra, machines=[MACHINE]) as call:
         run = await start(orchestra, workflow(orchestra, gpus=1, labels={"zone": "eu"}))
-        [waiting] = (await asyncio.wait_for(call.read(), 10)).waiting
+        [waiting] = (await asyncio.wait_for(call.read(), 30)).waiting
         assert waiting == pb.WaitingNodes(
             count=1, python_version="3.11", labels={"zone": "eu"}, gpus=1
         )
@@ -61,7 +61,7 @@ async def test_what_waits_is_told_by_what_it_needs_until_it_is_gone(orchestra: O
         assert explain_service_pb2.EXECUTION_CAUSE_NO_RUNNER == reason.cause
         assert "a runner is started for them" == reason.message
         await cancel(orchestra, run.id)
-        assert [] == list((await asyncio.wait_for(call.read(), 10)).waiting)
+        assert [] == list((await asyncio.wait_for(call.read(), 30)).waiting)
 
 
 async def test_a_run_that_no_runner_can_take_starts_where_one_can_be_placed(
@@ -76,7 +76,7 @@ async def test_a_run_that_no_runner_can_take_starts_where_one_can_be_placed(
             async with watching(orchestra, machines=[MACHINE]) as call:
                 assert "RUNNER_MISSING" == (await refusal(start(orchestra, never)))[1]
                 run = await start(orchestra, wanted)
-                [waiting] = (await asyncio.wait_for(call.read(), 10)).waiting
+                [waiting] = (await asyncio.wait_for(call.read(), 30)).waiting
                 assert 1 == waiting.gpus
                 await cancel(orchestra, run.id)
                 await call.read()

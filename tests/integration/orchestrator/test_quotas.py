@@ -245,7 +245,7 @@ async def test_two_orchestrators_give_the_last_place_to_one_run(orchestra: Orche
             await cancel(orchestra, run.id)
             return found == 1
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while not await known():  # noqa: ASYNC110  # it tells nobody
                 await asyncio.sleep(0.02)
         calls = [start(each, workflow) for each in (orchestra, other) * 5]

@@ -376,7 +376,7 @@ async def test_a_run_says_that_the_cache_is_asked(orchestra: Orchestra) -> None:
     async with orchestra.running():
         async with (await orchestra.runner(Worker(orchestra))).attached():
             with orchestra.sql.transaction():
-                orchestra.sql.execute("LOCK TABLE cached_results IN ACCESS EXCLUSIVE MODE")
+                await orchestra.change("LOCK TABLE cached_results IN ACCESS EXCLUSIVE MODE")
                 started = await start(orchestra, workflow)
                 reason = await only(orchestra, started.id)
                 assert explain_service_pb2.EXECUTION_CAUSE_CACHE_ASKED == reason.cause

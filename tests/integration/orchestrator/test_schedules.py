@@ -80,7 +80,7 @@ async def ticks(orchestra: Orchestra, schedule_id: str) -> list[Any]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for rows: the engine writes them by itself."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110  # rows tell nobody
             await asyncio.sleep(0.05)
 
@@ -423,7 +423,7 @@ async def test_the_next_run_begins_as_soon_as_the_one_before_it_is_over(
 ) -> None:
     """By its end itself: nobody looks for an hour."""
     async with orchestra.running():
-        orchestra.sql.execute(PUT_OFF)
+        await orchestra.change(PUT_OFF)
         runner = await orchestra.runner(hold)
         async with runner.attached():
             await create(orchestra, overlap=f"OVERLAP_POLICY_{overlap}")
@@ -436,7 +436,7 @@ async def test_the_next_run_begins_as_soon_as_the_one_before_it_is_over(
                 await until(lambda: ("timed", "pending", "OVERLAP") in states(orchestra))
                 runner.succeed(assign, 1)
             await until(lambda: settled(orchestra, 2))
-        orchestra.sql.execute("DROP TRIGGER put_off ON schedule_ticks; DROP FUNCTION put_off()")
+        await orchestra.change("DROP TRIGGER put_off ON schedule_ticks; DROP FUNCTION put_off()")
     assert [("timed", "started", "")] * 2 == states(orchestra)
 
 

@@ -40,7 +40,7 @@ async def large(orchestra: Orchestra) -> AsyncIterator[str]:
         orchestra.forges = True
         # What is over never changes: only the owner of the tables can make it larger afterwards.
         for table in ("node_executions", "workflow_executions"):
-            orchestra.sql.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+            await orchestra.change(f"ALTER TABLE {table} DISABLE TRIGGER USER")
         await orchestra.change(
             "UPDATE node_executions SET error_type = 'user_error', error_message = %s,"
             " output_data = %s",

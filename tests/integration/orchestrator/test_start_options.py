@@ -377,7 +377,7 @@ async def test_a_call_that_has_no_time_left_answers_with_the_run_as_it_stands(
     )
     async with orchestra.running():
         stub = runs(orchestra)
-        first = await stub.ExecuteWorkflow(request, timeout=1.5)
+        first = await stub.ExecuteWorkflow(request, timeout=3)
         assert (False, False) == (first.done, first.existing)
         async with (await orchestra.runner(add_one)).attached():
             again = await stub.ExecuteWorkflow(request)

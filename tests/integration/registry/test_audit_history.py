@@ -49,7 +49,7 @@ async def listed(
 ) -> list[pb.AuditRecord]:
     """The records, once so many are written: that takes a moment."""
     stub = history(registry, account)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while True:
             answer = await stub.ListAuditRecords(pb.ListAuditRecordsRequest(**asked))
             if len(answer.records) >= least:

@@ -84,13 +84,13 @@ async def test_parts_that_never_change_are_kept_and_come_back_the_same(
     ids = await _made(client)
     first = await _read(client, ids)
     # What Redis did not answer in time is read from the rows, and kept by the next reader.
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while redis_server.command("DBSIZE") != ":2":
             assert first == await _read(client, ids)
     # Proof that they come from there: the rows hold something else now.
     await change_rows(sql, "ALTER TABLE python_node_versions DISABLE TRIGGER USER")
     await change_rows(sql, "UPDATE python_node_versions SET code = 'other'")
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while first != await _read(client, ids):
             assert redis_server.command("DBSIZE") == ":2"
     assert first[0].node.code == CODE
@@ -148,7 +148,7 @@ async def test_whatever_becomes_of_redis_answers_are_right_and_in_time(
     """F21, F20, CP30."""
     ids = await _made(client)
     before = await _read(client, ids)
-    async with asyncio.timeout(15):  # what took too long is not kept: the next reader keeps it
+    async with asyncio.timeout(30):  # what took too long is not kept: the next reader keeps it
         while int(redis_server.command("DBSIZE")[1:]) < 2:
             before = await _read(client, ids)
     # For as long as the test lasts: whoever waited for Redis would not come to an end.
@@ -166,7 +166,7 @@ async def test_what_is_kept_lets_nobody_in(
     await change_rows(sql, "UPDATE python_nodes SET is_public = true")
     request = node_rpc.GetNodeRequest(node_id=node_id)
     assert (await other.nodes.GetNode(request)).node.code == CODE
-    async with asyncio.timeout(15):  # what took too long is not kept: the next reader keeps it
+    async with asyncio.timeout(30):  # what took too long is not kept: the next reader keeps it
         while redis_server.command("DBSIZE") != ":1":
             await _forget(other)
             await other.nodes.GetNode(request)
@@ -175,12 +175,12 @@ async def test_what_is_kept_lets_nobody_in(
     assert (await refused(other.nodes.GetNode(request))).code == grpc.StatusCode.NOT_FOUND
 
 
-async def _deleted_after(read: Callable[[], Awaitable[Any]]) -> float:
-    begin = time.monotonic()
-    while time.monotonic() - begin < 2 * STALE_MAX_S:
-        if (await read()).HasField("delete_time"):
-            return time.monotonic() - begin
-    return float("inf")
+async def _old_until(is_new: Callable[[], Awaitable[Any]]) -> float:
+    """Give how long after now a read that still told what is old began, however long it took."""
+    changed_at = began = time.monotonic()
+    while not await is_new():
+        began = time.monotonic()
+    return began - changed_at
 
 
 async def test_what_is_deleted_elsewhere_is_seen_within_five_seconds_also_without_redis(
@@ -197,13 +197,14 @@ async def test_what_is_deleted_elsewhere_is_seen_within_five_seconds_also_withou
         pb.GetWorkflowRequest(workflow_id=workflow_id),
     )
 
-    async def read_node() -> Any:
-        return (await client.nodes.GetNode(node)).node
+    async def node_is_gone() -> Any:
+        return (await client.nodes.GetNode(node)).node.HasField("delete_time")
 
-    async def read_workflow() -> Any:
-        return (await client.workflows.GetWorkflow(workflow)).workflow
+    async def workflow_is_gone() -> Any:
+        found = await client.workflows.GetWorkflow(workflow)
+        return found.workflow.HasField("delete_time")
 
-    spans = await asyncio.gather(_deleted_after(read_node), _deleted_after(read_workflow))
+    spans = await asyncio.gather(_old_until(node_is_gone), _old_until(workflow_is_gone))
     assert max(spans) < STALE_MAX_S
 
 
@@ -226,9 +227,11 @@ async def test_a_change_is_seen_at_once_where_it_was_made_and_soon_elsewhere(
             )
         )
         assert (await client.workflows.GetWorkflow(request)).workflow.name == "new"
-        begin = time.monotonic()
-        while (await elsewhere.workflows.GetWorkflow(request)).workflow.name != "new":
-            assert time.monotonic() - begin < STALE_MAX_S
+
+        async def is_new() -> Any:
+            return (await elsewhere.workflows.GetWorkflow(request)).workflow.name == "new"
+
+        assert await _old_until(is_new) < STALE_MAX_S
 
 
 async def test_replicas_with_one_secret_share_what_is_kept_and_others_do_not(

@@ -222,7 +222,6 @@ async def test_other_tenants_neither_hinder_a_deletion_nor_lose_what_they_have(
     assert [("nodes[0].node_id", "NODE_NOT_FOUND")] == said.violations
 
 
-@pytest.mark.timeout(60)
 async def test_of_a_deletion_and_a_workflow_that_takes_the_node_one_is_refused(
     client: Client, sql: psycopg.Connection
 ) -> None:

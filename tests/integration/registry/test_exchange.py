@@ -296,7 +296,6 @@ async def test_another_tenants_nodes_and_workflow_are_as_absent_ones(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(90)
 async def test_a_large_workflow_goes_out_and_comes_back(client: Client) -> None:
     node = await client.node("def f(x: int = 0) -> int: return x")
     count = 4_000

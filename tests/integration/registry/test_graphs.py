@@ -443,7 +443,6 @@ async def test_a_template_of_built_in_nodes_is_shared_and_cloned(client: Client)
     assert made.definition == clone.workflow.definition
 
 
-@pytest.mark.timeout(60)  # seven sources are read, each by a child of its own
 async def test_the_text_of_the_guide_is_imported_and_can_be_started(client: Client) -> None:
     guide = (Path(__file__).parents[3] / "docs/graphs.md").read_text(encoding="utf-8")
     text = guide.split("```yaml\n")[1].split("```")[0]

@@ -62,7 +62,6 @@ async def test_either_an_id_or_a_definition_is_drawn(client: Client) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 async def test_ten_thousand_nodes_are_drawn_as_text_and_refused_as_an_image(
     client: Client,
 ) -> None:

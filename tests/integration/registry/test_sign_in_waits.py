@@ -229,7 +229,6 @@ async def test_how_long_a_refusal_takes_tells_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 @pytest.mark.usefixtures("full_hashes")
 async def test_a_flood_of_sign_ins_is_refused_and_nobody_else_is_held_up(
     registry: Registry, database: Database

@@ -419,7 +419,7 @@ async def test_a_version_whose_second_half_fails_is_not_there(
 
 
 async def _pid_waiting_for(db: psycopg.Connection, table: str) -> int:
-    ends_at = time.monotonic() + 10
+    ends_at = time.monotonic() + 30
     while time.monotonic() < ends_at:
         row = db.execute(
             "SELECT pid FROM pg_locks WHERE NOT granted AND relation = %s::regclass"

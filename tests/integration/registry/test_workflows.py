@@ -271,7 +271,6 @@ async def test_another_tenants_node_and_workflow_are_absent(
         assert (await refused(call)).code == grpc.StatusCode.NOT_FOUND
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("shape", ["chain", "star"])
 async def test_ten_thousand_nodes_are_stored(client: Client, shape: str) -> None:
     """B49."""
@@ -293,7 +292,6 @@ async def test_ten_thousand_nodes_are_stored(client: Client, shape: str) -> None
     assert said.code == INVALID
 
 
-@pytest.mark.timeout(60)
 async def test_types_that_take_too_long_are_refused_and_harm_nobody(client: Client) -> None:
     """A definition whose edges compare huge types is checked by a child that has its limits."""
     members = " | ".join(f"tuple[{', '.join(['int'] * 8)}, Literal[{i}]]" for i in range(90))
@@ -310,7 +308,6 @@ async def test_types_that_take_too_long_are_refused_and_harm_nobody(client: Clie
     assert (await checking).storable
 
 
-@pytest.mark.timeout(60)
 async def test_a_definition_that_could_not_be_read_back_is_not_stored(client: Client) -> None:
     made = await client.node("def f(x: str) -> str: return x")
     literal = '"' + "x" * 3_900 + '"'

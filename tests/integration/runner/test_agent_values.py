@@ -8,8 +8,6 @@ import statistics
 import time
 from typing import Any
 
-import pytest
-
 from services.runner.gateways.sandbox.port import Interpreter
 from tests.integration.runner.conftest import ANY, INT, Start, load_header
 
@@ -183,7 +181,6 @@ async def reload(box: Any, inputs: Any, outputs: Any, main: str = "main") -> Non
     assert "loaded" == reply.header["op"], reply.header
 
 
-@pytest.mark.timeout(60)
 async def test_every_type_round_trips_exactly_on_every_python(
     start: Start, interpreters: dict[str, Interpreter]
 ) -> None:
@@ -280,7 +277,6 @@ MISTAKEN: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.timeout(60)
 async def test_what_leaves_a_node_is_what_is_read_back_or_an_error(
     start: Start, interpreters: dict[str, Interpreter]
 ) -> None:
@@ -500,10 +496,12 @@ async def test_the_context_is_in_the_environment(start: Start) -> None:
 
 
 async def test_a_warm_call_takes_microseconds(start: Start) -> None:
-    """Technique 3; the figure is printed, the bound is generous: machines are busy."""
+    """Technique 3; beside what the start of a sandbox takes: how many they are, a bench tells."""
+    began = time.perf_counter()
     box = await start(
         "def main(x):\n    return x + 1\n", inputs={"x": INT}, outputs={"result": INT}
     )
+    start_s = time.perf_counter() - began
     for at in range(100):
         await box.call({"x": str(at)})
     taken = []
@@ -513,7 +511,7 @@ async def test_a_warm_call_takes_microseconds(start: Start) -> None:
         taken.append(time.perf_counter() - began)
         if at % 100 == 0:
             await asyncio.sleep(0)
-    assert statistics.median(taken) < 0.003
+    assert statistics.median(taken) < start_s / 20
 
 
 def _minor(version: str) -> int:

@@ -30,7 +30,7 @@ async def meet(count):
     if inside >= count:
         gate.set()
     try:
-        await asyncio.wait_for(gate.wait(), 5 if count > 2 else 1.5)
+        await asyncio.wait_for(gate.wait(), 30 if count > 2 else 3)
     except asyncio.TimeoutError:
         pass  # alone
 """

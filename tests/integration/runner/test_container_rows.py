@@ -54,7 +54,7 @@ def row_of(rows: ContainerRows, owner: factories.User, node_version_id: UUID) ->
 
 
 async def until_used(sql: psycopg.Connection, row: ContainerRow, attempts: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not sql.execute(  # noqa: ASYNC110 - the database tells
             "SELECT 1 FROM containers WHERE id = %s AND (resource_usage->>'attempts')::int = %s",
             (row.id, attempts),

@@ -359,7 +359,7 @@ async def test_a_build_waits_for_an_environment_to_become_idle(
     red = await home.build("red")
     sandboxes = home.environments.occupants = Sandboxes({red.name})
     building = asyncio.create_task(home.build("blue"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not sandboxes.vacated:  # noqa: ASYNC110  # it tells nobody that it looked
             await asyncio.sleep(0.01)
     assert red.is_dir()
@@ -425,14 +425,14 @@ async def test_a_runner_that_is_killed_in_the_middle_of_an_installation_leaves_i
     (shop / "lock").write_text(lock.text)
     command = [sys.executable, "-c", _BUILD, shop, index, interpreter.executable]
     with subprocess.Popen([str(each) for each in command]) as runner:  # noqa: ASYNC220
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while not any((shop / ".cache").glob(".tmp*/*")) and not any(  # noqa: ASYNC110
                 (shop / "staged").glob("*")
             ):
                 await asyncio.sleep(0.002)
         runner.kill()
     left = psutil.process_iter(["cmdline"])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while any(str(shop) in " ".join(each.info["cmdline"] or ()) for each in left):
             await asyncio.sleep(0.05)
             left = psutil.process_iter(["cmdline"])

@@ -111,7 +111,7 @@ async def test_a_runner_that_stands_still_and_is_killed_takes_its_lane_along(
         still.send(signal.SIGSTOP)
         async with attached(orchestra, QFLOW_RUNNER_NAME="other"):
             await still.stop(signal.SIGKILL)
-            await asyncio.wait_for(lane.ended, 10)
+            await asyncio.wait_for(lane.ended, 30)
             for x in range(3):
                 done = await run(orchestra, workflow, x)
                 assert {"out": x + 1} == json.loads(done.output_json)

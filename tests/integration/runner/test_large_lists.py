@@ -65,7 +65,6 @@ def plain(code: str, *arguments: Any) -> Any:
     return module["main"](*arguments)
 
 
-@pytest.mark.timeout(120)
 async def test_a_large_list_is_mapped_over_and_joined_as_plain_python_does(
     orchestra: Orchestra, monkeypatch: pytest.MonkeyPatch
 ) -> None:

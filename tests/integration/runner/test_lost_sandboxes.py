@@ -201,13 +201,13 @@ async def test_what_runs_when_the_daemon_goes_away_goes_on_and_its_end_is_heard_
         await asyncio.sleep(0)
         await relay.up()
         with pytest.raises(SandboxDied, match="exit status 3"):
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(30):
                 await ending
         again = await host.start(next(specs))
         assert {again.spec.sandbox_id} <= await host.living()
         await again.kill()
         await soon(lambda: not again.alive())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await host.strays():  # noqa: ASYNC110 - the daemon removes what has ended
                 await asyncio.sleep(0.05)
     finally:

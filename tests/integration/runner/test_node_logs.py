@@ -53,7 +53,7 @@ async def logs_of(
 
 async def listed(stub: Any, execution_id: str, count: int, **options: Any) -> Any:
     """The lines, once so many are there."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             answer = await stub.ListLogs(
                 pb.ListLogsRequest(execution_id=execution_id, page_size=1000, **options)
@@ -118,7 +118,7 @@ async def test_a_log_is_watched_while_the_node_runs_and_gone_on_with(orchestra: 
             seen: list[str] = []
             after = 0
             for at in range(3):  # a stream for each line: each goes on with the one before
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     call = stub.WatchLogs(
                         pb.WatchLogsRequest(execution_id=name, after_sequence=after)
                     )
@@ -130,7 +130,7 @@ async def test_a_log_is_watched_while_the_node_runs_and_gone_on_with(orchestra: 
                     call.cancel()
                 assert f"line {at}" == seen[-1]
                 (ledger / str(at)).touch()
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(30):
                 last = None
                 async for message in stub.WatchLogs(pb.WatchLogsRequest(execution_id=name)):
                     last = message

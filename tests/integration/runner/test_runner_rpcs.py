@@ -205,7 +205,7 @@ async def test_environments_are_prepared_ahead_and_shown(served: Served) -> None
         each["name"] for each in json.loads(bom.bom_json)["components"]
     }
     rows: list[Any] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while [("greeter", "completed")] != rows:
             await asyncio.sleep(0.05)  # rows are written beside the work
             rows = sql.execute(
@@ -232,7 +232,7 @@ async def _lock(served: Served, node: factories.Node) -> None:
 
 async def _described(stub: Any, environment_id: str) -> Any:
     request = environments_pb.GetEnvironmentRequest(environment_id=environment_id)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (  # noqa: ASYNC110 - rows are written beside the work
             answer := await stub.GetEnvironment(request)
         ).environment.has_bom:

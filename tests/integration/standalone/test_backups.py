@@ -23,8 +23,6 @@ from tests import factories
 from tests.integration.standalone.backups import KEY, Place
 from tests.support.database import Database
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def place(tmp_path: Path, database: Database) -> Iterator[Place]:

@@ -158,7 +158,7 @@ def test_a_killed_server_recovers_what_was_committed(folder: Path) -> None:
             server.child.send_signal(signal.SIGKILL)
             server.child.wait()
         # Its own children need a moment to notice; until then a start is refused.
-        assert wait_until(lambda: _starts(server), timeout_s=10.0)
+        assert wait_until(lambda: _starts(server), timeout_s=30.0)
         assert answer(server, "SELECT answer FROM kept") == 42
     finally:
         server.stop()

@@ -44,7 +44,6 @@ def files_of(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.timeout(60)
 def test_each_service_finds_its_own_secrets_and_nobody_elses(
     database: Database, home: Home, tmp_path: Path
 ) -> None:
@@ -88,7 +87,6 @@ def test_each_service_finds_its_own_secrets_and_nobody_elses(
     assert before == files_of(folder) | {"owner": (home.secrets / "owner.token").read_text()}
 
 
-@pytest.mark.timeout(60)
 def test_those_who_seal_data_find_its_root_keys_once_it_is_to_be_sealed(
     database: Database, home: Home, tmp_path: Path
 ) -> None:
@@ -108,7 +106,6 @@ def test_those_who_seal_data_find_its_root_keys_once_it_is_to_be_sealed(
     assert found["runner"] == found["orchestrator"]
 
 
-@pytest.mark.timeout(60)
 def test_a_migration_of_the_schema_alone_needs_no_home_and_locks_nobody_out(
     database: Database,
 ) -> None:

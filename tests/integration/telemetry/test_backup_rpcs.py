@@ -31,7 +31,6 @@ from tests import factories
 from tests.integration.telemetry.conftest import Telemetry, serving
 from tests.support.database import Database
 
-pytestmark = pytest.mark.timeout(120)
 _NOW = datetime(2026, 1, 2, tzinfo=UTC)
 _POLICY = BackupPolicy(is_enabled=True, interval=timedelta(days=1), keep=7, verifies=True)
 

@@ -7,7 +7,7 @@ import pytest
 from bench import growth
 from bench.flow import running
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 
 async def test_hot_tables_stay_below_twice_what_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:

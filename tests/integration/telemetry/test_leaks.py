@@ -8,15 +8,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import pytest
 from qflow.orchestrator.v1 import execution_service_pb2 as pb
 
 from tests.support.client import COMPLETED, FAILED, Step, connected
 from tests.support.invariants import OF_RUNS, broken
 from tests.support.leaks import beyond, leaks, settled
 from tests.support.suite import Suite
-
-pytestmark = pytest.mark.timeout(180)
 
 _LARGE = "def main(x: int) -> str:\n    return 'x' * (200_000 + x)\n"
 _BREAK = "def main(x: int) -> int:\n    raise ValueError(x)\n"

@@ -33,7 +33,7 @@ async def watching(
     call = watch(request)
 
     async def read() -> Any:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return await call.read()
 
     yield read

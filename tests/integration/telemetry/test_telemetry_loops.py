@@ -220,7 +220,7 @@ async def test_the_running_service_measures_by_itself(
     telemetry: Telemetry, runs: Runs, sql: psycopg.Connection
 ) -> None:
     execution = runs.finished()
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while str(execution) not in measured(sql):  # noqa: ASYNC110  # rows give no signal
             await asyncio.sleep(0.05)
 
@@ -349,7 +349,7 @@ async def test_a_waiting_loop_stops_at_once(maint: Pool) -> None:
     stop = asyncio.Event()
     loop = asyncio.create_task(follow_finished(maint, Work(), asyncio.Event(), stop))
     stop.set()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(5):
         await loop
     assert await pause(stop, 60)
 
@@ -359,12 +359,12 @@ async def test_metrics_rest_with_the_orchestrators_and_come_back_with_them(
 ) -> None:
     work, stirred, stop = Work(), asyncio.Event(), asyncio.Event()
     loop = asyncio.create_task(follow_finished(maint, work, stirred, stop))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not stirred._waiters:  # noqa: ASYNC110  # it has looked, and waits
             await asyncio.sleep(0.05)
     made = runs.finished()
     stirred.set()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not work.measured:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert [str(made)] == list(measured(sql))
@@ -383,7 +383,7 @@ async def test_sums_wait_for_more_runs_and_come_when_no_more_end(
     work, stirred, stop = Work(), asyncio.Event(), asyncio.Event()
     runs.finished()
     loop = asyncio.create_task(follow_finished(maint, work, stirred, stop))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not summed_up():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         runs.finished()

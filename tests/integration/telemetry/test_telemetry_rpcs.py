@@ -162,7 +162,7 @@ async def test_health_is_for_administrators(
     telemetry: Telemetry, sql: psycopg.Connection, owner: factories.User
 ) -> None:
     admin = telemetry.stub(factories.user(sql, role="admin"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (
             samples := (await admin.ListHealthSamples(pb.ListHealthSamplesRequest())).samples
         ):

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from qflow.telemetry.v1 import telemetry_service_pb2 as pb
 from qflow.telemetry.v1.telemetry_service_pb2_grpc import TelemetryServiceStub
 
 from tests.support.client import COMPLETED, FAILED, Step, connected
 from tests.support.suite import Suite
-
-pytestmark = pytest.mark.timeout(120)
 
 DOUBLE = "def main(x: int) -> int:\n    return x * 2\n"
 BREAK = "def main(x: int) -> int:\n    raise ValueError('a canary of mine')\n"

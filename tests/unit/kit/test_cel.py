@@ -315,7 +315,6 @@ _values = st.recursive(
 )
 
 
-@pytest.mark.timeout(60)
 @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 @given(text=_texts, values=st.fixed_dictionaries(dict.fromkeys(NAMES, _values)))
 def test_nothing_but_an_expression_error_comes_out_and_soon(

@@ -27,7 +27,7 @@ class Told:
         self._more.set()
 
     async def until(self, count: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(self.calls) < count:
                 self._more.clear()
                 await self._more.wait()

@@ -64,13 +64,13 @@ def framed(*messages: bytes) -> bytes:
 
 
 async def has(condition: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110  # sockets bring it
             await asyncio.sleep(0.005)
 
 
 async def ended(lane: Lane) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await asyncio.shield(lane.ended)
 
 
@@ -182,14 +182,14 @@ async def test_who_shows_no_key_is_not_waited_for(
     monkeypatch.setattr(kit, "_ENTER_S", 0.05)
     async with opened(path):
         reader, writer = await asyncio.open_unix_connection(str(path))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert b"" == await reader.read()
         writer.close()
     # And who answers nothing holds up no runner.
     silent = socket.socket(socket.AF_UNIX)
     silent.bind(str(path))
     silent.listen()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await enter(str(path), b"k" * 32, b"a" * 32) is None
     silent.close()
 
@@ -262,10 +262,11 @@ async def test_who_does_not_read_holds_back_who_writes(path: Path) -> None:
                 here.hold()
 
         here.listen(take)
+        await has(lambda: len(sizes) >= 3)
         await asyncio.sleep(0.1)
         assert 3 == len(sizes)
         here.go_on()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await pouring
         await has(lambda: len(sizes) == 200)
         assert stopped_at < 200
@@ -288,7 +289,7 @@ async def test_what_is_to_go_at_once_goes_whole_and_only_where_there_is_room(pat
         heard: list[bytes] = []
         there.listen(heard.append)
         assert here.put_at_once([b"one", b"", b"two"])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(heard) < 3:  # noqa: ASYNC110  # the loop's own callbacks bring them
                 await asyncio.sleep(0.001)
         assert [b"one", b"", b"two"] == heard

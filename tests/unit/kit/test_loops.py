@@ -13,7 +13,7 @@ async def test_the_first_of_several_events_wakes_who_waits() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     events[1].set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await waiting
 
 
@@ -23,7 +23,7 @@ async def test_two_that_are_set_in_one_turn_wake_who_waits_once() -> None:
     await asyncio.sleep(0)
     event.set()
     stop.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await waiting
 
 
@@ -32,13 +32,13 @@ async def test_many_wait_for_the_same_event_and_all_wake() -> None:
     waiting = [asyncio.create_task(wait_either(event, stop, None)) for _ in range(5)]
     await asyncio.sleep(0)
     event.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await asyncio.gather(*waiting)
 
 
 async def test_time_ends_a_wait_and_the_events_know_nothing_of_it_afterwards() -> None:
     event, stop = asyncio.Event(), asyncio.Event()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await wait_either(event, stop, 0.01)
     assert not event._waiters
     assert not stop._waiters
@@ -61,6 +61,6 @@ async def test_what_is_set_already_is_not_waited_for_and_others_get_a_turn() -> 
     turns: list[int] = []
     event.set()
     asyncio.get_running_loop().call_soon(turns.append, 1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await wait_any((event,))
     assert [1] == turns

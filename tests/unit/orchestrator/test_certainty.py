@@ -158,6 +158,9 @@ async def told_on_attaching(lease: Lease, monkeypatch: pytest.MonkeyPatch) -> li
     async def admit(*_: Any) -> None:
         return
 
+    told: list[str] = []
+    all_told = asyncio.Event()
+
     async def requests() -> AsyncIterator[pb.AttachRequest]:
         yield pb.AttachRequest(
             hello=pb.RunnerHello(
@@ -167,12 +170,15 @@ async def told_on_attaching(lease: Lease, monkeypatch: pytest.MonkeyPatch) -> li
                 inventory=[pb.RunnerInventoryItem(attempt_ref=uuid.uuid4().bytes, token=7)],
             )
         )
-        await asyncio.sleep(0.3)  # then the runner goes
+        await all_told.wait()  # then the runner goes
 
     monkeypatch.setattr(attach, "admit", admit)
     engine = engine_of(lease)
     writing = asyncio.create_task(engine.journal.run())
     frames = attach.AttachServicer(engine, cast("Any", None)).Attach(requests(), cast("Any", None))
-    told = [field.name async for frame in frames for field, _ in frame.ListFields()]
+    async for frame in frames:
+        told += [field.name for field, _ in frame.ListFields()]
+        if "superseded" in told:
+            all_told.set()
     writing.cancel()
     return told

@@ -31,7 +31,7 @@ def test_what_is_due_at_once_may_be_followed_by_more_in_the_same_turn() -> None:
         engine._set_timer()
         core.next_timer = due_at + 60.0
         engine._set_timer()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not looked:  # noqa: ASYNC110  # nothing to wait for but turns of the loop
                 await asyncio.sleep(0)
 

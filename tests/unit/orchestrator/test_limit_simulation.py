@@ -188,7 +188,6 @@ def limited(seed: int) -> LimitedWorld:
 
 
 @pytest.mark.parametrize("block", range(4))
-@pytest.mark.timeout(120)
 def test_no_seed_exceeds_a_limit_or_keeps_a_place(block: int) -> None:
     """I9, I32: by what is committed, through losses, crashes and answers that nobody heard."""
     faults = 0

@@ -238,7 +238,6 @@ def taken_below(store: Store, run_id: UUID) -> int:
 
 
 @pytest.mark.parametrize("block", range(4))
-@pytest.mark.timeout(120)
 def test_no_construct_loses_or_doubles_an_outcome(block: int) -> None:
     """G2, G3, I1, I2, I4, I10, I11, I14, E5 with maps, loops, branches, waits, sub-workflows."""
     for seed in range(block * SEEDS, (block + 1) * SEEDS):

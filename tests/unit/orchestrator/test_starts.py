@@ -22,7 +22,7 @@ async def test_one_wait_ends_with_the_last_of_its_runs_and_names_those_that_did_
     await asyncio.sleep(0)
     assert not starts.done.done()
     callers.all_loaded_again(())
-    await asyncio.wait_for(starts.done, 1)
+    await asyncio.wait_for(starts.done, 30)
     assert {gone, lost} == set(starts.refused)
     assert isinstance(starts.refused[gone], NotStarted)
     assert isinstance(starts.refused[lost], Unavailable)

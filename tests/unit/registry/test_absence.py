@@ -162,7 +162,6 @@ def _node(draw: st.DrawFn, name: str, sources: int, edges: list[Connection]) -> 
     )
 
 
-@pytest.mark.timeout(90)
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(graphs(), st.data())
 def test_what_is_certain_is_there(definition: Definition, data: st.DataObject) -> None:

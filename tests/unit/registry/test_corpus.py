@@ -25,8 +25,6 @@ from services.registry.gateways.source_analyzer import analyze as analyzer
 from services.registry.gateways.source_analyzer.child import SourceAnalyzer
 from tests.support.runtime_types import Names, alike, expanded, type_of
 
-pytestmark = pytest.mark.timeout(180)
-
 _ANALYZER: Any = analyzer  # it runs under Python 3.9 and has no annotations
 # All stand in the locks, so that every machine reads the same sources.
 PACKAGES: Final = (

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import pytest
 
@@ -15,6 +14,7 @@ from services.registry.domain.requirements import (
     suggested_dependencies,
 )
 from services.registry.domain.source import Import
+from tests.support.cost import counted
 
 
 def _block(*lines: str) -> str:
@@ -117,12 +117,12 @@ def test_a_block_that_cannot_be_used_says_why_and_where(code: str, fault: str, l
 @pytest.mark.parametrize("part", ["a", "a ", '"a b"', '"\\\\\\"a"', "'a'", "'a' "])
 @pytest.mark.parametrize("line", ["{} = 1", "[{}]", "x = {{ {} = 1 }}"])
 def test_a_key_of_very_many_parts_is_refused_unread(part: str, line: str) -> None:
-    begun = time.process_time()
-    for parts, fault in ((33, "PEP723_INVALID"), (3_000 // len(part), "PEP723_INVALID")):
-        found = declared_dependencies(_block(line.format(".".join([part] * parts))))
-        assert found is not None
-        assert [each.code for each in found.diagnostics] == [fault]
-    assert time.process_time() - begun < 0.1
+    with counted() as cost:
+        for parts, fault in ((33, "PEP723_INVALID"), (3_000 // len(part), "PEP723_INVALID")):
+            found = declared_dependencies(_block(line.format(".".join([part] * parts))))
+            assert found is not None
+            assert [each.code for each in found.diagnostics] == [fault]
+    assert cost.ms < 100
     found = declared_dependencies(_block(line.format(".".join([part] * 32))))
     assert found is not None
     assert found.diagnostics == ()

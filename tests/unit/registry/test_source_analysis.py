@@ -319,7 +319,6 @@ BOMBS = {
 }
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("version", list(find_pythons()))
 @pytest.mark.parametrize("bomb", list(BOMBS))
 async def test_a_source_that_exhausts_the_parser_gives_a_diagnostic(

@@ -62,7 +62,7 @@ async def say(port: int, text: bytes) -> bytes:
     writer.write(text)
     await writer.drain()
     writer.write_eof()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         answer = await reader.read()
     writer.close()
     return answer

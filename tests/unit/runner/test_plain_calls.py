@@ -119,7 +119,7 @@ async def test_calls_that_wait_for_an_interpreter_which_never_starts_are_told() 
         Calls(logs, lambda _attempt, _why: None), pool, attempt, told.append, lambda: None
     )
     call.wait(a_need())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not told:  # noqa: ASYNC110  # the pool's tasks take some turns
             await asyncio.sleep(0)
     assert told[0].error is not None
@@ -149,7 +149,7 @@ async def test_a_large_answer_is_looked_at_beside_the_loop_and_told_once() -> No
     assert (None, False) == (attempt.task, attempt.looking is None), (
         "whoever kills ends the sandbox"
     )
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await asyncio.wait({attempt.looking} if attempt.looking else ())
     [(_, outcome)] = test.told
     assert (None, 1) == (outcome.error, test.pool.census()["idle"])

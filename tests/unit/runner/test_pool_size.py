@@ -27,7 +27,7 @@ async def taken(pool: InterpreterPool, *versions: int) -> list[Warm]:
 
 
 async def ended(warm: Warm) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while warm.sandbox.alive():  # noqa: ASYNC110 - a task of the pool's ends it
             await asyncio.sleep(0)
 
@@ -79,7 +79,7 @@ async def test_where_there_are_enough_the_one_that_was_used_the_longest_ago_make
     await asyncio.sleep(0)
     assert not waiting.done(), "both are at work"
     pool.release(third)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         pool.release(await waiting)
     assert (2, False) == (pool.sandboxes, third.sandbox.alive())
     pool.release(first)

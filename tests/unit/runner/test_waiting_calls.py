@@ -151,7 +151,7 @@ async def test_a_call_is_served_though_every_call_before_it_ends_its_interpreter
         pool.release(warm, recycle=True, worked_s=0.0)
         served += 1
 
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         await asyncio.gather(*(call() for _ in range(6)))
     assert (6, 6) == (served, spares.started)
     await pool.close()

@@ -47,7 +47,7 @@ child.wait()
     assert mark is not None
     parent.kill()
     parent.communicate()
-    assert wait_until(lambda: not mark.is_alive(), timeout_s=5.0)
+    assert wait_until(lambda: not mark.is_alive(), timeout_s=30.0)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root is refused by PostgreSQL")
@@ -90,7 +90,7 @@ def test_a_stubborn_process_is_ended_by_the_last_step_of_the_ladder(tmp_path: Pa
         log=tmp_path / "log",
         env=ENV,
     )
-    assert wait_until(lambda: "ready" in process.tail(tmp_path / "log"), timeout_s=5.0)
+    assert wait_until(lambda: "ready" in process.tail(tmp_path / "log"), timeout_s=30.0)
     mark = ProcessMark.of(child.pid)
     assert mark is not None
     assert mark.end([(signal.SIGTERM, 0.05), (signal.SIGKILL, 5.0)])

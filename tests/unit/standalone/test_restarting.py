@@ -54,7 +54,7 @@ async def test_a_machine_without_a_process_to_spare_is_asked_again(
         first = suite.children["telemetry"].child
         assert first is not None
         first.kill()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             await suite.again.wait()
         last = suite.children["telemetry"].child
         assert last is not None

@@ -23,7 +23,7 @@ from services.runner.gateways.sandbox.port import (
 from services.runner.gateways.sandbox.way_out import make_ready
 
 _START_TIMEOUT_S: Final = 60.0  # the daemon may be busy with other containers
-_DEATH_TIMEOUT_S: Final = 10.0
+DEATH_TIMEOUT_S: Final = 5.0
 
 
 class Container(HeldAgent):
@@ -99,7 +99,7 @@ class Container(HeldAgent):
             if not self._ended.done():
                 self._usage = await self._daemon.call(self._daemon.usage, self._container)
                 await self._signal("SIGKILL")
-                await asyncio.wait((self._ended,), timeout=_DEATH_TIMEOUT_S)
+                await asyncio.wait((self._ended,), timeout=DEATH_TIMEOUT_S)
         if not self._ended.done():
             await self._remove()
             self._close(End(-1, oom=False, printed=""))

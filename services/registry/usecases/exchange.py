@@ -32,7 +32,8 @@ from services.registry.storage import variables
 from services.registry.storage.nodes import Node
 from services.registry.storage.sources import Stored
 from services.registry.usecases import nodes, workflows
-from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
+from services.registry.usecases.node_source import Draft
+from services.registry.usecases.nodes import NodeAnswer, Nodes
 from services.registry.usecases.signatures import pinned_to_others, python_places, standing_in
 from services.registry.usecases.workflows import Workflows
 

@@ -106,7 +106,7 @@ async def export_workflow(
 
 def _require_readable(definition: Definition, found: Mapping[tuple[UUID, int], Stored]) -> None:
     gone = [
-        FieldViolation(f"nodes[{index}]", f"the node of {each.id} is not there any more")
+        FieldViolation(f"nodes[{index}]", f"the node of {each.id} no longer exists")
         for index, each in enumerate(definition.nodes)
         if each.construct is None and (each.node_id, each.version) not in found
     ]

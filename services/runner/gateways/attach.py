@@ -126,12 +126,12 @@ class AttachStream:
                 raise lane.fault
             await asyncio.wait({ending}, timeout=_STATUS_S)  # it says why
             if not ending.done():
-                raise StreamLost("its lane has ended")
+                raise StreamLost("the lane has ended")
             with self._ending():
                 await ending
             await self._raise_status()
         except (LaneLost, DecodeError) as fault:
-            raise StreamLost(f"its lane: {fault}") from None
+            raise StreamLost(f"the lane: {fault}") from None
         finally:
             ending.cancel()
 

@@ -70,7 +70,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("docker") and not docker_answers():
         if os.environ.get("QFLOW_REQUIRE_DOCKER"):
             pytest.fail("no Docker daemon answers, and QFLOW_REQUIRE_DOCKER is set")
-        pytest.skip("no Docker daemon answers (`docker info`)")
+        pytest.skip("no Docker daemon responds (`docker info`)")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

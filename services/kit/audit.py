@@ -107,7 +107,7 @@ class Recorder:
         if len(self._waiting) >= _WAITING_MAX:
             raise Unavailable(
                 "AUDIT_BEHIND",
-                "what is done cannot be noted at the moment; try again",
+                "the audit log cannot be written at the moment; try again",
                 retry_after_s=_RETRY_S,
             )
 

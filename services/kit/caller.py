@@ -74,7 +74,7 @@ def check_administers(caller: Caller) -> None:
 def not_team_admin() -> PermissionDenied:
     """Return the error for what only an administrator of the team may do."""
     return PermissionDenied(
-        "NOT_TEAM_ADMIN", "only who administers the team may do this; ask one of them"
+        "NOT_TEAM_ADMIN", "only administrators of the team may do this; ask one of them"
     )
 
 

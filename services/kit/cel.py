@@ -95,7 +95,7 @@ class Expression:
         except BaseException as error:
             # A panic of the library is not an Exception, and must not end the process.
             if type(error).__name__ == "PanicException":
-                raise ExpressionError("this cannot be worked out") from None
+                raise ExpressionError("this cannot be evaluated") from None
             raise
 
     def holds(self, values: Mapping[str, bytes]) -> bool:
@@ -150,13 +150,15 @@ def compile_new(text: str, names: Collection[str]) -> Expression:
     compiled = compile_expression(text, names)
     if compiled.shape.zoned:
         part = compiled.shape.zoned[0]
-        raise ExpressionError(f"{part.text}() takes nothing: it tells UTC", part.place + 1)
+        raise ExpressionError(f"{part.text}() takes no arguments: times are in UTC", part.place + 1)
     for pattern in compiled.shape.patterns:
         try:
             compile_expression(f"''.matches({pattern.text})", ()).evaluate({})
         except ExpressionError as error:
             why = str(error).rpartition("error: ")[2]
-            raise ExpressionError(f"this is no pattern: {why}", pattern.place + 1) from None
+            raise ExpressionError(
+                f"this is not a valid pattern: {why}", pattern.place + 1
+            ) from None
     return compiled
 
 
@@ -206,11 +208,11 @@ def _check_numbers(name: str, text: bytes) -> None:
 
     def check_integer(digits: str) -> None:
         if len(digits) > _INTEGER_CHARS_MAX or not _INTEGER_MIN <= int(digits) <= _INTEGER_MAX:
-            raise ExpressionError(f"{name!r} holds an integer of more than 64 bits")
+            raise ExpressionError(f"{name!r} contains an integer of more than 64 bits")
 
     def check_double(digits: str) -> None:
         if math.isinf(float(digits)):
-            raise ExpressionError(f"{name!r} holds a number beyond the largest double")
+            raise ExpressionError(f"{name!r} contains a number beyond the largest double")
 
     json.loads(text, parse_int=check_integer, parse_float=check_double)
 
@@ -226,7 +228,7 @@ def _longest(name: str, value: Any) -> int:
                 longest = max(longest, len(each))
                 below.extend(each if isinstance(each, list) else each.values())
             elif isinstance(each, int) and not _INTEGER_MIN <= each <= _INTEGER_MAX:
-                raise ExpressionError(f"{name!r} holds an integer of more than 64 bits")
+                raise ExpressionError(f"{name!r} contains an integer of more than 64 bits")
         if not below:
             return longest
         level = below
@@ -257,7 +259,7 @@ def _said(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"there is no field {error.args[0] if error.args else ''!r}"
     text = str(error).split("Check function arguments")[0].strip()
-    return text[:_MESSAGE_CHARS_MAX] or "this cannot be worked out"
+    return text[:_MESSAGE_CHARS_MAX] or "this cannot be evaluated"
 
 
 def _syntax_error(text: str, said: str) -> ExpressionError:

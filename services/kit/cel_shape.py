@@ -133,7 +133,7 @@ def _tokens(text: str) -> list[Token]:
     while place < len(text):
         match = _TOKEN.match(text, place)
         if match is None:
-            raise ExpressionError(f"{text[place]!r} begins nothing that is known", place + 1)
+            raise ExpressionError(f"{text[place]!r} is not expected here", place + 1)
         kind = match.lastgroup or ""
         if kind != "space":
             tokens.append(Token(kind, match.group(), place))

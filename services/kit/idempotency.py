@@ -56,7 +56,7 @@ async def replay(pool: Pool, caller: Caller, key: RequestKey[T] | None) -> Repla
     if digest != key.digest:
         raise AlreadyExists(
             "REQUEST_ID_REUSED",
-            "this request_id was used for another request; take a new one",
+            "this request_id was used for another request; use a new one",
             fields=[FieldViolation("request_id", "was used for another request")],
         )
     return Replayed(response)

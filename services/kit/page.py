@@ -100,7 +100,7 @@ def decode_token(token: str, kind: str, filter_digest: str, caller: Caller) -> l
             token.encode("ascii") + b"=" * (-len(token) % 4), altchars=b"-_", validate=True
         )
         if _text(raw) != token:
-            raise ValueError("not as it was given")
+            raise ValueError("not as it was issued")
         mac, payload = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
         good = _mac(payload, kind=kind, filter_digest=filter_digest, caller=caller)
         if not hmac.compare_digest(mac, good):

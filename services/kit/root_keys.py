@@ -61,7 +61,7 @@ class LocalKeys:
         file, variable = f"{purpose}_KEY_FILE", f"{purpose}_KEYS"
         path, text = told_of(env, purpose)
         if path and text:
-            raise EnvError(f"{file} and {variable} are both set; the keys are in one place")
+            raise EnvError(f"{file} and {variable} are both set; set only one of them")
         if path:
             try:
                 text = Path(path).read_text("ascii")
@@ -69,7 +69,7 @@ class LocalKeys:
                 raise EnvError(f"{file} cannot be read") from None
         if not text.strip():
             if path:
-                raise EnvError(f"{file} holds no key")
+                raise EnvError(f"{file} contains no key")
             return None
         return cls.parse(text, setting=file if path else variable)
 
@@ -121,4 +121,4 @@ def decrypt(key: bytes, stored: bytes, context: bytes) -> bytes:
     try:
         return AESGCM(key).decrypt(stored[:_NONCE_BYTES], stored[_NONCE_BYTES:], context)
     except (InvalidTag, ValueError):
-        raise CannotOpen("what is stored of it was changed, or its key is another") from None
+        raise CannotOpen("its stored data were changed, or encrypted with another key") from None

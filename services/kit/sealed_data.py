@@ -94,6 +94,6 @@ def _decoded(text: str) -> bytes:
 def _not_known() -> Unavailable:
     return Unavailable(
         "DATA_KEY_UNKNOWN",
-        "the key that the data is under is not known here yet; try again",
+        "the key of the data is not loaded here yet; try again",
         retry_after_s=5.0,
     )

@@ -44,7 +44,7 @@ def check_url(url: str, *, loopback: bool, trusted: Trusted | None = None) -> No
     if parts.username is not None or parts.password is not None or "#" in url:
         raise Refused("must have no user, no password and no fragment")
     if port == 0:
-        raise Refused("has a port that is none")
+        raise Refused("has an invalid port")
     if is_trusted:
         return
     literal = literal_address(host)
@@ -61,12 +61,12 @@ def _read(url: str) -> tuple[SplitResult, int | None]:
     if len(url.encode()) > URL_BYTES_MAX:
         raise Refused(f"has more than {URL_BYTES_MAX} bytes")
     if not url.isascii() or not url.isprintable() or any(each in url for each in ' \\"<>^`{|}'):
-        raise Refused("may have printable ASCII characters alone, the others in percent notation")
+        raise Refused("may have only printable ASCII characters; percent-encode others")
     try:
         parts = urlsplit(url)
         return parts, parts.port
     except ValueError:
-        raise Refused("is no URL") from None
+        raise Refused("is not a URL") from None
 
 
 def literal_address(host: str) -> Address | None:

@@ -294,7 +294,7 @@ def _rules(env: Mapping[str, str], name: str) -> tuple[str, ...]:
     try:
         return tuple(plain_rule(text.strip()) for text in texts if text.strip())
     except RequirementError as problem:
-        raise EnvError(f"{name} must be names with versions, between `;`: {problem}") from None
+        raise EnvError(f"{name} must be names with versions, separated by `;`: {problem}") from None
 
 
 def _hosts(env: Mapping[str, str], name: str) -> tuple[str, ...]:
@@ -302,8 +302,8 @@ def _hosts(env: Mapping[str, str], name: str) -> tuple[str, ...]:
     hosts = tuple(text.strip().lower() for text in texts if text.strip())
     if len(hosts) > _HOSTS_MAX or not all(map(is_host_pattern, hosts)):
         raise EnvError(
-            f"{name} must be hosts between commas: example.com, *.example.com or *, "
-            f"each with :port where one is meant; at most {_HOSTS_MAX}"
+            f"{name} must be hosts separated by commas: example.com, *.example.com or *, "
+            f"each optionally with :port; at most {_HOSTS_MAX}"
         )
     return hosts
 

@@ -49,7 +49,7 @@ class Account:
             raise StandaloneError(
                 f"PostgreSQL cannot be set up by user {os.geteuid()}, who has no name here, while "
                 "user namespaces are barred: start Qflow as a user listed in /etc/passwd, or set "
-                "QFLOW_DATABASE_URL to a server of yours"
+                "QFLOW_DATABASE_URL to your own server"
             )
         dropped = f"{user.pw_uid}:{user.pw_gid}"
         self._give_tree(user.pw_uid, user.pw_gid)
@@ -60,7 +60,7 @@ class Account:
             "PostgreSQL does not run as root; here user namespaces are barred, and another user "
             f"cannot reach {self._folder} or {self._program}. Start Qflow as an ordinary user, or "
             "put both where all may enter (QFLOW_HOME=/var/lib/qflow), or set QFLOW_DATABASE_URL "
-            "to a server of yours"
+            "to your own server"
         )
 
     @property
@@ -121,7 +121,7 @@ def _ordinary_user() -> pwd.struct_passwd:
     if not ordinary:
         raise StandaloneError(
             "PostgreSQL does not run as root, and this machine has no other user: add one "
-            "(`useradd --system postgres`), or set QFLOW_DATABASE_URL to a server of yours"
+            "(`useradd --system postgres`), or set QFLOW_DATABASE_URL to your own server"
         )
     return ordinary[0]
 

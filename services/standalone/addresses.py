@@ -95,7 +95,7 @@ def check_host(setting: str, host: str) -> None:
     except (socket.gaierror, UnicodeError) as error:
         raise StandaloneError(
             f"{setting}: the host name {host!r} cannot be resolved ({error}); "
-            "correct the name, or see that this machine's DNS answers (`getent hosts "
+            "correct the name, or check this machine's DNS (`getent hosts "
             f"{host}`)"
         ) from error
 

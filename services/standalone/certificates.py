@@ -67,7 +67,9 @@ def ensure(
                 _issue(folder, service, names, signer=signer, now=now, days=days)
                 made.append(service)
     except OSError as error:
-        raise StandaloneError(f"{folder}: no certificates can be made ({error.strerror})") from None
+        raise StandaloneError(
+            f"{folder}: no certificates can be created ({error.strerror})"
+        ) from None
     return made
 
 
@@ -166,7 +168,7 @@ def _names(service: str, hosts: Sequence[str]) -> list[x509.GeneralName]:
                 names.append(x509.DNSName(host))
             except ValueError:
                 raise StandaloneError(
-                    f"QFLOW_TLS_HOSTS: {host!r} is no host name in ASCII and no address"
+                    f"QFLOW_TLS_HOSTS: {host!r} is neither an ASCII host name nor an address"
                 ) from None
     return names
 

@@ -103,7 +103,7 @@ def _endpoints(home: Home) -> dict[str, str]:
         found: dict[str, str] = json.loads((home.run / "endpoints.json").read_text("utf-8"))
     except (OSError, ValueError):
         raise StandaloneError(
-            f"the suite on {home.root} is starting or stopping; try again in a moment"
+            f"the suite on {home.root} is starting or stopping; try again shortly"
         ) from None
     return found
 

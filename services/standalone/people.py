@@ -86,7 +86,7 @@ def _known(home: Home, database_url: str) -> dict[str, str]:
     if not urls:
         run = hints.make("run", home=home.root, env=os.environ)
         raise StandaloneError(
-            f"{home.root} knows no passwords for {host or 'it'}: "
+            f"{home.root} has no passwords for {host or 'it'}: "
             f"start the suite once on this folder (`{run}`)"
         )
     return urls
@@ -97,5 +97,5 @@ def _running_database(home: Home) -> str:
         return (home.secrets / "database.url").read_text(encoding="utf-8").strip()
     except OSError:
         raise StandaloneError(
-            f"the suite on {home.root} uses a database of yours: set QFLOW_DATABASE_URL to it"
+            f"the suite on {home.root} uses your own database: set QFLOW_DATABASE_URL to it"
         ) from None

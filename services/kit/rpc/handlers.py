@@ -82,7 +82,7 @@ class Handlers(grpc.GenericRpcHandler):
     def add_registered_method_handlers(
         self, service_name: str, handlers: Mapping[str, Handler]
     ) -> None:
-        """Serve a service of the contract; raises if an RPC does not say who may call it."""
+        """Serve a service of the contract; raises if an RPC has no rule on who may call it."""
         self.services.append(service_name)
         service = descriptor_pool.Default().FindServiceByName(service_name)
         for method in service.methods:
@@ -174,7 +174,7 @@ async def _refused(_call: Call, _request: Any) -> bytes:
 def _rule_of(method: MethodDescriptor) -> auth_pb2.AuthRule:
     rule: auth_pb2.AuthRule = method.GetOptions().Extensions[auth_pb2.rule]
     if not rule.audiences or auth_pb2.AUDIENCE_UNSPECIFIED in rule.audiences:
-        raise TypeError(f"{method.full_name} does not say who may call it (qflow.auth.v1.rule)")
+        raise TypeError(f"{method.full_name} has no rule on who may call it (qflow.auth.v1.rule)")
     return rule
 
 

@@ -206,7 +206,7 @@ def _refused() -> Unauthenticated:
 def _unavailable() -> Unavailable:
     return Unavailable(
         "IDENTITY_UNAVAILABLE",
-        "who is calling cannot be told at the moment; try again",
+        "the caller cannot be authenticated at the moment; try again",
         retry_after_s=1.0,
     )
 

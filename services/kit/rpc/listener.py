@@ -99,7 +99,7 @@ def bind(server: grpc.aio.Server, listener: Listener) -> str:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError:
-            raise EnvError(f"cannot listen on {address}: its folder cannot be made") from None
+            raise EnvError(f"cannot listen on {address}: its folder cannot be created") from None
     try:
         if listener.tls is not None and not unix:
             port = server.add_secure_port(address, listener.tls.credentials())

@@ -93,7 +93,7 @@ async def open_server(
     """Build a server and bind it; it serves once it is started.
 
     Raises for plain text anywhere but on the loopback interface and unix sockets, and for an RPC
-    whose contract does not say who may call it.
+    whose contract has no rule on who may call it.
     """
     server = grpc.aio.server(
         options=options_of(listener),

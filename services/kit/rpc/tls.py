@@ -156,7 +156,7 @@ def service_pair(env: Mapping[str, str]) -> KeyPair | None:
     """Read this service's own certificate, which turns on mutual TLS between services."""
     pair = _pair(env, "QFLOW_SERVICE_CERTIFICATE_FILE", "QFLOW_SERVICE_KEY_FILE")
     if pair is not None and not read.optional(env, "QFLOW_TLS_CA_FILE"):
-        raise EnvError("QFLOW_SERVICE_CERTIFICATE_FILE needs QFLOW_TLS_CA_FILE beside it")
+        raise EnvError("QFLOW_SERVICE_CERTIFICATE_FILE needs QFLOW_TLS_CA_FILE too")
     return pair
 
 
@@ -166,7 +166,7 @@ def prove_service(context: Any, name: str) -> None:
     if identity_of(name).encode() not in shown:
         raise Unauthenticated(
             "SERVICE_NOT_PROVEN",
-            "a service's token is believed only with the certificate of the same service",
+            "a service's token is accepted only with the certificate of the same service",
         )
 
 
@@ -182,7 +182,7 @@ def _checked(pair: KeyPair) -> tuple[bytes, bytes]:
     """Read a key and its certificate for grpc; raises if they are unusable or do not match."""
     key, certificate = _bytes(pair.key), _bytes(pair.certificate)
     if pair.key.stat().st_mode & _OTHERS_MAY_READ:
-        raise EnvError(f"{pair.key} holds a private key that every user may read: chmod 600")
+        raise EnvError(f"{pair.key} contains a private key that every user may read: chmod 600")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
             pair.certificate, pair.key, password=_no_password
@@ -193,7 +193,7 @@ def _checked(pair: KeyPair) -> tuple[bytes, bytes]:
         ) from None
     ends = _expires_at(certificate)
     if ends <= datetime.now(UTC):
-        raise EnvError(f"the certificate in {pair.certificate} has expired at {ends.isoformat()}")
+        raise EnvError(f"the certificate in {pair.certificate} expired at {ends.isoformat()}")
     return key, certificate
 
 
@@ -202,7 +202,7 @@ def _authorities(file: Path) -> bytes:
     try:
         ssl.create_default_context(cadata=authorities.decode("ascii"))
     except (ssl.SSLError, UnicodeDecodeError):
-        raise EnvError(f"{file} holds no certificates in PEM") from None
+        raise EnvError(f"{file} contains no certificates in PEM") from None
     return authorities
 
 
@@ -213,7 +213,7 @@ def _expires_at(certificate: bytes) -> datetime:
 
 
 def _no_password() -> bytes:
-    raise EnvError("a private key must not be encrypted: nobody is there to open it")
+    raise EnvError("a private key must not be encrypted: nobody can enter its password")
 
 
 def _bytes(file: Path) -> bytes:

@@ -72,7 +72,7 @@ def check_not_anonymized(account: Account) -> None:
     if account.state == "anonymized":
         raise FailedPrecondition(
             "USER_ANONYMIZED",
-            "the user was anonymised, which is not taken back",
+            "the user was anonymised, which cannot be undone",
             resource=("user", str(account.id)),
         )
 

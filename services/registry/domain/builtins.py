@@ -40,7 +40,7 @@ CHOICE: Final = BuiltinNode(
     name="Choice",
     description="Takes one of several branches: the first whose condition holds, else the default,"
     " else none. Conditions are CEL and read whatever is connected to the node, by the name that"
-    " each connection gives it. What hangs on a branch that is not taken is skipped.",
+    " each connection gives it. What depends on a branch that is not taken is skipped.",
     inputs=_inputs(Choice.kind),
     outputs=builtin_outputs(Choice.kind, None),
     takes_any_input=True,
@@ -49,8 +49,8 @@ SLEEP: Final = BuiltinNode(
     id=BUILTIN_IDS[Sleep.kind],
     kind=Sleep.kind,
     name="Sleep",
-    description="Waits for so many seconds, or until a moment; one of the two is fed. It holds no"
-    " runner while it waits, and goes on through restarts. Its result is the time when it woke.",
+    description="Waits for a number of seconds or until a time; connect one of the two. It holds no"
+    " runner while it waits, and survives restarts. Its result is the time when it continued.",
     inputs=_inputs(Sleep.kind),
     outputs=builtin_outputs(Sleep.kind, None),
 )

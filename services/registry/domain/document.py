@@ -204,7 +204,7 @@ class _JsonReader:
             key = self._string(path)
             here = joined(path, key)
             if key in members:
-                self._faults.append(Fault(*place, here, "KEY_TWICE", "stands here a second time"))
+                self._faults.append(Fault(*place, here, "KEY_TWICE", "occurs a second time"))
                 if len(self._faults) >= FAULTS_MAX:
                     raise DocumentError(self._faults)
             if self._skip() != ":":

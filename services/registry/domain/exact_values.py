@@ -57,7 +57,7 @@ def text_of(value: Plain) -> str:
     if isinstance(value, dict) and is_exact(value):
         held = value[EXACT_KEY]
         if not isinstance(held, str) or isinstance(held, Number):
-            raise ValueTextError(f"{EXACT_KEY} holds a value's JSON text")
+            raise ValueTextError(f"{EXACT_KEY} must contain a value's JSON text")
         text = held
     parse_strict(text)
     return text

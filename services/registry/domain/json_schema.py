@@ -108,7 +108,7 @@ class _Reader:
 
     def _kind(self, kind: object, said: dict[str, Any], path: str, name: str, depth: int) -> Type:
         if not isinstance(kind, str) or kind not in (*_PLAIN, *_KEYWORDS):
-            raise SchemaError("TYPE_UNKNOWN", f"{str(kind)[:100]!r} is no type", f"{path}.type")
+            raise SchemaError("TYPE_UNKNOWN", f"{str(kind)[:100]!r} is not a type", f"{path}.type")
         _only(said, set(_of(kind)), path)
         match kind:
             case "string":
@@ -171,9 +171,9 @@ class _Reader:
     def reference(self, target: object, path: str, name: str, depth: int) -> Type:
         """Convert what `$ref` names; raises SchemaError for a recursive schema."""
         if not isinstance(target, str) or not target.startswith("#/"):
-            raise SchemaError("SCHEMA_INVALID", "$ref leads into this schema: #/$defs/…", path)
+            raise SchemaError("SCHEMA_INVALID", "$ref must refer into this schema: #/$defs/…", path)
         if target in self._open:
-            raise SchemaError("TYPE_RECURSIVE", f"{target[:100]} holds itself", path)
+            raise SchemaError("TYPE_RECURSIVE", f"{target[:100]} contains itself", path)
         here = self._root
         for part in target[2:].split("/"):
             key = part.replace("~1", "/").replace("~0", "~")

@@ -135,7 +135,9 @@ def _find_block(code: str, found: list[Diagnostic]) -> tuple[int, str] | None:
         place = end + 1
     if len(blocks) > 1:
         message = "the source has two `# /// script` blocks"
-        found.append(Diagnostic("error", "PEP723_INVALID", message, "keep one", blocks[1][0], 1))
+        found.append(
+            Diagnostic("error", "PEP723_INVALID", message, "keep only one", blocks[1][0], 1)
+        )
         return None
     return blocks[0] if blocks else None
 
@@ -243,7 +245,7 @@ def _guess(imports: Sequence[Import], found: list[Diagnostic]) -> tuple[Requirem
                 Diagnostic(
                     "info",
                     "IMPORT_OPTIONAL",
-                    f"{each.name} is imported where its absence is handled; it is not installed",
+                    f"{each.name} is an optional import; it is not installed",
                     "declare it in a `# /// script` block if the node needs it",
                     each.line,
                     each.column,

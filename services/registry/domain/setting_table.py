@@ -206,10 +206,10 @@ MAX_RETRIES: Final = Setting(
     maximum=100,
     levels=_NODE,
     enforced_by="orchestrator",
-    enforcement="the planner fails the node when they are used up",
+    enforcement="the planner fails the node when there are none left",
     proof="tests/integration/orchestrator/test_settings.py"
     "::test_no_more_attempts_follow_than_the_policy_says",
-    description="how many attempts may follow the first; 0 where the node has no retry policy",
+    description="how many attempts may follow the first; 0 if the node has no retry policy",
 )
 INITIAL_DELAY: Final = _retry(
     name="retry.initial_delay",
@@ -313,7 +313,7 @@ EGRESS_HOSTS: Final = Setting(
     kind="text",
     levels=_NODE,
     enforced_by="runner",
-    enforcement="the proxy that is the sandbox's only way out",
+    enforcement="the proxy, which is the sandbox's only network access",
     proof=f"{_NETWORK_PROOF}test_only_hosts_that_node_and_deployment_allow_are_reached",
     description="the hosts that a node with egress may reach, of those that the deployment allows",
 )

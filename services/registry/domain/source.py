@@ -187,7 +187,7 @@ def _parameter(
                 "warning",
                 "DEFAULT_NOT_OF_TYPE",
                 f"the default of {raw['name']} is not of its type; the function itself fills it in",
-                "widen the type, or take another default",
+                "widen the type, or use another default",
                 raw["line"],
                 raw["column"],
             )

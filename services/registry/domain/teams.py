@@ -92,7 +92,7 @@ def invitation_not_found(invitation_id: UUID) -> NotFound:
     """Return the error for an invitation that does not exist, or does not concern the caller."""
     return NotFound(
         "INVITATION_NOT_FOUND",
-        "there is no such invitation, or no longer",
+        "there is no such invitation, or it has ended",
         resource=("team_invitation", str(invitation_id)),
     )
 

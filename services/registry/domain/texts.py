@@ -36,7 +36,7 @@ def description_from(text: str) -> str:
 
 def _check_storable(text: str, field: str) -> None:
     if "\0" in text:
-        raise _invalid(field, "must not hold a NUL character")
+        raise _invalid(field, "must not contain a NUL character")
 
 
 def _invalid(field: str, description: str) -> InvalidArgument:

@@ -73,7 +73,7 @@ class _Reader:
     def document(self) -> Item:
         next(self._events)
         if isinstance(next(self._events), yaml.StreamEndEvent):
-            raise DocumentError([Fault(1, 1, "", "TEXT_INVALID", "there is nothing in the text")])
+            raise DocumentError([Fault(1, 1, "", "TEXT_INVALID", "the text is empty")])
         item = self._item(next(self._events), "", 0)
         next(self._events)
         end = next(self._events)
@@ -141,7 +141,7 @@ class _Reader:
             key = self._key(event, path, depth)
             here = joined(path, key)
             if key in members:
-                self._add(event, here, "KEY_TWICE", "stands here a second time")
+                self._add(event, here, "KEY_TWICE", "occurs a second time")
             members[key] = self._item(next(self._events), here, depth + 1)
         return members
 

@@ -81,7 +81,7 @@ def _failed(error: grpc.aio.AioRpcError) -> LockFailedError:
     final = error.code() == grpc.StatusCode.INVALID_ARGUMENT and _reason(error) in _FINAL
     if final or error.code() == grpc.StatusCode.FAILED_PRECONDITION:
         return LockFailedError((error.details() or "")[:_MESSAGE_CHARS_MAX], final=final)
-    return LockFailedError("the runner or the package index does not answer", final=False)
+    return LockFailedError("the runner or the package index does not respond", final=False)
 
 
 def _reason(error: grpc.aio.AioRpcError) -> str:

@@ -55,7 +55,7 @@ class Passwords:
         if self._waiting >= _WAITING_MAX:
             raise ResourceExhausted(
                 "TOO_MANY_SIGN_INS",
-                "too many sign-ins wait; try again in a moment",
+                "too many sign-ins are waiting; try again shortly",
                 retry_after_s=_RETRY_AFTER_S,
             )
         self._waiting += 1

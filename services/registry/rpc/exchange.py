@@ -124,7 +124,7 @@ def _broken_rules(definition: Definition) -> list[tuple[str, str, str]]:
 def _check_sendable(text: str, reason: str) -> None:
     if len(text.encode()) > ANSWER_BYTES_MAX:
         raise FailedPrecondition(
-            reason, f"the text has more than the {ANSWER_BYTES_MAX} bytes that an answer holds"
+            reason, f"the text has more than {ANSWER_BYTES_MAX} bytes, the maximum of a response"
         )
 
 

@@ -25,7 +25,8 @@ from services.registry.rpc.node_codec import node_to_pb, node_version_to_pb
 from services.registry.rpc.sizes import check_answerable
 from services.registry.storage.nodes import Node
 from services.registry.usecases import deletion, impact, lists, node_versions, nodes, reading
-from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
+from services.registry.usecases.node_source import Draft
+from services.registry.usecases.nodes import NodeAnswer, Nodes
 from services.registry.usecases.reading import Reading
 
 _GET: Final = "registry.GetNode"

@@ -145,5 +145,5 @@ async def _redeem(
 
 def _token_refused() -> Unauthenticated:
     return Unauthenticated(
-        "TOKEN_REFUSED", "the token is not valid, or no longer; ask an administrator for another"
+        "TOKEN_REFUSED", "the token is invalid or expired; ask an administrator for another"
     )

@@ -111,7 +111,7 @@ async def read_expressions(
         if each.severity == "error"
     ]
     if own and own in (*report.unknown_types, *(each.name for each in used)):
-        raise invalid(fields[0], "TYPE_RECURSIVE", f"the type {own} holds itself")
+        raise invalid(fields[0], "TYPE_RECURSIVE", f"the type {own} contains itself")
     if violations or report.function is None:
         first_one = violations[0]
         raise InvalidArgument(
@@ -133,7 +133,7 @@ async def create_custom_type(
 ) -> CustomType | Replayed:
     """Create a custom type in the caller's tenant."""
     if name in RESERVED:
-        raise invalid("name", "TYPE_NAME_RESERVED", f"{name} means something in Python already")
+        raise invalid("name", "TYPE_NAME_RESERVED", f"{name} already has a meaning in Python")
     description_from(description)
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
@@ -268,7 +268,7 @@ async def _defined(deps: Types, caller: Caller, name: str, written: Written) -> 
         field = "definition.record.fields"
         names = [each.name for each in written.fields]
         if len(set(names)) != len(names):
-            raise invalid(field, "DUPLICATE_FIELD", "two fields have one name")
+            raise invalid(field, "DUPLICATE_FIELD", "two fields have the same name")
         places = [f"{field}[{at}].type_expression" for at in range(len(names))]
         expressions = [each.expression for each in written.fields]
         types = await read_expressions(deps, caller, expressions, fields=places, own=name)

@@ -32,7 +32,8 @@ from services.registry.storage import variables
 from services.registry.storage.nodes import Node
 from services.registry.storage.sources import Stored
 from services.registry.usecases import nodes, workflows
-from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
+from services.registry.usecases.node_source import Draft
+from services.registry.usecases.nodes import NodeAnswer, Nodes
 from services.registry.usecases.signatures import pinned_to_others, python_places, standing_in
 from services.registry.usecases.workflows import Workflows
 
@@ -105,7 +106,7 @@ async def export_workflow(
 
 def _require_readable(definition: Definition, found: Mapping[tuple[UUID, int], Stored]) -> None:
     gone = [
-        FieldViolation(f"nodes[{index}]", f"the node of {each.id} is not there any more")
+        FieldViolation(f"nodes[{index}]", f"the node of {each.id} no longer exists")
         for index, each in enumerate(definition.nodes)
         if each.construct is None and (each.node_id, each.version) not in found
     ]

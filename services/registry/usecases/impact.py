@@ -25,7 +25,8 @@ from services.registry.storage import workflows as workflow_storage
 from services.registry.storage.nodes import Node
 from services.registry.storage.workflows import Workflow
 from services.registry.usecases import nodes
-from services.registry.usecases.nodes import Draft, NodeAnswer, Nodes
+from services.registry.usecases.node_source import Draft
+from services.registry.usecases.nodes import NodeAnswer, Nodes
 from services.registry.usecases.signatures import standing_in
 
 # Ends a page early, well before the call's deadline.

@@ -58,6 +58,6 @@ def _check(keys: Keys, counts: sign_in_attempts.Counts) -> None:
     if wait_s > 0:
         raise ResourceExhausted(
             "SIGN_IN_DELAYED",
-            f"too many sign-ins failed; the next may be tried in {max(1, round(wait_s))} s",
+            f"too many sign-ins failed; try again in {max(1, round(wait_s))} s",
             retry_after_s=wait_s,
         )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import structlog
 
 from services.kit.caller import Caller
-from services.kit.errors import FieldViolation, InvalidArgument, no_version
+from services.kit.errors import no_version
 from services.kit.idempotency import (
     Replayed,
     RequestKey,
@@ -22,15 +21,8 @@ from services.kit.idempotency import (
 )
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
-from services.kit.pythons import VERSIONS
 from services.kit.updates import check_mask, stale
-from services.registry.domain.requirements import (
-    Requirement,
-    check_python,
-    declared_dependencies,
-    suggested_dependencies,
-)
-from services.registry.domain.source import Diagnostic, Function, worst_first
+from services.registry.domain.source import Diagnostic
 from services.registry.domain.texts import description_from, name_from
 from services.registry.gateways.source_analyzer.child import SourceAnalyzer
 from services.registry.storage import custom_types, nodes
@@ -44,22 +36,18 @@ from services.registry.usecases.changes import (
     hold,
     not_found,
 )
-from services.registry.usecases.custom_types import read_with_custom_types
 from services.registry.usecases.locks import Locks
+from services.registry.usecases.node_source import Draft, Source, read_source, without_mark
 from services.registry.usecases.node_uses import check_not_in_templates
 
 log = structlog.get_logger()
 
-CODE_BYTES_MAX: Final = 1024 * 1024
-# How long a call waits for a lock before it returns `pending`.
+# How long a call waits for a lock before it answers `pending`.
 LOCK_WAIT_S: Final = 5.0
-_BYTE_ORDER_MARK: Final = "\ufeff"
 _FIELDS: Final = (
     *("name", "description", "code", "main_function", "python_version"),
     *("is_public", "is_template"),
 )
-_MAIN_FAULTS: Final = "MAIN_FUNCTION_"
-_VERSION_FAULT: Final = "PYTHON_VERSION_CONFLICT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,19 +68,6 @@ class NodeAnswer:
     node: Node
     diagnostics: tuple[Diagnostic, ...] = ()
     custom_types: tuple[CustomType, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
-    """What a caller sets of a node."""
-
-    name: str = ""
-    description: str = ""
-    code: str = ""
-    main_function: str = ""
-    python_version: str = ""
-    is_public: bool = False
-    is_template: bool = False
 
 
 async def create_node(
@@ -130,8 +105,8 @@ async def drafted(
     """Return version 1 of a node from its source; stores nothing."""
     name_from(draft.name)
     description_from(draft.description)
-    draft = _without_mark(draft)
-    source = await _read_source(deps, caller, draft)
+    draft = without_mark(draft)
+    source = await _source(deps, caller, draft)
     now = datetime.now(UTC)
     node = Node(
         id=NOBODY if validate_only else uuid7(),
@@ -266,7 +241,7 @@ def _merged(before: Node, draft: Draft, mask: Sequence[str]) -> Draft:
         is_public=before.is_public,
         is_template=before.is_template,
     )
-    merged = _without_mark(replace(known, **{name: getattr(draft, name) for name in mask}))
+    merged = without_mark(replace(known, **{name: getattr(draft, name) for name in mask}))
     name_from(merged.name)
     description_from(merged.description)
     return merged
@@ -287,7 +262,7 @@ async def _changed(deps: Nodes, before: Node, wanted: Draft, caller: Caller) -> 
     )
     if same_source:
         return NodeAnswer(head)
-    source = await _read_source(deps, caller, wanted)
+    source = await _source(deps, caller, wanted)
     after = replace(
         head,
         version_id=uuid7(),
@@ -308,105 +283,10 @@ async def _changed(deps: Nodes, before: Node, wanted: Draft, caller: Caller) -> 
     return NodeAnswer(after, source.diagnostics, source.custom_types)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    function: Function
-    python_version: str
-    requirements: tuple[Requirement, ...]
-    diagnostics: tuple[Diagnostic, ...]
-    custom_types: tuple[CustomType, ...]
-
-
-async def _read_source(deps: Nodes, caller: Caller, draft: Draft) -> _Source:
-    """Analyze a source, or raise with everything that is wrong with it."""
-    _check_code(draft.code)
-    declared = await asyncio.to_thread(declared_dependencies, draft.code)
-    python_version = draft.python_version
-    if not python_version:
-        requires = declared.requires_python if declared else ""
-        python_version = _fitting(deps.python_version, requires)
-    if python_version not in VERSIONS:
-        description = f"must be one of {', '.join(VERSIONS)}"
-        raise InvalidArgument(
-            "PYTHON_VERSION_UNSUPPORTED",
-            f"python_version {description}",
-            fields=[FieldViolation("python_version", description, "PYTHON_VERSION_UNSUPPORTED")],
-        )
-    report, custom = await read_with_custom_types(
-        deps.pool,
-        deps.analyzer,
-        caller,
-        draft.code,
-        main_function=draft.main_function,
-        python_version=python_version,
+async def _source(deps: Nodes, caller: Caller, draft: Draft) -> Source:
+    return await read_source(
+        draft, caller, pool=deps.pool, analyzer=deps.analyzer, default=deps.python_version
     )
-    dependencies = declared or suggested_dependencies(report.imports)
-    found = [*report.diagnostics, *dependencies.diagnostics]
-    conflict = check_python(dependencies.requires_python, python_version)
-    if conflict is not None:
-        found.append(conflict)
-    diagnostics = worst_first(found)
-    errors = [each for each in diagnostics if each.severity == "error"]
-    if errors or report.function is None:
-        raise _refused(errors)
-    return _Source(report.function, python_version, dependencies.requirements, diagnostics, custom)
-
-
-def _fitting(default: str, requires: str) -> str:
-    """Return the default Python version, or the oldest that the source's requirement allows."""
-    for version in (default, *VERSIONS):
-        if check_python(requires, version) is None:
-            return version
-    return default
-
-
-def _without_mark(draft: Draft) -> Draft:
-    """Remove a byte order mark, which CPython accepts in files but not in texts."""
-    return replace(draft, code=draft.code.removeprefix(_BYTE_ORDER_MARK))
-
-
-def _check_code(code: str) -> None:
-    description = ""
-    if not code:
-        description = "must not be empty"
-    elif len(code.encode()) > CODE_BYTES_MAX:
-        description = f"must have at most {CODE_BYTES_MAX} bytes"
-    elif "\0" in code:
-        description = "must not hold a NUL character"
-    if description:
-        raise InvalidArgument(
-            "CODE_INVALID",
-            f"code {description}",
-            fields=[FieldViolation("code", description, "CODE_INVALID")],
-        )
-
-
-def _refused(errors: Sequence[Diagnostic]) -> InvalidArgument:
-    codes = {each.code for each in errors}
-    reason = codes.pop() if len(codes) == 1 else "SOURCE_INVALID"
-    first = errors[0]
-    place = f" (line {first.line}, column {first.column})" if first.line else ""
-    more = f"; and {len(errors) - 1} more" if len(errors) > 1 else ""
-    facts: dict[str, Any] = {}
-    if first.line:
-        facts = {"line": first.line, "column": first.column}
-    return InvalidArgument(
-        reason,
-        f"{first.message}{place}{more}",
-        fields=[_violation(each) for each in errors],
-        **facts,
-    )
-
-
-def _violation(each: Diagnostic) -> FieldViolation:
-    field = "code"
-    if each.code.startswith(_MAIN_FAULTS) and not each.line:
-        field = "main_function"
-    elif each.code == _VERSION_FAULT:
-        field = "python_version"
-    place = f"line {each.line}, column {each.column}: " if each.line else ""
-    hint = f"; {each.hint}" if each.hint else ""
-    return FieldViolation(field, f"{place}{each.message}{hint}", each.code)
 
 
 async def when_locked(deps: Nodes, caller: Caller, answer: NodeAnswer) -> NodeAnswer:

@@ -182,7 +182,7 @@ async def change_tags(
         if len(attached) > TAGS_PER_SUBJECT_MAX:
             raise FailedPrecondition(
                 "TAGS_TOO_MANY",
-                f"it would have {len(attached)} tags, and at most {TAGS_PER_SUBJECT_MAX} are kept",
+                f"it would have {len(attached)} tags, the maximum is {TAGS_PER_SUBJECT_MAX}",
                 fields=[FieldViolation("add_tag_ids", "would be too many", "TAGS_TOO_MANY")],
             )
         return attached

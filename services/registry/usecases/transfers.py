@@ -105,7 +105,7 @@ async def _check_may_move(
         raise teams.not_found(target)
     check_administers(caller)
     if role not in _WRITERS:
-        raise PermissionDenied("NOT_A_WRITER", "the caller may only read in the tenant it goes to")
+        raise PermissionDenied("NOT_A_WRITER", "the caller may only read in the target tenant")
     if target == caller.tenant_id:
         raise FailedPrecondition("ALREADY_THERE", f"the {kind} is in this tenant already")
 
@@ -142,7 +142,7 @@ async def _check_nodes(
     if await stored.use_custom_types(db, node_ids):
         raise FailedPrecondition(
             "NODE_USES_CUSTOM_TYPES",
-            "a node that would go is of types that its tenant made, and those stay",
+            "a node that would go is of types that its tenant made, which are not transferred",
         )
 
 

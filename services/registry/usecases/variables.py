@@ -204,7 +204,7 @@ async def _check_value(of: Type, value: object) -> None:
 async def _kept_type(before: Variable | None, value: object) -> Type:
     """Return the type of the existing variable, after checking the new value against it."""
     if before is None:
-        raise invalid("type_json", "TYPE_MISSING", "a new variable needs its type")
+        raise invalid("type_json", "TYPE_MISSING", "a new variable needs a type")
     await _check_value(before.type, value)
     return before.type
 
@@ -248,7 +248,7 @@ def _in_use(name: str, readers: list[tuple[UUID, str]]) -> FailedPrecondition:
     fault = f"the variable {name} is read by active workflows: {shown}{more}"
     return FailedPrecondition(
         "VARIABLE_IN_USE",
-        f"{fault}; deactivate them, or feed their inputs otherwise",
+        f"{fault}; deactivate them, or connect their inputs to something else",
         fields=[FieldViolation("name", fault, "VARIABLE_IN_USE")],
         resource=("variable", name),
     )

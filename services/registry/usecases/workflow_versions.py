@@ -28,6 +28,7 @@ from services.registry.usecases.changes import (
     copied,
     not_found,
 )
+from services.registry.usecases.findings import require_up_to_date
 from services.registry.usecases.workflows import (
     WorkflowAnswer,
     Workflows,
@@ -35,7 +36,6 @@ from services.registry.usecases.workflows import (
     insert_workflow,
     next_version,
     prove,
-    require_up_to_date,
     save,
 )
 

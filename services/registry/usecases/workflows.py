@@ -17,7 +17,7 @@ from services.kit.idempotency import Replayed, RequestKey, rehearse, replay, wri
 from services.kit.ids import uuid7
 from services.kit.pg import Db, Pool, as_caller
 from services.kit.updates import check_mask, stale
-from services.registry.domain.definition import ERROR, INFO, NODES_MAX, Checked, Definition, Finding
+from services.registry.domain.definition import NODES_MAX, Checked, Definition, Finding
 from services.registry.domain.texts import description_from, name_from
 from services.registry.gateways.graph_checker import GraphChecker
 from services.registry.storage import variables, workflows
@@ -29,6 +29,7 @@ from services.registry.usecases.changes import (
     hold,
     not_found,
 )
+from services.registry.usecases.findings import require_complete, require_valid
 from services.registry.usecases.node_uses import check_nodes, check_workflow_not_in_templates
 from services.registry.usecases.signatures import Standing, pinned_to_others, standing_in
 
@@ -83,7 +84,7 @@ async def create_workflow(
     if earlier is not None:
         return earlier
     proven = await prove(deps, caller, definition)
-    _require(proven.checked, complete=activate)
+    require_valid(proven.checked, complete=activate)
     workflow = first_version(
         caller,
         name=name,
@@ -224,7 +225,7 @@ async def update_workflow(
         after = replace(after, is_template=is_template)
     if "definition" in mask and definition is not None:
         proven = await prove(deps, caller, definition, workflow_id)
-        _require(proven.checked, complete=before.is_active)
+        require_valid(proven.checked, complete=before.is_active)
         after, findings = next_version(after, proven), proven.checked.findings
     guard(WorkflowAnswer(after, findings))
 
@@ -258,8 +259,8 @@ async def set_active(
     findings: tuple[Finding, ...] = ()
     if active and not before.is_active:
         proven = await prove(deps, caller, before.definition, workflow_id)
-        # Not an invalid request: the state of the nodes prevents it.
-        _require_complete(proven.checked)
+        # The request is right whatever is found: what hinders is the state of the nodes.
+        require_complete(proven.checked)
         findings = proven.checked.findings
         # Nodes without a fixed version may have other types now, and their edges other conversions.
         if proven.checked.definition != before.definition:
@@ -298,7 +299,7 @@ async def get_version(pool: Pool, caller: Caller, workflow_id: UUID, version: in
 async def require_runnable(deps: Workflows, caller: Caller, workflow: Workflow) -> None:
     """Raise with everything that prevents a version from running with its present nodes."""
     checked = (await prove(deps, caller, workflow.definition, workflow.id)).checked
-    _require_complete(checked)
+    require_complete(checked)
     stored = {each.ends: each for each in workflow.definition.connections}
     for index, edge in enumerate(checked.definition.connections):
         was = stored[edge.ends]
@@ -367,59 +368,6 @@ def next_version(workflow: Workflow, proven: Proven) -> Workflow:
         definition=proven.checked.definition,
         python_version=proven.python_version,
     )
-
-
-def _require(checked: Checked, *, complete: bool) -> None:
-    """Raise with all errors; also with all warnings if the workflow has to be complete."""
-    errors = _errors(checked)
-    if errors:
-        codes = {each.code for each in errors}
-        raise InvalidArgument(
-            codes.pop() if len(codes) == 1 else "DEFINITION_INVALID",
-            _summary(errors),
-            fields=[_violation(each) for each in errors],
-        )
-    if complete:
-        _require_complete(checked)
-
-
-def require_up_to_date(checked: Checked, *, complete: bool) -> None:
-    """Raise `FailedPrecondition` if a stored definition would be refused now."""
-    errors = _errors(checked)
-    if errors:
-        raise FailedPrecondition(
-            "DEFINITION_OUTDATED",
-            f"the definition does not fit its nodes as they are now: {_summary(errors)}",
-            fields=[_violation(each) for each in errors],
-        )
-    if complete:
-        _require_complete(checked)
-
-
-def _errors(checked: Checked) -> list[Finding]:
-    return [each for each in checked.findings if each.severity == ERROR]
-
-
-def _require_complete(checked: Checked) -> None:
-    """Raise with all errors and warnings, which prevent a start."""
-    hindering = [each for each in checked.findings if each.severity != INFO]
-    if hindering:
-        raise FailedPrecondition(
-            "WORKFLOW_INCOMPLETE",
-            f"the workflow cannot be started as it is: {_summary(hindering)}",
-            fields=[_violation(each) for each in hindering],
-        )
-
-
-def _summary(findings: Sequence[Finding]) -> str:
-    first = findings[0]
-    more = f"; and {len(findings) - 1} more" if len(findings) > 1 else ""
-    return f"{first.place}: {first.message}{more}"
-
-
-def _violation(each: Finding) -> FieldViolation:
-    hint = f"; {each.hint}" if each.hint else ""
-    return FieldViolation(each.place, f"{each.message}{hint}", each.code)
 
 
 def _check_update(mask: Sequence[str], definition: Definition | None) -> None:

@@ -33,7 +33,7 @@ class CarriedFiles:
         if found is None:
             raise Mismatch("the file did not come with the call")
         if tag == "pickle" and found[1] != tag:
-            raise Mismatch("the file is no pickle that a node of this run gave")
+            raise Mismatch("the file is not a pickle from a node of this run")
         return found[0]
 
     def open(self, place):

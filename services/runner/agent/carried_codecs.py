@@ -59,7 +59,7 @@ def _write_ndarray(value, stream):
     if not isinstance(value, numpy.ndarray):
         raise expected("numpy.ndarray", value)
     if value.dtype.hasobject:
-        raise Mismatch("an array of Python objects is not carried", "serialization_error")
+        raise Mismatch("an array of Python objects cannot be transferred", "serialization_error")
     numpy.lib.format.write_array(stream, value, allow_pickle=False)
 
 

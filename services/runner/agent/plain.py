@@ -52,7 +52,7 @@ parse = Scanned().decode
 def _refuse_twice(pairs):
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise Mismatch("a key stands twice in an object", "serialization_error")
+        raise Mismatch("a key occurs twice in an object", "serialization_error")
     return made
 
 
@@ -89,11 +89,11 @@ def check_float(value):
 
 def check_text(value):
     if "\x00" in value:
-        raise Mismatch("the text holds a NUL character", "serialization_error")
+        raise Mismatch("the text contains a NUL character", "serialization_error")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise Mismatch("the text holds a lone surrogate", "serialization_error") from None
+        raise Mismatch("the text contains a lone surrogate", "serialization_error") from None
     return value
 
 
@@ -122,7 +122,7 @@ def parse_text(text):
 def encode_any(value, depth=0):
     """Return a value as plain JSON, which a reader in any language gets back unchanged."""
     if depth > MAX_DEPTH:
-        raise Mismatch("nested deeper than 64, or holds itself", "serialization_error")
+        raise Mismatch("nested deeper than 64, or contains itself", "serialization_error")
     if value is None or value is True or value is False:
         return value
     kind = type(value)

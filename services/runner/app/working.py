@@ -45,7 +45,7 @@ async def _place(
         if others and settings.bucket is None:
             raise EnvError(
                 f"QFLOW_FILES_S3_BUCKET is not set, and the cluster has {', '.join(others)} besides"
-                " this machine: runners of several machines share no files without it"
+                " this machine: runners on several machines need it to share files"
             )
         placement = Placement(
             cluster,

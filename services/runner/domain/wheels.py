@@ -43,7 +43,7 @@ def wheel_facts(filename: str, *, folder: str, metadata: str, wheel: str) -> Whe
         name, version, _, tags = parse_wheel_filename(filename)
     except InvalidWheelFilename:
         raise WheelError(
-            "the file name is no wheel's: name-version-python-abi-platform.whl"
+            "the file name is not that of a wheel: name-version-python-abi-platform.whl"
         ) from None
     said, _ = parse_email(metadata)
     _same("Name", canonicalize_name(said.get("name", "")), name)
@@ -91,9 +91,9 @@ def _requirements(texts: list[str]) -> list[str]:
         try:
             parsed = Requirement(text)
         except InvalidRequirement:
-            raise WheelError(f"what it needs cannot be read: {text[:100]!r}") from None
+            raise WheelError(f"its dependencies cannot be read: {text[:100]!r}") from None
         if parsed.url:
-            raise WheelError(f"it needs something from an address: {text[:100]!r}")
+            raise WheelError(f"it depends on a URL: {text[:100]!r}")
     return [text[:_TEXT_CHARS_MAX] for text in texts]
 
 

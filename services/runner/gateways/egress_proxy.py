@@ -154,9 +154,7 @@ class Proxy:
             return
         parts = urlsplit(target)
         if parts.scheme != "http" or parts.username is not None or parts.password is not None:
-            raise Refused(
-                400, "the address must begin with http://; for https a proxy is asked to CONNECT"
-            )
+            raise Refused(400, "the address must begin with http://; use CONNECT for https")
         host, port = split_authority(parts.netloc, default_port=80)
         length = body_length(fields)
         upstream = await self._open(host, port)
@@ -186,14 +184,14 @@ class Proxy:
         else:
             public = [each for each in found if is_public(each)][:_ADDRESSES_MAX]
         if not public:
-            raise Refused(403, f"{host} has no public address, and others are not reached")
+            raise Refused(403, f"{host} has no public address, and only those are allowed")
         for address in public:
             try:
                 async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                     return await self._connect(address, port)
             except (OSError, TimeoutError):
                 continue
-        raise Refused(502, f"{host}:{port} does not answer")
+        raise Refused(502, f"{host}:{port} does not respond")
 
 
 def parse_head(head: bytes) -> tuple[str, str, str, list[tuple[str, str]]]:
@@ -232,7 +230,7 @@ def body_length(fields: Sequence[tuple[str, str]]) -> int:
     """Return the length of the body; a request without a known length is refused."""
     told = {value for name, value in fields if name.lower() == "content-length"}
     if any(name.lower() == "transfer-encoding" for name, _ in fields):
-        raise Refused(411, "a body over plain http must say its length")
+        raise Refused(411, "a request body over plain http must have a length")
     if not told:
         return 0
     [length] = told  # two lengths make it ambiguous

@@ -277,7 +277,7 @@ def regular_size(descriptor: int, bytes_max: int) -> int:
     """Return the size of an open file; raises FileCorruptError and FileTooLarge."""
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode):
-        raise FileCorruptError("what was handed over is no regular file")
+        raise FileCorruptError("the file is not a regular file")
     if facts.st_size > bytes_max:
         raise FileTooLarge
     return facts.st_size

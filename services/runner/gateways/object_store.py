@@ -341,9 +341,9 @@ def _told() -> Iterator[None]:
         answer: Any = problem.response
         if str(answer.get("Error", {}).get("Code")) in _MISSING:
             raise _NotThereError("the bytes of the file are missing") from None
-        raise OSError(f"the store of files: {problem}") from problem
+        raise OSError(f"the object store: {problem}") from problem
     except BotoCoreError as problem:
-        raise OSError(f"the store of files cannot be asked: {problem}") from problem
+        raise OSError(f"the object store cannot be reached: {problem}") from problem
 
 
 def _checked(key: str) -> str:

@@ -367,7 +367,7 @@ async def _spawn(
             pass_fds=pass_fds,
         )
     except TimeoutError:
-        raise UvError(f"not done within {timeout_s:.0f} s", retryable=True) from None
+        raise UvError(f"not finished within {timeout_s:.0f} s", retryable=True) from None
     except child.OutputTooLargeError as error:
         raise UvError(str(error), retryable=False) from None
     return _Done(
@@ -387,7 +387,7 @@ def _error(done: _Done, indexes: Sequence[OpenIndex]) -> UvError:
     if indexes and _REFUSED_US.search(said):
         names = ", ".join(each.name for each in indexes)
         return UvError(
-            f"a package index does not let us in; see to the secrets of {names}: {text}",
+            f"a package index rejects the credentials; check the secrets of {names}: {text}",
             retryable=False,
             reason=INDEX_REFUSES,
         )

@@ -62,7 +62,7 @@ async def _install(version: str, *, folder: Path, env: Mapping[str, str]) -> str
             umask=0o022,
         )
     except TimeoutError:
-        return f"not done within {_INSTALL_S:.0f} s"
+        return f"not finished within {_INSTALL_S:.0f} s"
     except child.OutputTooLargeError as problem:
         return str(problem)
     if done.code == 0:

@@ -42,7 +42,7 @@ def main(path: str) -> dict[str, str]:
             for entry in entries:
                 _read_whole(archive, entry)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as problem:
-        raise WheelError(f"it is no sound zip file: {str(problem)[:200]}") from None
+        raise WheelError(f"it is not a valid zip file: {str(problem)[:200]}") from None
     except (UnicodeError, RuntimeError) as problem:
         raise WheelError(f"it cannot be read: {str(problem)[:200]}") from None
     return {"folder": info, "metadata": texts["METADATA"], "wheel": texts["WHEEL"]}
@@ -98,7 +98,9 @@ def _check_kind(entry: zipfile.ZipInfo) -> None:
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise WheelError(f"{entry.filename!r} is a link or a device")
     if entry.flag_bits & _ENCRYPTED or entry.compress_type not in _METHODS:
-        raise WheelError(f"{entry.filename!r} is packed in a way that installers do not read")
+        raise WheelError(
+            f"{entry.filename!r} is compressed by a method that installers do not support"
+        )
 
 
 def _check_apart(entries: list[zipfile.ZipInfo]) -> None:

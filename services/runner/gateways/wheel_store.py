@@ -146,7 +146,7 @@ class WheelStore:
         except (TimeoutError, child.OutputTooLargeError):
             raise WheelRefusedError("it takes too long to read") from None
         if done.code != 0:
-            raise WheelRefusedError("it takes too much to read")
+            raise WheelRefusedError("it takes too much memory to read")
         answer = json.loads(done.stdout)
         if "error" in answer:
             raise WheelRefusedError(answer["error"])

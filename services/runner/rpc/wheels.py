@@ -76,7 +76,7 @@ class WheelServicer(WheelServiceServicer):
 async def _chunks(parts: AsyncIterator[pb.UploadWheelRequest]) -> AsyncIterator[bytes]:
     async for part in parts:
         if part.WhichOneof("part") != "chunk":
-            raise codec.invalid("chunk", "must be all that follows the header")
+            raise codec.invalid("chunk", "must be all frames after the header")
         yield part.chunk
 
 

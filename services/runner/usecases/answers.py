@@ -39,7 +39,7 @@ def answer_of(attempt: Attempt, warm: Warm, talk: Talk, reply: Reply) -> Outcome
     if attempt.told:
         error, recycle = told_error(attempt), recycle or "told to end"
     elif header.get("op") != "result" or header.get("id") != attempt.request.token:
-        error = AttemptError(type=ErrorType.EXITED, message="the agent answered out of turn")
+        error = AttemptError(type=ErrorType.EXITED, message="the agent sent an unexpected response")
         recycle = "out of turn"
     elif "error" in header:
         error = attempt.granted.mask.error(error_from(header["error"]))

@@ -88,7 +88,7 @@ CANCELLED: Final = Outcome(
 )
 BROKEN: Final = Outcome(
     error=AttemptError(
-        type=ErrorType.ENVIRONMENT, message="the runner could not make the attempt; see its log"
+        type=ErrorType.ENVIRONMENT, message="internal error of the runner; see its log"
     ),
     recycle="broken",
 )

@@ -82,7 +82,7 @@ class CarriedFiles:
         """Put the files that inputs refer to where the sandbox can read them; raises NotCarried."""
         exchange = sandbox.spec.exchange
         if exchange is None:
-            raise NotCarried(ErrorType.ENVIRONMENT, "this runner hands no files over")
+            raise NotCarried(ErrorType.ENVIRONMENT, "this runner does not transfer files")
         lent = Lent({})
         ids = _referred(inputs, carries)
         try:
@@ -116,7 +116,7 @@ class CarriedFiles:
             row = found.get(file_id)
             if row is None:
                 raise NotCarried(
-                    ErrorType.TYPE, f"an input refers to the file {file_id}, which is not there"
+                    ErrorType.TYPE, f"an input refers to the file {file_id}, which does not exist"
                 )
             _refuse_pickle(row, request, sandbox.tier)
             own = folder / str(file_id)
@@ -259,7 +259,7 @@ def _referred(inputs: Sequence[tuple[str, bytes]], carries: Carries) -> list[UUI
                 found[UUID(each)] = None
         except (ValueError, RecursionError):
             raise NotCarried(
-                ErrorType.TYPE, f"input {name!r} refers to a file by what is no id"
+                ErrorType.TYPE, f"input {name!r} refers to a file by an invalid id"
             ) from None
     if len(found) > FILES_MAX:
         raise NotCarried(ErrorType.TYPE, f"a call takes at most {FILES_MAX} files")

@@ -228,7 +228,7 @@ class Environments:
             if descriptor is not None:
                 break
         else:
-            raise EnvironmentFailed("it was removed as often as it was built", retryable=True)
+            raise EnvironmentFailed("it was removed each time it was built", retryable=True)
         self._held[key] = _Held(folder, descriptor)
         touch(folder, time.time())
         self.stirred.set()

@@ -81,7 +81,7 @@ async def delete_file(
         if found.execution_id is not None:
             raise FailedPrecondition(
                 "FILE_OF_EXECUTION",
-                "a run produced this file; it goes with its run",
+                "a run produced this file; it is deleted with its run",
                 execution_id=found.execution_id,
             )
         await files.log_access(db, file_id, "delete", caller.user_id)

@@ -90,7 +90,7 @@ class GrantedSecrets:
         if not found:
             return NOTHING_GRANTED
         if self._keys is None:
-            raise SecretsRefused("the node is granted secrets, and this runner has no key to them")
+            raise SecretsRefused("the node is granted secrets, and this runner has no key for them")
         values: dict[str, str] = {}
         for each in found:
             try:

@@ -129,7 +129,7 @@ class StoredInputs:
         try:
             elements = split(text)
         except ValueError:
-            raise FileCorruptError(f"{reference.field!r} is no list") from None
+            raise FileCorruptError(f"{reference.field!r} is not a list") from None
         return _List(elements, len(text) + _ELEMENT_BYTES * len(elements))
 
     def _keep(self, key: _Key, done: asyncio.Task[_List]) -> None:

@@ -111,7 +111,7 @@ def opened(sealed: SealedIndex, keys: RootKeys | None, *, trusted: Sequence[str]
         return OpenIndex(sealed.name, sealed.url)
     if keys is None:
         raise IndexRefused(
-            f"the package index {sealed.name} asks for a secret, and this runner has no key to it"
+            f"the package index {sealed.name} needs a secret, and this runner has no key for it"
         )
     secret = sealed.secret
     try:

@@ -100,7 +100,7 @@ async def use_version(
         if version not in {each.version for each in kept}:
             raise NotFound(
                 "SECRET_VERSION_NOT_FOUND",
-                f"no version {version} of the secret is kept; GetSecret shows which are",
+                f"no version {version} of the secret exists; GetSecret shows those that do",
                 resource=("secret", name),
             )
         await stored.update(
@@ -150,7 +150,7 @@ async def delete_secret(
         if (index := await package_indexes.that_asks_for(db, before.id)) is not None:
             raise FailedPrecondition(
                 "SECRET_IN_USE",
-                f"the package index {index} asks for it; give that another one or delete it first",
+                f"the package index {index} uses it; change or delete the index first",
                 resource=("secret", name),
             )
         await stored.delete(db, before.id)
@@ -231,7 +231,7 @@ def _keys(deps: Secrets) -> RootKeys:
     if deps.keys is None:
         raise FailedPrecondition(
             "SECRETS_NOT_CONFIGURED",
-            "this deployment has no key to keep secrets under: set QFLOW_SECRETS_KEY_FILE",
+            "this deployment has no key to encrypt secrets with: set QFLOW_SECRETS_KEY_FILE",
         )
     return deps.keys
 

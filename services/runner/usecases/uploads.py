@@ -111,7 +111,7 @@ async def write(
     except WrongOffset as wrong:
         raise OutOfRange(
             "UPLOAD_OFFSET",
-            f"offset_bytes {offset} is not where the upload stands: {wrong.received_bytes}",
+            f"offset_bytes {offset} is not the upload's position: {wrong.received_bytes}",
             received_bytes=wrong.received_bytes,
         ) from None
     except UploadBusy:
@@ -134,7 +134,7 @@ async def _write_all(writer: UploadWriter, upload: Upload, pieces: AsyncIterator
             raise InvalidArgument(
                 "UPLOAD_TOO_LONG",
                 f"more bytes than the {upload.size_bytes} that were announced",
-                fields=[FieldViolation("chunk", "goes beyond the announced size")],
+                fields=[FieldViolation("chunk", "exceeds the announced size")],
             )
         if piece:
             # Never interrupted: a cancelled call must not leave a piece half written.
@@ -198,7 +198,7 @@ async def _proven(store: FileBytes, upload: Upload, sha256: str) -> str:
         )
     except UploadIncomplete:
         raise FailedPrecondition(
-            "UPLOAD_INCOMPLETE", "bytes are missing; GetUpload says from where on"
+            "UPLOAD_INCOMPLETE", "bytes are missing; GetUpload shows the position"
         ) from None
     except UploadBusy:
         raise _busy() from None
@@ -229,13 +229,13 @@ async def _get(pool: Pool, caller: Caller, upload_id: UUID) -> Upload:
 def _missing(upload_id: UUID) -> NotFound:
     return NotFound(
         "UPLOAD_NOT_FOUND",
-        "there is no such upload; it may be finished or given up",
+        "there is no such upload; it may be complete or abandoned",
         resource=("upload", str(upload_id)),
     )
 
 
 def _busy() -> Conflict:
-    return Conflict("UPLOAD_BUSY", "another call writes to the upload; wait for its end")
+    return Conflict("UPLOAD_BUSY", "another call writes to the upload; wait until it ends")
 
 
 def _mismatch() -> InvalidArgument:

@@ -145,7 +145,7 @@ class Wheels:
         if found is not None and found.sha256 != announced.sha256:
             raise AlreadyExists(
                 "WHEEL_EXISTS",
-                f"there are other bytes under the name {announced.filename}; a new version of a "
+                f"a different file exists with the name {announced.filename}; a new version of a "
                 "wheel has a new version in its name",
                 resource=("wheel", str(found.id)),
             )

@@ -78,7 +78,7 @@ def restore(
         target = home.root / "postgres"
         if (target / "data").exists() and not replace:
             raise StandaloneError(
-                f"{target} holds a database; with --replace it is kept beside the restored one, "
+                f"{target} contains a database; --replace keeps it next to the restored one, "
                 "or choose another QFLOW_HOME"
             )
         if (target / "data").exists():
@@ -135,7 +135,7 @@ def follow(home: Home, source: Source, *, say: Callable[[str], None]) -> int:
         if not (target / "data").exists():
             _copy_primary(target, source, home)
         elif not (target / "data" / "standby.signal").exists():
-            raise StandaloneError(f"{target} holds a database that is no replica")
+            raise StandaloneError(f"{target} contains a database that is not a replica")
         server = server_of(home, source.binaries)
         server.prepare()
         wait = told_to_end()
@@ -161,7 +161,7 @@ def promote(home: Home, settings: BackupSettings | None, *, binaries: Binaries) 
     """Promote a replica to an ordinary server, with all it received; the primary must be down."""
     data = home.root / "postgres" / "data"
     if not (data / "standby.signal").exists():
-        raise StandaloneError(f"{data} is no replica; there is nothing to promote")
+        raise StandaloneError(f"{data} is not a replica; there is nothing to promote")
     holder = home.holder()
     mark = ProcessMark.of(holder) if holder else None
     if mark is not None and not mark.end(_END_LADDER):
@@ -268,7 +268,9 @@ def _refuse_moment(manifest: Manifest, to: datetime | None) -> None:
     if to is None:
         return
     if manifest.kind != "base":
-        raise StandaloneError("a dump is of one moment; only a base backup goes on to another")
+        raise StandaloneError(
+            "a dump is of one moment; only a base backup can be recovered to another"
+        )
     if to <= manifest.recovery_point:
         raise StandaloneError(
             f"backup {manifest.id} is of {manifest.recovery_point.isoformat()}: to go back to "

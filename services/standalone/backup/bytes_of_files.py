@@ -76,7 +76,7 @@ def _proven(each: Listed, pool: Path, key: bytes | None) -> Iterator[bytes]:
         passing.feed(piece)
         yield piece
     if not passing.proves(size_bytes=each.size_bytes, sha256=each.sha256):
-        raise CorruptError(f"the bytes of file {each.key} are not those its row tells of")
+        raise CorruptError(f"the bytes of file {each.key} do not match its row")
 
 
 def _copy(path: Path, folder: Path, name: str, each: Listed, key: bytes | None) -> None:
@@ -89,7 +89,7 @@ def _copy(path: Path, folder: Path, name: str, each: Listed, key: bytes | None) 
                 writer.write(piece)
             if not passing.proves(size_bytes=each.size_bytes, sha256=each.sha256):
                 raise CorruptError(
-                    f"file {each.key} on disk is not what its row tells of: it is damaged there"
+                    f"file {each.key} on disk does not match its row: it is damaged there"
                 )
             writer.finish()
 

@@ -75,7 +75,7 @@ class BackupFolder:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StandaloneError(
-                    f"another process works on the backups in {self.root}; try again when it ended"
+                    f"another process is using the backups in {self.root}; try again when it ended"
                 ) from None
             for left in self.backups.glob(f"{_UNFINISHED}*"):
                 shutil.rmtree(left, ignore_errors=True)

@@ -85,6 +85,6 @@ def read_signed(path: Path, home: Home) -> tuple[dict[str, Any], bool]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptError(f"{path.name} cannot be read: {error}") from error
     except InvalidSignature:
-        raise CorruptError(f"{path.name} is not as it was signed") from None
+        raise CorruptError(f"{path.name} does not match its signature") from None
     ours = (home.secrets / _SIGNING).exists() and public_hex(signing_key(home)) == signed["key"]
     return facts, ours

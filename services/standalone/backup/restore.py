@@ -148,7 +148,7 @@ def _unpack(entry: Entry, data: Path, key: bytes | None) -> None:
     ) as tar:
         for member in tar:
             if not (member.isreg() or member.isdir()) or ".." in Path(member.name).parts:
-                raise CorruptError(f"{member.name} has no place in a copy of a server")
+                raise CorruptError(f"{member.name} does not belong in a copy of a server")
             # Owned by us: as root, tar would restore the owners of the other machine.
             member.uid, member.gid, member.uname, member.gname = os.geteuid(), os.getegid(), "", ""
             tar.extract(member, data)

@@ -137,7 +137,7 @@ def pieces(path: Path, key: bytes | None) -> Iterator[bytes]:
         except zlib.error as error:
             raise CorruptError(f"{path.name}: {error}") from error
     if not unpacker.eof or unpacker.unused_data:
-        raise CorruptError(f"{path.name} is cut off or longer than it was")
+        raise CorruptError(f"{path.name} is truncated or longer than it was")
 
 
 def digest(path: Path) -> Part:
@@ -169,7 +169,7 @@ def _packed(path: Path, file: IO[bytes], key: bytes | None) -> Iterator[bytes]:
         raise CorruptError(f"{path.name} is encrypted: set QFLOW_BACKUP_KEY_FILE to its key")
     head = file.read(len(_MAGIC) + _SALT_BYTES)
     if len(head) != len(_MAGIC) + _SALT_BYTES or not head.startswith(_MAGIC):
-        raise CorruptError(f"{path.name} is no encrypted file of a backup")
+        raise CorruptError(f"{path.name} is not an encrypted file of a backup")
     cipher = AESGCM(_derived(key, head[len(_MAGIC) :]))
     number, frame = 0, file.read(_FRAME_BYTES + _TAG_BYTES)
     while True:
@@ -178,7 +178,7 @@ def _packed(path: Path, file: IO[bytes], key: bytes | None) -> Iterator[bytes]:
             yield cipher.decrypt(_nonce(number, last=not after), frame, None)
         except InvalidTag:
             raise CorruptError(
-                f"{path.name}: frame {number} is not as it was written, or the key is another"
+                f"{path.name}: frame {number} is not as it was written, or the key is wrong"
             ) from None
         if not after:
             return

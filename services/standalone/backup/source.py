@@ -46,7 +46,7 @@ class Source:
             self._told = conninfo_to_dict(url)
         except psycopg.ProgrammingError:  # its message would quote the address with the password
             raise StandaloneError(
-                "the address of the database is none: postgresql://user:password@host:5432/database"
+                "the URL of the database is invalid: postgresql://user:password@host:5432/database"
             ) from None
         self._url = url
         self.binaries = binaries

@@ -184,6 +184,6 @@ def _room(folder: BackupFolder) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise StandaloneError(
-            f"no room for the backup in {folder.root}: free some, or keep fewer "
-            "(QFLOW_BACKUP_KEEP); nothing of it was left there"
+            f"no space for the backup in {folder.root}: free some, or keep fewer "
+            "(QFLOW_BACKUP_KEEP); its files were removed"
         ) from error

@@ -119,7 +119,7 @@ class BackupProgram:
                 keep_stderr=True,
             )
         except TimeoutError:
-            raise Unavailable("BACKUP_PROGRAM_SLOW", "the backup program did not end") from None
+            raise Unavailable("BACKUP_PROGRAM_SLOW", "the backup program did not finish") from None
         try:
             answer: dict[str, Any] = json.loads(finished.stdout)
         except ValueError:

@@ -93,7 +93,9 @@ class _Tokens:
         try:
             key = page.decode_token(token, self._kind, self._digest, self._caller)
         except InvalidArgument:
-            raise invalid("resume_token", "is of another stream; begin without a token") from None
+            raise invalid(
+                "resume_token", "belongs to another stream; begin without a token"
+            ) from None
         match key:
             case None:
                 return None
@@ -102,7 +104,7 @@ class _Tokens:
                     (written_by, row_id), at=told_at, now=datetime.now(UTC)
                 )
             case _:
-                raise invalid("resume_token", "is of another stream; begin without a token")
+                raise invalid("resume_token", "belongs to another stream; begin without a token")
 
 
 async def _told(

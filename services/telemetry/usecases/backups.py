@@ -272,6 +272,6 @@ class Backups:
         if self._work is not None:
             raise ResourceExhausted(
                 "BACKUPS_BUSY",
-                f"backup {self._work.backup.id} is being worked on; try again when it is done",
+                f"backup {self._work.backup.id} is in progress; try again when it is done",
                 retry_after_s=30.0,
             )

@@ -35,7 +35,9 @@ class Doctor:
         asked = _chosen(names)
         if self._busy.locked():
             raise ResourceExhausted(
-                "EXAMINATION_RUNNING", "another examination runs; try again", retry_after_s=5.0
+                "EXAMINATION_RUNNING",
+                "another examination is running; try again",
+                retry_after_s=5.0,
             )
         async with self._busy:
             findings = [await self._look(each, rows_max) for each in asked]

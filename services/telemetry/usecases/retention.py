@@ -125,7 +125,7 @@ class Retention:
         if found is None:
             raise NotFound(
                 "RETENTION_RUN_NOT_FOUND",
-                "there is no such pass of retention",
+                "there is no such retention run",
                 resource=("retention_run", str(run_id)),
             )
         return found

@@ -101,7 +101,7 @@ def checked_position(position: TailPosition, *, at: datetime, now: datetime) -> 
     if now - at > YOUTH:
         raise FailedPrecondition(
             "RESUME_TOKEN_TOO_OLD",
-            "the token is more than a day old: list what there is, and watch without a token",
+            "the token is more than a day old: list the existing ones, and watch without a token",
         )
     return position
 

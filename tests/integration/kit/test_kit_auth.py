@@ -362,7 +362,9 @@ async def test_what_was_asked_while_still_in_the_team_is_told_only_of_what_was_d
 
 async def test_a_service_does_not_start_with_an_rpc_that_has_no_rule(service: Service) -> None:
     stubs = service.stubs.grpc
-    with pytest.raises(TypeError, match=r"UnruledService\.Forgotten does not say who may call it"):
+    with pytest.raises(
+        TypeError, match=r"UnruledService\.Forgotten has no rule on who may call it"
+    ):
         await open_server(
             Listener(address="127.0.0.1:0"),
             [(stubs.add_UnruledServiceServicer_to_server, stubs.UnruledServiceServicer())],

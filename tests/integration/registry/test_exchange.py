@@ -213,7 +213,7 @@ def _text(code: str, rest: str = "", **node: Any) -> str:
     [
         ("a: &x 1\nb: *x\n", {"line 1, column 4 (a): anchors", "line 2, column 4 (b): aliases"}),
         ("a: !!python/name:os.system x\n", {"line 1, column 4 (a): tags are refused"}),
-        ("a: 1\nb:\n  c: 1\n  c: 2\n", {"line 4, column 3 (b.c): stands here a second time"}),
+        ("a: 1\nb:\n  c: 1\n  c: 2\n", {"line 4, column 3 (b.c): occurs a second time"}),
         ("a: [1\n", {"line 2, column 1: is not YAML"}),
         ('{"a": 1,}', {"line 1, column 9: a key in double quotes"}),
         ("[" * 100, {"line 1, column 66"}),

@@ -75,7 +75,7 @@ async def test_a_lock_is_pending_while_the_index_is_away(
     resolver.failure = (grpc.StatusCode.UNAVAILABLE, "the index is down")
     made = await client.node(NUMPY)
     assert made.lock_state == node_pb2.LOCK_STATE_PENDING
-    assert "does not answer" in made.lock_error
+    assert "does not respond" in made.lock_error
 
 
 async def test_validation_alone_stores_nothing(client: Client) -> None:

@@ -248,7 +248,7 @@ async def test_what_is_not_the_tenants_or_not_there_cannot_be_read(subject: Subj
     assert "the file is not known" == await refused(first, stranger)
     assert "the file is not known" == await refused(Spliced((at(file, "word"),)), stranger)
     assert "'result' has no element 2" == await refused(at(file, "result", 2), subject.tenant_id)
-    assert "'word' is no list" == await refused(at(file, "word", 0), subject.tenant_id)
+    assert "'word' is not a list" == await refused(at(file, "word", 0), subject.tenant_id)
     assert "the file has no field 'z'" == await refused(at(file, "z", 0), subject.tenant_id)
     forged = FileReference(file.file_id, file.size_bytes, hashlib.sha256(b"").hexdigest(), "result")
     assert "the file is not known" == await refused(forged, subject.tenant_id)

@@ -56,7 +56,7 @@ async def test_only_hosts_that_node_and_deployment_allow_are_reached(
         allowed, other, own = await said(orchestra, workflow)
         assert [502, "the name allowed.invalid is not known"] == allowed
         assert [403, "other.invalid:80 is not among the hosts that this node may reach"] == other
-        assert [403, "127.0.0.2 has no public address, and others are not reached"] == own
+        assert [403, "127.0.0.2 has no public address, and only those are allowed"] == own
         line = next(each for each in runner.said().splitlines() if "service_started" in each)
         address, token = json.loads(line)["addresses"][0], orchestra.owner.token
         async with open_channel(address, token) as channel:

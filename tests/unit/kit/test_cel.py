@@ -101,9 +101,13 @@ def test_what_cannot_be_bounded_or_read_is_refused_with_its_place(
 @pytest.mark.parametrize(
     ("text", "position", "said"),
     [
-        ("x == '' || x.matches('[')", 22, "this is no pattern: unclosed character class"),
-        ("x.matches(r'(?=a)')", 11, "this is no pattern: look-around"),
-        ("timestamp(x).getHours('Mars/Phobos') > 1", 14, "getHours() takes nothing: it tells UTC"),
+        ("x == '' || x.matches('[')", 22, "this is not a valid pattern: unclosed character class"),
+        ("x.matches(r'(?=a)')", 11, "this is not a valid pattern: look-around"),
+        (
+            "timestamp(x).getHours('Mars/Phobos') > 1",
+            14,
+            "getHours() takes no arguments: times are in UTC",
+        ),
     ],
 )
 def test_what_fails_whatever_the_values_are_is_refused_when_it_is_new(

@@ -6,7 +6,7 @@ import uuid
 
 from services.runner.domain.frames import Declined, Finished, Outgoing
 from services.runner.domain.outcome import Outcome, Usage
-from services.runner.gateways import attach
+from services.runner.gateways import attach_frames
 
 _LIMIT = 256 * 1024
 
@@ -23,7 +23,7 @@ def test_frames_stay_below_their_limit_unless_one_result_alone_does_not() -> Non
     sizes = [60_000] * 9 + [_LIMIT, 1]
     results = [finished(token, size) for token, size in enumerate(sizes)]
     declines = [Declined(uuid.UUID(int=99), 1, "over_grant")]
-    frames = list(attach._frames(Outgoing(results=results, declines=declines)))
+    frames = list(attach_frames.frames(Outgoing(results=results, declines=declines)))
     tokens = [[each.token for each in frame.results] for frame in frames]
     assert [[0, 1, 2, 3], [4, 5, 6, 7], [8], [9], [10]] == tokens
     assert [True, True, True, False, True] == [frame.ByteSize() < _LIMIT for frame in frames]

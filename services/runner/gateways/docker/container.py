@@ -57,7 +57,7 @@ class Container(HeldAgent):
                 await self._enter(options)
                 hello = await greeting
                 if hello.header.get("op") != "hello":
-                    raise SandboxDied("the agent did not greet")
+                    raise SandboxDied("the agent sent no greeting")
                 await make_ready(self, setup)
         except TimeoutError:
             await self.kill()
@@ -77,7 +77,7 @@ class Container(HeldAgent):
             either: tuple[asyncio.Future[Any], ...] = (handing, self._ended)
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not handing.done():
-                raise SandboxDied("the container ended before its agent began")
+                raise SandboxDied("the container exited before its agent started")
             handing.result()
         finally:
             handing.cancel()

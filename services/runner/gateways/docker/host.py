@@ -244,7 +244,7 @@ def _survey(
 
 def _no_daemon(problem: BaseException) -> DockerMissing:
     return DockerMissing(
-        f"no Docker daemon answers ({type(problem).__name__}): install docker and start it, or set"
+        f"no Docker daemon responds ({type(problem).__name__}): install docker and start it, or set"
         " DOCKER_HOST"
     )
 

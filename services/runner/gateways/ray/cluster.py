@@ -64,7 +64,7 @@ class RayCluster:
                 ray.init, address=address, namespace=_NAMESPACE, log_to_driver=False
             )
         except (ConnectionError, RuntimeError, ValueError) as problem:
-            raise EnvError(f"no Ray cluster answers at QFLOW_RAY_ADDRESS: {problem}") from None
+            raise EnvError(f"no Ray cluster responds at QFLOW_RAY_ADDRESS: {problem}") from None
         cluster = cls(ray, on_change=on_change)
         await cluster.find()
         return cluster

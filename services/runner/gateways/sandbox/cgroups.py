@@ -197,7 +197,7 @@ def no_processors() -> OSError:
     return OSError(
         errno.ENOTSUP,
         "the cpu controller is not to be had here, so a node cannot be held to a share of the"
-        " processors; delegate it to the runner, or take away cpu_millicores",
+        " processors; delegate it to the runner, or remove cpu_millicores",
     )
 
 

@@ -105,7 +105,7 @@ class AgentChannel:
     def hear(self, answer: OnAnswer, *, reply_bytes_max: int, descriptors_max: int = 0) -> None:
         """Call `answer` with the next reply or an error; never before this returns."""
         if self._answer is not None:
-            raise RuntimeError("the agent answers one request at a time")
+            raise RuntimeError("the agent handles one request at a time")
         self._reply_bytes_max = reply_bytes_max
         self._log_frames = 0
         self._beats = 0

@@ -53,7 +53,7 @@ class LandlockHost:
         uid = next(self._users)
         if uid is not None and not _open_to_all(spec.prefix):
             raise SandboxDied(
-                f"the Python in {spec.prefix} lies where no user but root may enter; have one in "
+                f"the Python in {spec.prefix} is in a folder that only root may enter; use one in "
                 "/usr or /opt, or start Qflow as an ordinary user"
             )
         cgroup = None
@@ -88,7 +88,7 @@ class LandlockHost:
             self._groups.note(name, pid=sandbox.pid, user=os.geteuid() if uid is None else uid)
         except OSError as problem:
             await sandbox.kill()
-            raise SandboxDied(f"the sandbox cannot be noted: {problem.strerror}") from problem
+            raise SandboxDied(f"the sandbox cannot be recorded: {problem.strerror}") from problem
         rlimits = {
             "CORE": 0,
             "NOFILE": spec.limits.open_files,

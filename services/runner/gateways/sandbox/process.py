@@ -111,7 +111,7 @@ class SandboxProcess(HeldAgent):
             async with asyncio.timeout(START_TIMEOUT_S):
                 hello = await self._channel.expect()
                 if hello.header.get("op") != "hello":
-                    raise SandboxDied("the agent did not greet")
+                    raise SandboxDied("the agent sent no greeting")
                 if self._cgroup is None or self._cgroup.entered:
                     self._confine()
                 else:  # the kernel may take a while to move another process

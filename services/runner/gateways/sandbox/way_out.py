@@ -48,7 +48,7 @@ async def make_ready(sandbox: _Asked, setup: Header) -> None:
         return
     if len(ready.descriptors) != 1:
         _close(ready)
-        raise SandboxDied("the agent cannot hand its socket over: this runtime lets none out")
+        raise SandboxDied("the agent cannot pass its socket out of this runtime")
     try:
         end: Callable[[], None] = serve(ready.descriptors[0])
     except OSError as problem:

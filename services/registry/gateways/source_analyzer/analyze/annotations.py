@@ -284,7 +284,7 @@ class Types:
         if name in self.open:
             raise Refused(
                 "TYPE_RECURSIVE",
-                "the type %s holds itself" % name,
+                "the type %s contains itself" % name,
                 "use Any, or dict, where it does",
                 node,
             )

@@ -75,6 +75,6 @@ def name_too_long(node):
     return Refused(
         "TYPE_NOT_UNDERSTOOD",
         "this name is too long for a type",
-        "take one of at most 255 characters",
+        "use a name of at most 255 characters",
         node,
     )

@@ -42,7 +42,7 @@ from services.registry.usecases.node_uses import check_not_in_templates
 
 log = structlog.get_logger()
 
-# How long a call waits for a lock before it answers `pending`.
+# How long a call waits for a lock before it returns `pending`.
 LOCK_WAIT_S: Final = 5.0
 _FIELDS: Final = (
     *("name", "description", "code", "main_function", "python_version"),

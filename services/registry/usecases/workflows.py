@@ -259,7 +259,7 @@ async def set_active(
     findings: tuple[Finding, ...] = ()
     if active and not before.is_active:
         proven = await prove(deps, caller, before.definition, workflow_id)
-        # The request is right whatever is found: what hinders is the state of the nodes.
+        # Not an invalid request: the state of the nodes prevents it.
         require_complete(proven.checked)
         findings = proven.checked.findings
         # Nodes without a fixed version may have other types now, and their edges other conversions.

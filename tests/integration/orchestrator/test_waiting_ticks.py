@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
@@ -11,10 +11,11 @@ from qflow.orchestrator.v1 import schedule_pb2
 from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
 from services.kit.errors import ResourceExhausted
-from services.kit.pg import open_pool, transaction
+from services.kit.pg import Pool, transaction
 from services.orchestrator.storage import schedule_due
 from services.orchestrator.usecases import schedule_runs
 from tests.integration.orchestrator.conftest import Orchestra
+from tests.integration.orchestrator.test_backfills import pool
 from tests.integration.orchestrator.test_schedules import (
     answer,
     create,
@@ -26,6 +27,8 @@ from tests.integration.orchestrator.test_schedules import (
     stub,
     until,
 )
+
+__all__ = ["pool"]  # a fixture
 
 # As a quota, or an engine that has too much to do, puts a tick off.
 WAITING = (
@@ -161,13 +164,8 @@ async def test_what_was_due_before_a_pause_and_waited_for_nobody_starts(
 
 
 async def test_only_what_waits_for_a_run_is_tried_as_that_is_over_and_only_times_wait_behind_one(
-    orchestra: Orchestra,
+    orchestra: Orchestra, pool: Pool
 ) -> None:
-    pool = await open_pool(
-        orchestra.database.url("qflow_orchestrator_engine"),
-        application_name="other",
-        setting="test",
-    )
     waiting = (
         "INSERT INTO schedule_ticks (schedule_id, tick_at, kind, state, reason, try_at, tenant_id)"
         " SELECT id, now() + n * interval '1 s', kind, 'pending', reason,"
@@ -192,5 +190,30 @@ async def test_only_what_waits_for_a_run_is_tried_as_that_is_over_and_only_times
     assert [(9,), (9,), (4,), (9,)] == orchestra.rows(hours_left)
     async with transaction(pool) as db:
         await schedule_due.hurry(db, [schedule_id], reason="OVERLAP")
-    await pool.close()
     assert [(9,), (0,), (4,), (0,)] == orchestra.rows(hours_left)
+
+
+async def test_a_schedule_is_served_by_one_at_a_time_and_its_own_times_first(
+    orchestra: Orchestra, pool: Pool
+) -> None:
+    """I34."""
+
+    async def claim(lasting: timedelta) -> list[schedule_due.Claimed]:
+        async with transaction(pool) as db:
+            return await schedule_due.claim(db, limit=8, lasting=lasting)
+
+    async with orchestra.running():
+        await create(orchestra, overlap=schedule_pb2.OVERLAP_POLICY_ALLOW)
+    orchestra.sql.execute(_NEW)
+    orchestra.sql.execute(
+        "UPDATE schedule_ticks SET kind = 'backfill'"
+        " WHERE tick_at = (SELECT min(tick_at) FROM schedule_ticks)"
+    )
+    [claimed] = await claim(timedelta(hours=1))
+    assert [] == await claim(timedelta(hours=1))
+    async with transaction(pool) as db:
+        found = await schedule_due.pending(db, claimed, limit=2)
+        assert ["timed", "backfill"] == [each.kind for each in found]
+        await schedule_due.release(db, claimed.id)
+    assert [claimed] == await claim(timedelta(seconds=-1))
+    assert [claimed] == await claim(timedelta(hours=1)), "that of somebody who died ran out"

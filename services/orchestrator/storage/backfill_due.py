@@ -23,14 +23,13 @@ class DueBackfill:
     id: UUID
     schedule_id: UUID
     tenant_id: UUID
-    timing: Timing
-    to_at: datetime
+    timing: Timing  # up to the end of the backfill
     next_at: datetime | None
     max_running: int
 
 
 _DUE: Final[LiteralString] = """
-    SELECT id, schedule_id, tenant_id, timing, to_at, next_at, max_running
+    SELECT id, schedule_id, tenant_id, timing, next_at, max_running
       FROM schedule_backfills
      WHERE step_at <= clock_timestamp()
      ORDER BY step_at, id LIMIT $1

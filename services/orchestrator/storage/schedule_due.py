@@ -251,6 +251,7 @@ _SETTLE: Final[LiteralString] = """
     UPDATE schedule_ticks
        SET state = $3, execution_id = $4, reason = $5, message = $6, try_at = NULL
      WHERE schedule_id = $1 AND tick_at = $2 AND state = 'pending'
+ RETURNING true
 """
 _STARTED: Final[LiteralString] = """
     UPDATE schedules SET error_reason = NULL, error_message = NULL, error_at = NULL
@@ -279,9 +280,9 @@ async def started(db: Db, schedule_id: UUID, tick_at: datetime, execution_id: UU
 async def skipped(
     db: Db, schedule_id: UUID, tick_at: datetime, *, reason: str, message: str
 ) -> None:
-    """Record that a tick was skipped."""
-    await db.execute(_SETTLE, schedule_id, tick_at, "skipped", None, reason, message)
-    await db.execute(_SKIPPED, schedule_id)
+    """Record that a tick was skipped, unless another settled it in the meantime."""
+    if await db.fetchval(_SETTLE, schedule_id, tick_at, "skipped", None, reason, message):
+        await db.execute(_SKIPPED, schedule_id)
 
 
 async def settle_failed(

@@ -158,13 +158,12 @@ async def go_on_with_backfills(pool: Pool) -> int:
 
 
 def _moments(backfill: DueBackfill, room: int) -> tuple[list[datetime], datetime | None]:
+    """Return the next times of a backfill and the one after them; its timing has its end."""
     if backfill.next_at is None or not room:
         return [], backfill.next_at
     following = times(backfill.timing, backfill.next_at)
     moments = [backfill.next_at, *islice(following, room - 1)]
-    moments = [each for each in moments if each < backfill.to_at]
-    next_at = next_after(backfill.timing, moments[-1]) if moments else None
-    return moments, next_at if next_at is not None and next_at < backfill.to_at else None
+    return moments, next_after(backfill.timing, moments[-1])
 
 
 async def _serve(scheduler: Scheduler, schedule: Claimed) -> None:

@@ -117,6 +117,7 @@ async def test_a_backfill_has_no_more_under_way_than_it_may_and_ends_with_its_ru
                 assert 2 == len(states(orchestra))
             await make_due(orchestra, 1)
             await until(lambda: ("timed", "started", "") in states(orchestra))
+            assert ("backfill", "pending", "") in states(orchestra)
             await orchestra.change(
                 "UPDATE schedule_ticks SET try_at = clock_timestamp() WHERE state = 'pending'"
             )

@@ -141,6 +141,7 @@ async def test_what_undoes_a_run_that_is_stopped_is_told_as_what_closes_it(
         async with runner.attached():
             run = await start(orchestra, paid(orchestra))
             await holds(runner)
+            assert [("NODES_RUNNING", ["ship"])] == await told(orchestra, run.id)
             await cancel(orchestra, run.id)
             await runner.until(lambda: len(runner.assigns) == 3)
             assert [("CANCELLING", []), ("NODES_RUNNING", ["refund"])] == await told(

@@ -216,6 +216,34 @@ async def test_a_plan_predicts_the_longest_path_from_what_nodes_took(orchestra: 
     assert "probably" in causes(short)["DEADLINE_SHORT"].message
 
 
+async def test_a_plan_counts_on_the_slots_of_runners_that_are_attached(
+    orchestra: Orchestra,
+) -> None:
+    """Of one that went, what it had is still known: its attempts may come back with it."""
+    one = factories.node(orchestra.sql, orchestra.owner)
+    workflow = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes=dict.fromkeys("abcd", one),
+        edges=[("", "x", each, "x") for each in "abcd"],
+        outputs=[("out", "a")],
+    )
+    async with orchestra.running():
+        ran(orchestra, workflow, {each: (one.version_id, [4.0] * 5) for each in "abcd"})
+        runner = await orchestra.runner(lambda *_: None, slots=2)
+        async with runner.attached():
+            await start(orchestra, chain(orchestra, "z"))
+            await runner.until(lambda: bool(runner.held))
+            attached = await plan(orchestra, workflow)
+        # The end of the stream is noticed a moment after the client's side of it.
+        while (gone := await plan(orchestra, workflow)).pythons[0].runner_count:
+            assert "NO_RUNNER" not in causes(gone)
+    [python] = attached.pythons
+    assert (1, 2, 1) == (python.runner_count, python.slot_count, python.free_slot_count)
+    assert [8.0, 4.0] == [seconds(each.time.median) for each in (attached, gone)]
+    assert {"NO_RUNNER"} == set(causes(gone))
+
+
 @pytest.mark.usefixtures("unchecked")
 async def test_a_plan_learns_from_runs_that_were(orchestra: Orchestra) -> None:
     """Times of a map as a whole, of its elements, of a node that failed: as the engine writes."""

@@ -350,6 +350,13 @@ async def test_a_plan_says_of_sub_workflows_what_is_in_the_cache(orchestra: Orch
         )
         for name, second in {"same": ("", "x"), "after": ("u", "out")}.items()
     }
+    behind = factories.workflow(
+        orchestra.sql,
+        orchestra.owner,
+        nodes={"u": sub, "n": one, "v": sub},
+        edges=[("", "x", "u", "x"), ("", "x", "n", "x"), ("n", "result", "v", "x")],
+        outputs=[],
+    )
 
     async def planned(workflow: object, input_json: str) -> list[list[bool]]:
         stub = PlanServiceStub(orchestra.channel(orchestra.owner.token))
@@ -368,6 +375,8 @@ async def test_a_plan_says_of_sub_workflows_what_is_in_the_cache(orchestra: Orch
             # The same node, as i of 2, is in the cache as z of 2 is; i of 3 is not.
             assert [[False, False, True], [True]] == await planned(both["after"], '{"x":1}')
             assert [[False, False, False], [False]] == await planned(both["after"], '{"x":2}')
+            # i of 1 is there; what the node before the other gives is not known.
+            assert nothing == await planned(behind, '{"x":1}')
 
 
 async def test_a_run_says_that_the_cache_is_asked(orchestra: Orchestra) -> None:

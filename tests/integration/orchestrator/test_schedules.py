@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -16,7 +16,7 @@ from qflow.orchestrator.v1 import schedule_pb2, schedule_service_pb2_grpc
 from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
 from services.kit.errors import ResourceExhausted
-from services.kit.pg import open_pool
+from services.kit.pg import open_pool, transaction
 from services.orchestrator.storage import schedule_due
 from services.orchestrator.usecases import schedule_runs
 from services.orchestrator.usecases.schedule_runs import make_ticks
@@ -477,6 +477,45 @@ async def test_a_start_that_is_refused_is_shown_and_not_lost(
     assert (reason, paused, not paused) == (shown, is_paused, is_due)
     assert made.id
     assert [(0,)] == orchestra.rows("SELECT count(*) FROM workflow_executions")
+
+
+async def test_a_refusal_is_shown_until_the_next_start_that_is_not_refused(
+    orchestra: Orchestra,
+) -> None:
+    shown = "SELECT error_reason, error_message, error_at IS NOT NULL FROM schedules"
+    async with orchestra.running():
+        await create(orchestra)
+        await orchestra.change("UPDATE workflows SET is_active = false")
+        await make_due(orchestra, 10)
+        await until(lambda: settled(orchestra))
+        [(reason, _, is_dated)] = orchestra.rows(shown)
+        assert ("WORKFLOW_INACTIVE", True) == (reason, is_dated)
+        await orchestra.change("UPDATE workflows SET is_active = true")
+        await make_due(orchestra, 1)
+        await until(lambda: [(None, None, False)] == orchestra.rows(shown))
+    assert ["failed", "started"] == [state for _, state, _ in states(orchestra)]
+
+
+async def test_what_is_settled_is_settled_no_other_way(orchestra: Orchestra) -> None:
+    """I34: by one whose claim ran out while another did its work."""
+    pool = await open_pool(
+        orchestra.database.url("qflow_orchestrator_engine"),
+        application_name="other",
+        setting="test",
+    )
+    async with orchestra.running():
+        made = await create(orchestra)
+        await make_due(orchestra, 1)
+        await until(lambda: settled(orchestra))
+        before = orchestra.rows("SELECT tick_at, state, execution_id FROM schedule_ticks")
+        [(tick_at, _, _)] = before
+        told: Any = {"reason": "OVERLAP", "message": "late"}
+        for late in (schedule_due.skipped, schedule_due.settle_failed):
+            async with transaction(pool) as db:
+                await late(db, uuid.UUID(made.id), cast("datetime", tick_at), **told)
+        assert before == orchestra.rows("SELECT tick_at, state, execution_id FROM schedule_ticks")
+        assert [(0,)] == orchestra.rows("SELECT skipped_count FROM schedules")
+    await pool.close()
 
 
 async def test_a_schedule_that_nobody_can_read_holds_up_no_other(orchestra: Orchestra) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -10,8 +11,11 @@ from qflow.orchestrator.v1 import schedule_pb2
 from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
 from services.kit.errors import ResourceExhausted
+from services.kit.pg import Pool, transaction
+from services.orchestrator.storage import schedule_due
 from services.orchestrator.usecases import schedule_runs
 from tests.integration.orchestrator.conftest import Orchestra
+from tests.integration.orchestrator.test_backfills import pool
 from tests.integration.orchestrator.test_schedules import (
     answer,
     create,
@@ -23,6 +27,8 @@ from tests.integration.orchestrator.test_schedules import (
     stub,
     until,
 )
+
+__all__ = ["pool"]  # a fixture
 
 # As a quota, or an engine that has too much to do, puts a tick off.
 WAITING = (
@@ -155,3 +161,59 @@ async def test_what_was_due_before_a_pause_and_waited_for_nobody_starts(
     orchestra.sql.execute("UPDATE schedules SET paused_at = now(), due_at = NULL, fire_at = NULL")
     async with orchestra.running():
         await until(lambda: [("timed", "started", "")] * 2 == states(orchestra))
+
+
+async def test_only_what_waits_for_a_run_is_tried_as_that_is_over_and_only_times_wait_behind_one(
+    orchestra: Orchestra, pool: Pool
+) -> None:
+    waiting = (
+        "INSERT INTO schedule_ticks (schedule_id, tick_at, kind, state, reason, try_at, tenant_id)"
+        " SELECT id, now() + n * interval '1 s', kind, 'pending', reason,"
+        " now() + n * interval '1 hour', tenant_id FROM schedules, (VALUES (3, 'timed', 'OVERLAP'),"
+        " (2, 'timed', 'QUOTA_EXCEEDED'), (4, 'manual', 'QUOTA_EXCEEDED'), (5, 'timed', 'OVERLAP'))"
+        " AS tick (n, kind, reason)"
+    )
+    hours_left = (
+        "SELECT round(EXTRACT(epoch FROM try_at - now()) / 3600)::int FROM schedule_ticks"
+        " ORDER BY tick_at"
+    )
+    async with orchestra.running():
+        made = await create(orchestra)
+    orchestra.sql.execute(waiting)
+    [(first,)] = orchestra.rows("SELECT min(tick_at) FROM schedule_ticks")
+    schedule_id, told = UUID(made.id), {"reason": "OVERLAP", "message": ""}
+    await orchestra.change(
+        "UPDATE schedule_ticks SET try_at = now() + interval '9 hours' WHERE tick_at = %s", first
+    )
+    async with transaction(pool) as db:
+        await schedule_due.put_behind(db, schedule_id, cast("datetime", first), **told)
+    assert [(9,), (9,), (4,), (9,)] == orchestra.rows(hours_left)
+    async with transaction(pool) as db:
+        await schedule_due.hurry(db, [schedule_id], reason="OVERLAP")
+    assert [(9,), (0,), (4,), (0,)] == orchestra.rows(hours_left)
+
+
+async def test_a_schedule_is_served_by_one_at_a_time_and_its_own_times_first(
+    orchestra: Orchestra, pool: Pool
+) -> None:
+    """I34."""
+
+    async def claim(lasting: timedelta) -> list[schedule_due.Claimed]:
+        async with transaction(pool) as db:
+            return await schedule_due.claim(db, limit=8, lasting=lasting)
+
+    async with orchestra.running():
+        await create(orchestra, overlap=schedule_pb2.OVERLAP_POLICY_ALLOW)
+    orchestra.sql.execute(_NEW)
+    orchestra.sql.execute(
+        "UPDATE schedule_ticks SET kind = 'backfill'"
+        " WHERE tick_at = (SELECT min(tick_at) FROM schedule_ticks)"
+    )
+    [claimed] = await claim(timedelta(hours=1))
+    assert [] == await claim(timedelta(hours=1))
+    async with transaction(pool) as db:
+        found = await schedule_due.pending(db, claimed, limit=2)
+        assert ["timed", "backfill"] == [each.kind for each in found]
+        await schedule_due.release(db, claimed.id)
+    assert [claimed] == await claim(timedelta(seconds=-1))
+    assert [claimed] == await claim(timedelta(hours=1)), "that of somebody who died ran out"

@@ -19,7 +19,7 @@ from services.orchestrator.storage import execution_lists
 from services.orchestrator.usecases import listing
 from services.orchestrator.usecases.cancel import cancel_execution
 from services.orchestrator.usecases.read import Reader
-from services.orchestrator.usecases.rerun import Again, Rerunner
+from services.orchestrator.usecases.rerun import Again, Checked, Rerunner
 
 ITEMS_MAX: Final = 1000
 # Concurrency: so many share a flush, and leave connections to other calls.
@@ -154,6 +154,7 @@ async def make_many(
     validate_only: bool,
 ) -> list[Item]:
     """Make a new run of each; repeated with the same request id, only once."""
+    checked = Checked()
 
     async def make(execution_id: UUID) -> UUID | None:
         again = Again(
@@ -162,7 +163,7 @@ async def make_many(
             request_id=uuid5(request_id, str(execution_id)) if request_id else None,
             validate_only=validate_only,
         )
-        started, _ = await rerunner.make(caller, again)
+        started, _ = await rerunner.make(caller, again, checked)
         return None if validate_only else started.run.id
 
     return await each_of(ids, make)

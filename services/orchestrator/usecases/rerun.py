@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
@@ -68,6 +68,14 @@ class Again:
 
 
 @dataclass(frozen=True, slots=True)
+class Checked:
+    """Checks that runs of one batch have passed: each is made once per batch."""
+
+    workflows: set[UUID] = field(default_factory=set)
+    nodes: set[tuple[UUID, frozenset[UUID]]] = field(default_factory=set)  # pins, node versions
+
+
+@dataclass(frozen=True, slots=True)
 class Rerunner:
     """The dependencies of these use cases."""
 
@@ -75,15 +83,20 @@ class Rerunner:
     engine: Engine
     router: Router
 
-    async def make(self, caller: Caller, again: Again) -> tuple[Started, int]:
-        """Make a new run; returns it once committed, with the number of kept results."""
+    async def make(
+        self, caller: Caller, again: Again, checked: Checked | None = None
+    ) -> tuple[Started, int]:
+        """Make a new run; returns it once committed, with the number of kept results.
+
+        What `checked` holds is not checked again, unless the flush refuses the run.
+        """
         request_id = None if again.validate_only else again.request_id
         digest = again.digest()
         for left in reversed(range(_TRIES_MAX)):
             earlier = await same_request(self.reader.api_pool, caller, request_id, digest)
             if earlier is not None:
                 return await self._again(caller, earlier)
-            asked = await self._launch(caller, again)
+            asked = await self._launch(caller, again, checked or Checked())
             asked = asked._replace(request_id=request_id, digest=digest)
             kept = asked.kept_count
             if again.validate_only:
@@ -92,6 +105,7 @@ class Rerunner:
             try:
                 return Started(await launch(self.engine, caller, asked), asked.plan), kept
             except NotStarted:
+                checked = None  # it may have changed since
                 await self._settle_key(caller, asked, dry=not left)
         raise changes_all_the_time(asked.wishes)
 
@@ -107,7 +121,7 @@ class Rerunner:
         workflow_id = asked.plan.workflow_id
         await settle_key(self.reader, self.router, caller, workflow_id, asked.wishes, dry=dry)
 
-    async def _launch(self, caller: Caller, again: Again) -> Launch:
+    async def _launch(self, caller: Caller, again: Again, checked: Checked) -> Launch:
         parent, plan = await self.reader.get(caller, again.execution_id, full=True)
         if again.relation != FORK and not parent.final:
             raise FailedPrecondition(
@@ -115,7 +129,7 @@ class Rerunner:
                 f"the execution is {parent.status}: wait for its end, cancel it, or fork it",
                 resource=("execution", str(parent.id)),
             )
-        await self._check_workflow(caller, plan)
+        await self._check_workflow(caller, plan, checked)
         input_json = parent.input_data or "{}"
         if again.input_json is not None:
             input_json = again.input_json or "{}"
@@ -127,7 +141,7 @@ class Rerunner:
             taken = await self._taken(caller, parent, plan, again, input_json)
             recorded = {**taken.recorded, proof.RUN: split_object(input_json)}
             plan = await self._edited(caller, parent, plan, again, recorded)
-        await self._check_nodes(caller, plan, taken.kept)
+        await self._check_nodes(caller, plan, taken.kept, checked)
         check_runners(self.engine, plan)
         return Launch(
             plan=plan,
@@ -138,8 +152,8 @@ class Rerunner:
             undoes=taken.undoes,
         )
 
-    async def _check_workflow(self, caller: Caller, plan: Plan) -> None:
-        if plan.workflow_id is None:
+    async def _check_workflow(self, caller: Caller, plan: Plan, checked: Checked) -> None:
+        if plan.workflow_id is None or plan.workflow_id in checked.workflows:
             return
         async with as_caller(self.reader.api_pool, caller) as db:
             head = await definitions.get_head(db, plan.workflow_id)
@@ -151,15 +165,20 @@ class Rerunner:
                 f"the workflow of the execution is {said}",
                 resource=("workflow", str(plan.workflow_id)),
             )
+        checked.workflows.add(plan.workflow_id)
 
-    async def _check_nodes(self, caller: Caller, plan: Plan, kept: Sequence[Kept]) -> None:
+    async def _check_nodes(
+        self, caller: Caller, plan: Plan, kept: Sequence[Kept], checked: Checked
+    ) -> None:
         """Refuse nodes that would run but cannot be read any more; load their lock states."""
         copied = {each.place for each in kept}
-        wanted = {
+        wanted = frozenset(
             place.node_version_id
             for at, place in enumerate(plan.places)
             if at not in copied and place.kind is Kind.PYTHON
-        }
+        )
+        if (plan.pins_id, wanted) in checked.nodes:
+            return
         known = self.engine.core.unlocked
         async with transaction(self.reader.engine_pool) as db:
             found = await pins.readable(db, caller.tenant_id, wanted)
@@ -169,6 +188,7 @@ class Rerunner:
             raise FailedPrecondition(
                 "NODE_MISSING", f"{lost[0]}: its node was deleted, or you may not read it"
             )
+        checked.nodes.add((plan.pins_id, wanted))
 
     async def _taken(
         self, caller: Caller, parent: Execution, plan: Plan, again: Again, input_json: str

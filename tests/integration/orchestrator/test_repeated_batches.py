@@ -66,6 +66,25 @@ async def test_a_repeated_batch_leaves_out_what_the_first_one_made(orchestra: Or
     assert [(4,)] == orchestra.rows("SELECT count(*) FROM workflow_executions")
 
 
+async def test_what_is_asked_once_for_a_batch_is_said_of_each_workflow(
+    orchestra: Orchestra,
+) -> None:
+    """One that may not be started hinders no run of another, nor does that let it through."""
+    good, gone = chain(orchestra, "a"), chain(orchestra, "a")
+    async with orchestra.running():
+        async with (await orchestra.runner(fail)).attached():
+            runs = [await failed(orchestra, each) for each in (good, gone) * 20]
+            await orchestra.change("UPDATE workflows SET is_active = false WHERE id = %s", gone)
+            request = BatchRetryExecutionsRequest(execution_ids=runs)
+            told = (await reruns(orchestra).BatchRetryExecutions(request)).items
+            for item in told[::2]:
+                await ended(orchestra, item.new_execution_id)
+    assert [0, 9] * 20 == [each.status.code for each in told]
+    assert {"the workflow of the execution is not active; call ActivateWorkflow first"} == {
+        each.status.message for each in told[1::2]
+    }
+
+
 async def test_a_filter_of_nothing_but_space_takes_no_run(orchestra: Orchestra) -> None:
     """B-list: it lets everything through, and a slip of a script would have cancelled all."""
     async with orchestra.running():

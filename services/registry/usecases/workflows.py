@@ -77,7 +77,7 @@ async def create_workflow(
     validate_only: bool = False,
     guard: Callable[[WorkflowAnswer], None] = lambda _: None,
 ) -> WorkflowAnswer | Replayed:
-    """Store version 1 of a workflow; raises with all errors at once. Warnings prevent activation."""
+    """Store version 1 of a workflow; raises with all errors, and warnings prevent activation."""
     name_from(name)
     description_from(description)
     earlier = await replay(deps.pool, caller, key)

@@ -138,7 +138,7 @@ async def test_an_event_is_sent_and_not_marked_at_the_point_between_them(
     async with orchestra.running(), (await orchestra.runner(lambda *_: 1)).attached():
         await subscribe(orchestra, receiver.url)
         await ended(orchestra, (await start(orchestra, chain(orchestra, "a"))).id)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             while not seen:  # noqa: ASYNC110  # the courier tells nobody
                 await asyncio.sleep(0.02)
         assert 1 == len(receiver.got)

@@ -14,8 +14,12 @@ from services.orchestrator.domain.transition import Transition
 from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.journal import Committed
 from services.orchestrator.engine.loaded import Loaded
+from services.orchestrator.engine.owner import _held
+from services.orchestrator.engine.streams import Owned
 from tests.unit.orchestrator.test_certainty import ALL, Lease, nothing
-from tests.unit.orchestrator.test_found_by_worlds import plan_of
+from tests.unit.orchestrator.test_core import ONE, start
+from tests.unit.orchestrator.test_found_by_worlds import answer, plan_of
+from tests.unit.orchestrator.test_holding_what_closes import a_core
 
 TAKER = uuid.uuid4()
 SHARD = 3
@@ -125,3 +129,19 @@ async def test_a_word_to_a_runner_is_no_sign_that_a_run_can_be_written() -> None
     word = Transition(run.id, commands=[SupersededCommand(TAKER, uuid.uuid4(), 1)])
     engine._released(Committed([word], datetime.now(UTC), None, frozenset()))
     assert {run.id: 1} == engine._refusals
+
+
+def test_a_runner_is_told_who_has_what_it_runs_by_the_tokens_that_it_knows() -> None:
+    """I10: of what is being killed it has the token from before that."""
+    core = a_core()
+    run = start(core, plan_of({}, {}, {}))
+    answer(core, run, 1)
+    dying, _, going = run.records
+    assert dying is not None
+    assert going is not None
+    dying.killing, dying.token = dying.token, dying.token + 9
+    assert dying.killing is not None
+    assert [
+        (ONE, Owned(dying.id, dying.killing, TAKER)),
+        (ONE, Owned(going.id, going.token, TAKER)),
+    ] == _held(run, TAKER)

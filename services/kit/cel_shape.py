@@ -122,6 +122,23 @@ def shape_of(text: str, names: frozenset[str]) -> Shape:
     return _Reader(text, names).read()
 
 
+def members_of(text: str, name: str) -> list[Token]:
+    """Return the fields that a sound expression reads of a name: `x` of `input.x`.
+
+    None where it asks with `has` which fields there are.
+    """
+    tokens = [Token("", "", 0), *_tokens(text), Token("", "", 0)]
+    if any(each.kind == "name" and each.text == "has" for each in tokens):
+        return []
+    return [
+        field
+        for before, owner, dot, field, after in zip(*(tokens[n:] for n in range(5)), strict=False)
+        if (owner.kind, owner.text, dot.text, field.kind) == ("name", name, ".", "name")
+        and before.text != "."
+        and after.text != "("
+    ]
+
+
 def _tokens(text: str) -> list[Token]:
     try:
         size_bytes = len(text.encode())

@@ -234,7 +234,9 @@ def test_a_run_is_planned_and_done_again_from_a_place(qflow: Qflow, flows: Path)
     assert (0, '{"result":"C"}\n') == (again.returncode, again.stdout)
     failed = json.loads(qflow("run", f"{flows}:failing", "word=x", "--json").stdout)
     assert 1 == qflow("retry", failed["id"]).returncode
-    assert "never x" in qflow("explain", failed["id"]).stdout
+    said = qflow("explain", failed["id"]).stdout
+    assert "never x" in said
+    assert "\n  time: 20" in said
 
 
 def test_versions_are_compared(qflow: Qflow, flows: Path) -> None:

@@ -376,7 +376,7 @@ class Runs:
                 return self._once("cancelled", lingering, 60.0)
             case "pause" | "resume":
                 return self._once("paused", lingering, 60.0)
-            case "skip" | "signal" | "approve":
+            case "skip" | "signal" | "approve" | "waits":
                 return self._once("waiting", waiting)
             case "rerun" | "fork":
                 return ordered(self.place)

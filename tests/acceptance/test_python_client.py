@@ -69,6 +69,25 @@ def fails(n: int) -> int:
     return fail(n)
 
 
+@qflow.node(name="client test: picky")
+def picky(n: int) -> int:
+    if n > 9:
+        raise ValueError(f"no {n}")
+    return n + 1
+
+
+@qflow.workflow(name="client test: part")
+def part(n: int) -> int:
+    return picky(picky(n))
+
+
+@qflow.workflow(name="client test: parts")
+def parts(ns: list[int]) -> dict[str, Any]:
+    some = part.each(max_in_flight=2, max_failed=1).map(ns)
+    until = part.repeat(while_="result < 6", max_turns=9, carry={"n": "result"})(1)
+    return {"some": some, "until": until}
+
+
 @qflow.workflow(name="client test: wide")
 def widely(n: int) -> str:
     return wide(n)
@@ -145,6 +164,12 @@ async def test_the_example_gives_the_same_here_and_there(client: Client) -> None
     there = await client.run(order, lines)
     assert (Decimal("31.00"), "free shipping") == (here.total, here.note)
     assert here == there
+
+
+async def test_a_sub_workflow_runs_for_each_and_again_as_it_does_here(client: Client) -> None:
+    expected = {"some": [3, None, 5], "until": 7}
+    assert expected == parts.run_local([1, 9, 3])
+    assert expected == await client.run(parts, [1, 9, 3])
 
 
 async def test_pushing_the_same_again_changes_nothing_and_a_change_makes_a_version(

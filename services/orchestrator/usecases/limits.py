@@ -11,6 +11,7 @@ import structlog
 
 from services.kit.caller import Caller
 from services.kit.cel import ExpressionError, compile_new
+from services.kit.cel_shape import members_of
 from services.kit.errors import (
     AlreadyExists,
     FieldViolation,
@@ -23,7 +24,7 @@ from services.kit.pg import Db, Pool, as_caller, transaction
 from services.kit.updates import check_etag
 from services.orchestrator.domain.limits import INPUT
 from services.orchestrator.engine.engine import Engine
-from services.orchestrator.storage import limit_slots, quota_usage
+from services.orchestrator.storage import definitions, limit_slots, quota_usage
 from services.orchestrator.storage import limits as stored
 from services.orchestrator.storage.limits import StoredLimit, Subject
 
@@ -85,6 +86,7 @@ class LimitKeeper:
                     return before
                 raise _exists(name)
             await _check_subject(db, subject)
+            await _check_inputs(db, subject.workflow_id, allowed.key_expression)
             if await stored.count_limits(db) >= LIMITS_MAX:
                 fault = f"a tenant has at most {LIMITS_MAX} limits; delete one"
                 raise ResourceExhausted("LIMITS_TOO_MANY", fault)
@@ -118,6 +120,7 @@ class LimitKeeper:
             if _is_repeated(before, allowed):
                 return before
             check_etag("limit", before.etag, etag)
+            await _check_inputs(db, before.workflow_id, allowed.key_expression)
             await stored.lock(db, before.id)
             after = await stored.update_limit(
                 db,
@@ -181,11 +184,26 @@ def _check_key(text: str) -> None:
         if text:
             compile_new(text, {INPUT})
     except ExpressionError as error:
-        raise InvalidArgument(
-            "EXPRESSION_INVALID",
-            f"key_expression: {error}",
-            fields=[FieldViolation("key_expression", str(error), "EXPRESSION_INVALID")],
-        ) from None
+        raise _no_key(error) from None
+
+
+async def _check_inputs(db: Db, workflow_id: UUID | None, text: str) -> None:
+    """Refuse a key of inputs that the workflow does not have: all its runs would share a count."""
+    head = await definitions.get_head(db, workflow_id) if workflow_id and text else None
+    definition = head and await definitions.get_definition(db, head.id, head.version)
+    if not definition:
+        return
+    names = [each["name"] for each in definition.input_types]
+    for read in members_of(text, INPUT):
+        if read.text not in names:
+            there = ", ".join(names) or "none"
+            fault = f"the workflow has no input {read.text!r} (there: {there})"
+            raise _no_key(ExpressionError(fault, read.place + 1))
+
+
+def _no_key(error: ExpressionError) -> InvalidArgument:
+    violation = FieldViolation("key_expression", str(error), "EXPRESSION_INVALID")
+    return InvalidArgument("EXPRESSION_INVALID", f"key_expression: {error}", fields=[violation])
 
 
 async def _check_subject(db: Db, subject: Subject) -> None:

@@ -390,6 +390,16 @@ async def test_a_limit_that_makes_no_sense_is_refused_with_its_reason(
         assert expected == refused[:2]
 
 
+async def test_a_key_reads_inputs_that_the_workflow_has(orchestra: Orchestra, one: str) -> None:
+    """A name that is not an input is in no run: all of them would be counted together."""
+    of_one: dict[str, Any] = {"target": WORKFLOW, "workflow_id": one, "max_running": 1}
+    async with orchestra.running():
+        refused = await refusal(limit(orchestra, **of_one, key_expression="input.xx % 2"))
+        assert ("INVALID_ARGUMENT", "EXPRESSION_INVALID") == refused[:2]
+        for sound in ("has(input.xx) ? input.xx : 0", "input.x == 1 ? 'input.xx' : ''"):
+            await limit(orchestra, **of_one, name=sound[:3], key_expression=sound)
+
+
 async def test_limits_are_kept_by_name_and_a_repeated_call_changes_nothing(
     orchestra: Orchestra,
 ) -> None:

@@ -239,6 +239,8 @@ def explain(
         typer.echo("nothing is in its way", err=True)
     for each in reasons:
         typer.echo(each.message)
+        if each.HasField("time"):
+            typer.echo(f"  time: {each.time.ToJsonString()}")
         if each.action:
             typer.echo(f"  → {in_shell(each.action)}")
 

@@ -120,6 +120,14 @@ def test_a_failure_has_its_code_its_place_and_the_frames(qflow: Qflow, flows: Pa
     assert (1, "") == (done.returncode, done.stdout)
     assert "failed at fail: ValueError: never x" in done.stderr or "never x" in done.stderr
     assert 'raise ValueError("never " + word)' in done.stderr
+    run = done.stderr.split()[-1]
+    assert f"qflow explain {run}" in done.stderr
+    assert "node fail failed" in qflow("explain", run).stdout
+
+
+def test_a_file_that_was_not_stored_is_named_with_what_stores_it(qflow: Qflow, flows: Path) -> None:
+    told = qflow("plan", f"{flows}:loud", "word=a")
+    assert (2, True) == (told.returncode, f"qflow workflow push {flows}:loud" in told.stderr)
 
 
 def test_what_was_pushed_is_listed_shown_drawn_and_run_by_name(qflow: Qflow, flows: Path) -> None:

@@ -125,7 +125,7 @@ def put_off(timing: Timing, schedule_id: UUID, tick_at: datetime) -> datetime:
 
 
 def time_texts(timing: Timing, tick_at: datetime) -> tuple[str, str]:
-    """Give the time of a tick in the schedule's zone as inputs have it: a datetime, and a date."""
+    """Return the time of a tick in the schedule's zone as text, as a datetime and as a date."""
     zone = timing.times.time_zone if isinstance(timing.times, Cron) else "UTC"
     local = tick_at.astimezone(ZoneInfo(zone))
     return local.isoformat(), local.date().isoformat()

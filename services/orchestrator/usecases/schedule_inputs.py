@@ -1,4 +1,4 @@
-"""The inputs of what a schedule starts: those it was given, and the time of its tick."""
+"""The inputs of a schedule's runs: those of the schedule, and the time of the tick."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.kit.caller import Caller
 from services.kit.errors import invalid
 from services.orchestrator.domain.firing import check_object
 from services.orchestrator.domain.timing import Timing, time_texts
-from services.orchestrator.storage.recovery import split_object
+from services.orchestrator.storage.recovery import join_object, split_object
 from services.orchestrator.usecases.start import Starter
 
 _FIELD: Final = "definition.timing.time_input"
@@ -31,7 +31,7 @@ async def inputs_at(
     timing: Timing,
     tick_at: datetime,
 ) -> str:
-    """Give the inputs of the run that a tick starts, by the types of what it would start now."""
+    """Return the inputs of the run that a tick starts, by the types of the version to start now."""
     if not timing.time_input:
         return said
     known = await starter.known(caller, workflow_id, version, alias)
@@ -40,7 +40,7 @@ async def inputs_at(
 
 
 def with_time(said: str, types: Mapping[str, Type], timing: Timing, tick_at: datetime) -> str:
-    """Add the time of a tick to inputs, as what its input takes; refused where it takes neither."""
+    """Add the time of a tick to the inputs; raises if the input for it does not take one."""
     name = timing.time_input
     if name not in types:
         there = ", ".join(types) or "none"
@@ -58,5 +58,4 @@ def with_time(said: str, types: Mapping[str, Type], timing: Timing, tick_at: dat
     else:
         fault = f"{name} takes {expression(types[name])}: a time is a datetime, a date or a str"
         raise invalid(_FIELD, "TYPE_MISMATCH", fault)
-    fields = [f"{json.dumps(each)}:{text.decode()}" for each, text in given.items()]
-    return "{" + ",".join(fields) + "}"
+    return join_object(given)

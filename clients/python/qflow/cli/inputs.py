@@ -137,7 +137,7 @@ def changed_inputs_json(
 ) -> str:
     """Write inputs as JSON, some of them changed; whether they fit is for the service to say.
 
-    What one was before is left out where something else gives it `without` a value of its own.
+    `without` names an input whose earlier value is dropped.
     """
     from qflow import values
     from qflow.client.client import input_types

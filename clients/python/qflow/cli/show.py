@@ -257,7 +257,7 @@ def timeline(
 
 
 def _taken_over(node: execution_pb2.NodeExecution) -> str:
-    """Say of a node that did not run in this run where its result is from, in its time's stead."""
+    """Return `cached` or `kept` for a node that did not run in this run, else nothing."""
     return "cached" if node.cache_hit else "kept" if node.copied_from else ""
 
 

@@ -115,7 +115,7 @@ class Called(ABC, Generic[P, R]):
         if first in named:
             raise AuthoringError(
                 f"{self.name}.map: its first parameter, {first}, takes the elements of the list, "
-                f"and {first}= gives it another value: let the parameter that takes them stand first"
+                f"so {first}= is one too many: let the parameter that takes them stand first"
             )
 
     @cached_property

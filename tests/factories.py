@@ -121,6 +121,7 @@ def workflow(
     edges: Sequence[tuple[str, str, str, str]],
     links: Sequence[Mapping[str, Any]] = (),
     inputs: Sequence[str] = ("x",),
+    takes: Mapping[str, Any] = INT,
     outputs: Sequence[tuple[str, str]],
     settings: Mapping[str, Any] | None = None,
     node_settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -166,7 +167,7 @@ def workflow(
         ),
         json.dumps(settings or {}),
         json.dumps(
-            [{"name": n, "type": INT, "required": True, "default_json": None} for n in inputs]
+            [{"name": n, "type": takes, "required": True, "default_json": None} for n in inputs]
         ),
         json.dumps(
             [

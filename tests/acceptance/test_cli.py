@@ -68,6 +68,11 @@ def loud(word: str) -> str:
     return shout(shout(word))
 
 
+@qflow.workflow(name="cli test: all loud")
+def all_loud(words: list[str]) -> list[str]:
+    return loud.map(words)
+
+
 @qflow.workflow(name="cli test: failing")
 def failing(word: str) -> str:
     return fail(word)
@@ -120,6 +125,14 @@ def test_a_failure_has_its_code_its_place_and_the_frames(qflow: Qflow, flows: Pa
     assert (1, "") == (done.returncode, done.stdout)
     assert "failed at fail: ValueError: never x" in done.stderr or "never x" in done.stderr
     assert 'raise ValueError("never " + word)' in done.stderr
+    run = done.stderr.split()[-1]
+    assert f"qflow explain {run}" in done.stderr
+    assert "node fail failed" in qflow("explain", run).stdout
+
+
+def test_a_file_that_was_not_stored_is_named_with_what_stores_it(qflow: Qflow, flows: Path) -> None:
+    told = qflow("plan", f"{flows}:loud", "word=a")
+    assert (2, True) == (told.returncode, f"qflow workflow push {flows}:loud" in told.stderr)
 
 
 def test_what_was_pushed_is_listed_shown_drawn_and_run_by_name(qflow: Qflow, flows: Path) -> None:
@@ -139,6 +152,16 @@ def test_what_was_pushed_is_listed_shown_drawn_and_run_by_name(qflow: Qflow, flo
     assert ["EXECUTION_STATUS_COMPLETED", 2] == [told["execution"]["status"], len(told["nodes"])]
     assert "shouting b" in qflow("logs", run, "--follow").stdout
     assert run in qflow("ls", "--limit", "5").stdout
+
+
+def test_what_the_workflows_of_a_run_wrote_is_printed_with_where(qflow: Qflow, flows: Path) -> None:
+    run = qflow("run", f"{flows}:all_loud", 'words=["a","b"]', "--detach").stdout.strip()
+    assert "" == qflow("logs", run, "--follow").stdout
+    lines = qflow("logs", run, "--follow", "--nested").stdout.splitlines()
+    assert ["loud[0]/shout", "loud[0]/shout_2", "loud[1]/shout", "loud[1]/shout_2"] == [
+        line.split()[0] for line in lines
+    ]
+    assert "shouting B" in lines[-1]
 
 
 async def test_what_a_node_runs_in_is_built_when_it_is_pushed(

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from services.standalone.process import wait_until
 from tests.acceptance.conftest import Qflow
 from tests.support.suite import Suite
 
 FLOWS = """
 from __future__ import annotations
+
+from datetime import date
 
 import qflow
 
@@ -53,6 +56,16 @@ def around() -> str:
 @qflow.workflow(name="cli services: two")
 def two(left: str, right: str) -> str:
     return join(shout(left), shout(right))
+
+
+@qflow.node(name="cli services: tell")
+def tell(day: date) -> str:
+    return f"{day:%d.%m.}"
+
+
+@qflow.workflow(name="cli services: dated")
+def dated(day: date) -> str:
+    return tell(day)
 
 
 @qflow.workflow(name="cli services: odds")
@@ -191,6 +204,26 @@ def test_a_backfill_is_listed_and_stopped(qflow: Qflow, flows: Path) -> None:
     refused = qflow("schedule", "backfill", schedule, "2026-02-30", "2026-03-01")
     assert (2, True) == (refused.returncode, "not '2026-02-30'" in refused.stderr)
     assert 0 == qflow("schedule", "rm", schedule).returncode
+
+
+def test_a_backfill_gives_each_run_its_day(qflow: Qflow, flows: Path) -> None:
+    qflow("workflow", "push", f"{flows}:dated")
+    daily = ("--cron", "0 6 * * *", "--paused", "--time-input")
+    unknown = qflow("schedule", "create", "cli services: dated", *daily, "dy")
+    assert (2, True) == (unknown.returncode, "no input 'dy' (there: day)" in unknown.stderr)
+    made = qflow("schedule", "create", "cli services: dated", *daily, "day")
+    schedule = made.stdout.strip()
+    qflow("schedule", "backfill", schedule, "2026-01-30", "2026-02-02")
+    listed = ("schedule", "backfills", schedule)
+    assert wait_until(lambda: "completed" in qflow(*listed).stdout, timeout_s=30)
+    told = json.loads(qflow("schedule", "ticks", schedule, "--json").stdout)
+    outputs = [qflow("watch", each["execution_id"]).stdout.strip() for each in told]
+    assert ['{"result":"01.02."}', '{"result":"31.01."}', '{"result":"30.01."}'] == outputs
+    fixed = qflow("schedule", "set", schedule, "day=2026-01-31", "--time-input", "", "--json")
+    assert '{"day":"2026-01-31"}' == json.loads(fixed.stdout)["definition"]["input_json"]
+    timed = qflow("schedule", "set", schedule, "--time-input", "day", "--json")
+    of = json.loads(timed.stdout)["definition"]
+    assert ("{}", "day") == (of["input_json"], of["timing"]["time_input"])
 
 
 def test_a_fork_takes_other_inputs_and_keeps_what_is_the_same(qflow: Qflow, flows: Path) -> None:

@@ -90,6 +90,7 @@ ELSEWHERE: Final[Mapping[tuple[str, str], str]] = {
             *("start", "coming-from/airflow", "coming-from/prefect"),
             *("coming-from/temporal", "coming-from/windmill"),
             *("coming-from/hatchet", "coming-from/dbos"),
+            *("coming-from/dagster", "coming-from/flyte"),
         )
     },
     ("docs/several-orchestrators.md", "sh 0"): (
@@ -114,7 +115,7 @@ NOBODY: Final[Mapping[tuple[str, str], str]] = {
     ("docs/sandboxes.md", "sh 0"): "pulls an image; the variables are read in tests/docker",
     **{
         (f"docs/coming-from/{product}.md", "py 0"): "the other product's own code"
-        for product in ("airflow", "prefect", "temporal", "hatchet", "dbos")
+        for product in ("airflow", "prefect", "temporal", "hatchet", "dbos", "dagster", "flyte")
     },
 }
 # Lines within blocks that are executed, and why they are left out.

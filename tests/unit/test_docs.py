@@ -34,6 +34,8 @@ _PROGRAMS: Final = {
     "docs/coming-from/windmill.md": "2026-01-31: 11.20\n",
     "docs/coming-from/hatchet.md": "2026-01-31: 11.20\n",
     "docs/coming-from/dbos.md": "2026-01-31: 11.20\n",
+    "docs/coming-from/dagster.md": "2026-01-31: 11.20\n",
+    "docs/coming-from/flyte.md": "11.2\n",
 }
 
 

@@ -69,6 +69,7 @@ class Timing:
     starts_at: datetime | None = None
     ends_at: datetime | None = None
     jitter_ms: int = 0
+    time_input: str = ""  # of the workflow: takes the time of each tick
 
 
 def check(timing: Timing, *, field: str, now: datetime) -> datetime:
@@ -123,6 +124,13 @@ def put_off(timing: Timing, schedule_id: UUID, tick_at: datetime) -> datetime:
     return tick_at + timedelta(milliseconds=int(timing.jitter_ms * share))
 
 
+def time_texts(timing: Timing, tick_at: datetime) -> tuple[str, str]:
+    """Return the time of a tick in the schedule's zone as text, as a datetime and as a date."""
+    zone = timing.times.time_zone if isinstance(timing.times, Cron) else "UTC"
+    local = tick_at.astimezone(ZoneInfo(zone))
+    return local.isoformat(), local.date().isoformat()
+
+
 def to_json(timing: Timing) -> dict[str, Any]:
     """Return the stored form."""
     match timing.times:
@@ -136,6 +144,8 @@ def to_json(timing: Timing) -> dict[str, Any]:
         stored["ends_at"] = timing.ends_at.isoformat()
     if timing.jitter_ms:
         stored["jitter_ms"] = timing.jitter_ms
+    if timing.time_input:
+        stored["time_input"] = timing.time_input
     return stored
 
 
@@ -156,6 +166,7 @@ def from_json(stored: dict[str, Any]) -> Timing:
         starts_at=datetime.fromisoformat(starts_at) if starts_at else None,
         ends_at=datetime.fromisoformat(ends_at) if ends_at else None,
         jitter_ms=stored.get("jitter_ms", 0),
+        time_input=stored.get("time_input", ""),
     )
 
 

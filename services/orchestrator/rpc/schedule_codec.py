@@ -76,6 +76,7 @@ def timing_from(message: pb.ScheduleTiming, *, field: str) -> Timing:
         starts_at=moment_or_none(message, "start_time", within=f"{field}."),
         ends_at=moment_or_none(message, "end_time", within=f"{field}."),
         jitter_ms=codec.milliseconds_from(message.jitter, field=f"{field}.jitter"),
+        time_input=message.time_input,
     )
 
 
@@ -182,6 +183,7 @@ def _timing_to_pb(timing: Timing) -> pb.ScheduleTiming:
         start_time=codec.timestamp(timing.starts_at),
         end_time=codec.timestamp(timing.ends_at),
         jitter=codec.duration_ms(timing.jitter_ms or None),
+        time_input=timing.time_input,
     )
     match timing.times:
         case Cron(expression=expression, time_zone=zone, skipped_time=skipped):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -321,3 +322,9 @@ _SPLIT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 def split_object(text: str | bytes) -> dict[str, bytes]:
     """Split a JSON object into the exact texts of its values, by name."""
     return {name: bytes(raw) for name, raw in _SPLIT.decode(text).items()}
+
+
+def join_object(values: Mapping[str, bytes]) -> str:
+    """Write a JSON object of the exact texts of its values."""
+    fields = [f"{json.dumps(name)}:{text.decode()}" for name, text in values.items()]
+    return "{" + ",".join(fields) + "}"

@@ -105,6 +105,7 @@ class Claimed:
     workflow_version: int
     workflow_alias: str
     input_json: str
+    timing: Timing
     overlap: Overlap
     paused: bool
     window: timedelta  # how late a tick may start its run
@@ -124,7 +125,7 @@ _CLAIM: Final[LiteralString] = """
     UPDATE schedules SET claimed_until = clock_timestamp() + $2
       FROM free WHERE schedules.id = free.id
  RETURNING schedules.id, tenant_id, created_by, workflow_id, workflow_version, workflow_alias,
-           input_data AS input_json, overlap, paused_at IS NOT NULL AS paused, catch_up,
+           input_data AS input_json, timing, overlap, paused_at IS NOT NULL AS paused, catch_up,
            catch_up_window_ms
 """
 
@@ -136,7 +137,8 @@ async def claim(db: Db, *, limit: int, lasting: timedelta) -> list[Claimed]:
         values = dict(row)
         window = timedelta(milliseconds=values.pop("catch_up_window_ms"))
         window = window_of(values.pop("catch_up"), window)
-        claimed.append(Claimed(window=window, **values))
+        timing = from_json(values.pop("timing"))
+        claimed.append(Claimed(timing=timing, window=window, **values))
     return claimed
 
 

@@ -37,6 +37,7 @@ from services.orchestrator.storage.schedule_due import Claimed, PendingTick
 from services.orchestrator.usecases.on_behalf import LASTING, caller_of
 from services.orchestrator.usecases.overlaps import Overlaps
 from services.orchestrator.usecases.schedule_ends import RunEnds
+from services.orchestrator.usecases.schedule_inputs import inputs_at
 from services.orchestrator.usecases.start import Starter
 
 log = structlog.get_logger()
@@ -355,16 +356,18 @@ async def _fail(
 
 async def _started(scheduler: Scheduler, schedule: Claimed, tick: PendingTick) -> UUID:
     caller = await caller_of(scheduler.pool, schedule.created_by, schedule.tenant_id)
+    what = (schedule.workflow_id, schedule.workflow_version)
+    alias = schedule.workflow_alias
     try:
         async with asyncio.timeout(_START_S):
-            run, *_ = await scheduler.starter.start(
-                caller,
-                schedule.workflow_id,
-                schedule.workflow_version,
-                schedule.input_json,
-                ticks.request_id(schedule.id, tick.tick_at),
-                alias=schedule.workflow_alias,
+            text = await inputs_at(
+                *(scheduler.starter, caller, *what, schedule.input_json),
+                alias=alias,
+                timing=schedule.timing,
+                tick_at=tick.tick_at,
             )
+            request_id = ticks.request_id(schedule.id, tick.tick_at)
+            run, *_ = await scheduler.starter.start(caller, *what, text, request_id, alias=alias)
     except TimeoutError:
         raise Unavailable("START_SLOW", "the engine is overloaded; the start is retried") from None
     except AlreadyExists as error:

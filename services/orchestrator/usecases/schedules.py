@@ -22,6 +22,7 @@ from services.orchestrator.domain.timing import Timing
 from services.orchestrator.storage import schedules
 from services.orchestrator.storage.schedules import Definition, Schedule
 from services.orchestrator.usecases.schedule_checks import NO_ID, hold, missing
+from services.orchestrator.usecases.schedule_inputs import inputs_at
 from services.orchestrator.usecases.start import Starter
 
 log = structlog.get_logger()
@@ -58,8 +59,8 @@ async def create_schedule(
     earlier = await replay(deps.pool, caller, key)
     if earlier is not None:
         return earlier
-    await _check_start(deps, caller, workflow_id, definition)
     now, first = await _first(deps.pool, caller, definition.timing)
+    await _check_start(deps, caller, workflow_id, definition, at=first)
     schedule_id = uuid7()
     schedule = Schedule(
         id=NO_ID if validate_only else schedule_id,
@@ -134,11 +135,13 @@ async def update_schedule(
     named = ["catch_up_window_ms" if name == "catch_up_window" else name for name in mask]
     said = replace(before.definition, **{name: getattr(given, name) for name in named})
     _check_name(said)
-    if _STARTING & set(mask):
-        await _check_start(deps, caller, before.workflow_id, said)
     first = None
     if "timing" in mask:
         _, first = await _first(deps.pool, caller, said.timing)
+    time_input_changes = said.timing.time_input != before.definition.timing.time_input
+    if time_input_changes or _STARTING & set(mask):
+        at = first or before.created_at
+        await _check_start(deps, caller, before.workflow_id, said, at=at)
     # A change since the read above is detected by the etag.
     expected = etag or before.etag
 
@@ -251,19 +254,20 @@ async def _change(
 
 
 async def _check_start(
-    deps: Scheduling, caller: Caller, workflow_id: UUID, definition: Definition
+    deps: Scheduling, caller: Caller, workflow_id: UUID, definition: Definition, *, at: datetime
 ) -> None:
-    """Refuse what a start would be refused for now."""
+    """Refuse what a start would be refused for now; `at` is any time of the schedule."""
     if definition.workflow_alias and definition.workflow_version:
         fault = "name a version or an alias, not both"
         raise invalid("definition.workflow_alias", "VERSION_NAMED_TWICE", fault)
-    await deps.starter.check(
-        caller,
-        workflow_id,
-        definition.workflow_version,
-        definition.input_json,
-        alias=definition.workflow_alias,
+    version, alias = definition.workflow_version, definition.workflow_alias
+    text = await inputs_at(
+        *(deps.starter, caller, workflow_id, version, definition.input_json),
+        alias=alias,
+        timing=definition.timing,
+        tick_at=at,
     )
+    await deps.starter.check(caller, workflow_id, version, text, alias=alias)
 
 
 async def _first(pool: Pool, caller: Caller, timing: Timing) -> tuple[datetime, datetime]:

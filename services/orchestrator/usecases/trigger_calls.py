@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -28,7 +27,7 @@ from services.kit.ids import token_sha256
 from services.kit.pg import Pool, transaction
 from services.orchestrator.domain import firing
 from services.orchestrator.storage import trigger_calls
-from services.orchestrator.storage.recovery import split_object
+from services.orchestrator.storage.recovery import join_object, split_object
 from services.orchestrator.storage.trigger_calls import Armed
 from services.orchestrator.usecases.on_behalf import caller_of
 from services.orchestrator.usecases.start import Starter
@@ -121,9 +120,7 @@ def _inputs(armed: Armed, payload: str) -> str:
     else:
         firing.check_object(payload, field="payload_json")
         given = split_object(payload)
-    values = given | split_object(armed.input_data)
-    fields = [f"{json.dumps(name)}:{text.decode()}" for name, text in values.items()]
-    return "{" + ",".join(fields) + "}"
+    return join_object(given | split_object(armed.input_data))
 
 
 def _as_sent(error: QflowError, armed: Armed, *, keyed: bool) -> QflowError:

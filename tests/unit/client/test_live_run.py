@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from qflow.cli.show import LiveRun
+from qflow.cli.show import LiveRun, timeline
 from qflow.orchestrator.v1 import execution_pb2
 from rich.console import Console
 
@@ -85,6 +85,20 @@ def test_no_line_of_the_timeline_is_folded(width: int) -> None:
     lines = [re.sub("\x1b\\[[0-9;]*m", "", line).strip() for line in last.splitlines()]
     begin = next(at for at, line in enumerate(lines) if line.startswith("node"))
     assert ["node", "read", "write_it_down"] == [line.split()[0] for line in lines[begin:] if line]
+
+
+def test_what_did_not_run_says_where_its_result_is_from() -> None:
+    screen = io.StringIO()
+    ran, kept = (execution_pb2.NodeExecution(node_id=each, status=COMPLETED) for each in "ab")
+    cached = execution_pb2.NodeExecution(node_id="c", status=COMPLETED, cache_hit=True)
+    kept.copied_from = cached.copied_from = "another"
+    ran.start_time.FromMilliseconds(1_000)
+    ran.end_time.FromMilliseconds(1_007)
+    Console(file=screen, width=80).print(timeline([ran, kept, cached], now_ms=None))
+    rows = [line.split()[:3] for line in screen.getvalue().splitlines()[1:4]]
+    assert [["a", "completed", "7"], ["b", "completed", "kept"], ["c", "completed", "cached"]] == (
+        rows
+    )
 
 
 def test_where_not_all_fit_those_that_move_are_first_and_the_room_is_used() -> None:

@@ -362,6 +362,67 @@ def test_what_breaks_in_the_function_of_a_workflow_is_told_with_its_line() -> No
         flow.run_local(3)
 
 
+@qflow.node
+def month(day: dt.date) -> str:
+    return day.strftime("%B")
+
+
+@pytest.mark.parametrize("literal", [True, False])
+def test_elements_of_sub_workflows_are_what_their_input_is(literal: bool) -> None:  # noqa: FBT001
+    given = [dt.date(2026, 1, 31), dt.date(2026, 2, 1)]
+
+    @qflow.workflow
+    def told(day: dt.date) -> str:
+        return month(day)
+
+    @qflow.workflow
+    def flow(days: list[dt.date]) -> list[str]:
+        return told.map(given if literal else days)
+
+    assert ["January", "February"] == flow.run_local(given)
+
+
+def test_a_map_says_which_parameter_takes_the_elements() -> None:
+    @qflow.workflow
+    def flow(ns: list[int]) -> list[int]:
+        return count.map(ns, rain=[1.0])  # type: ignore[call-arg]
+
+    with pytest.raises(qflow.AuthoringError, match=r"its first parameter, rain, takes the element"):
+        _ = flow.graph
+
+
+class Whole(TypedDict):
+    table: Table
+
+
+@qflow.node
+def read_whole(text: str) -> Whole:
+    rows = [float(each) for each in text.split(",")]
+    return {"table": {"rain": rows, "days": len(rows)}}
+
+
+@qflow.node
+def days_of(table: Table) -> int:
+    return table["days"]
+
+
+def test_a_record_is_handed_on_field_by_field_and_as_a_field_of_another() -> None:
+    @qflow.workflow
+    def flow(text: str) -> float:
+        return days_of(read(text))
+
+    with pytest.raises(
+        qflow.AuthoringError, match=r"rain, days, each by itself: .* such as \.rain"
+    ):
+        _ = flow.graph
+
+    @qflow.workflow
+    def whole(text: str) -> int:
+        return days_of(read_whole(text)["table"])
+
+    assert 2 == whole.run_local("1,2")
+
+
 def test_compensation_undoes_what_completed_latest_first() -> None:
     undone: list[str] = []
 

@@ -69,6 +69,7 @@ class Called(ABC, Generic[P, R]):
         types are checked by the registry and by local runs, not by type checkers.
         """
         graph = needed("a map")
+        self._refuse_first(kwargs)
         given = self.bind(items, *args, **kwargs)  # type: ignore[arg-type]  # each takes an element
         each = replace(self._each or Each(""), input=next(iter(given)))
         return cast("list[R]", self._place(graph, given, each))
@@ -107,6 +108,15 @@ class Called(ABC, Generic[P, R]):
             return dict(self.signature.bind(*args, **kwargs).arguments)
         except TypeError as error:
             raise AuthoringError(f"{self.name}: {error}") from None
+
+    def _refuse_first(self, named: Mapping[str, Any]) -> None:
+        """Raise AuthoringError if a map is given its first parameter by name."""
+        first = next(iter(self.signature.parameters), "")
+        if first in named:
+            raise AuthoringError(
+                f"{self.name}.map: its first parameter, {first}, takes the elements of the list, "
+                f"so {first}= is one too many: let the parameter that takes them stand first"
+            )
 
     @cached_property
     def signature(self) -> inspect.Signature:

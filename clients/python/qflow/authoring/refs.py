@@ -96,9 +96,17 @@ def source_of(ref: Ref) -> Source:
     outputs: tuple[str, ...] = ref._outputs  # noqa: SLF001  # a ref's attributes are its outputs
     place: Place | None = ref._place  # noqa: SLF001
     if len(outputs) != 1:
-        named = ", ".join(outputs) or "nothing"
-        raise AuthoringError(f"{place.id if place else 'it'} gives {named}: say which one is meant")
+        raise AuthoringError(f"{place.id if place else 'it'} gives {_choose(outputs)}")
     return Source(place, outputs[0])
+
+
+def _choose(outputs: tuple[str, ...]) -> str:
+    if not outputs:
+        return "nothing that could be handed on"
+    return (
+        f"{', '.join(outputs)}, each by itself: hand on one of them, such as .{outputs[0]}; a "
+        "record goes on as a whole where it is the field of another that the node returns"
+    )
 
 
 def place_of(ref: object) -> Place:

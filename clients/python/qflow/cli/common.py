@@ -235,7 +235,10 @@ async def _stored_id(kind: str, named: str, find: Callable[[str], AsyncIterator[
     quoted = named.replace("\\", "\\\\").replace('"', '\\"')
     there = [each async for each in find(f'name = "{quoted}"')]
     if not there:
-        raise AuthoringError(f"there is no {kind} {named!r}: `qflow {kind} ls` shows all")
+        shown = f"`qflow {kind} ls` shows all"
+        if named.partition(":")[0].endswith(".py"):
+            shown = f"of a file, `qflow {kind} push {named}` stores what this takes by its name"
+        raise AuthoringError(f"there is no {kind} {named!r}: {shown}")
     if len(there) > 1:
         ids = ", ".join(each.id for each in there)
         raise AuthoringError(f"several {kind}s are named {named!r}: give one's id ({ids})")

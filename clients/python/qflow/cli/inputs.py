@@ -132,12 +132,18 @@ def stored_inputs_json(stored: Workflow, given: list[str]) -> str:
     return values.dump(inputs_of(given, "", input_types(stored)))
 
 
-def changed_inputs_json(stored: Workflow, before: str, given: list[str]) -> str:
-    """Write inputs as JSON, some of them changed; whether they fit is for the service to say."""
+def changed_inputs_json(
+    stored: Workflow, before: str, given: list[str], *, without: str | None = None
+) -> str:
+    """Write inputs as JSON, some of them changed; whether they fit is for the service to say.
+
+    `without` names an input whose earlier value is dropped.
+    """
     from qflow import values
     from qflow.client.client import input_types
 
-    return values.dump({**json.loads(before), **inputs_of(given, "", input_types(stored))})
+    kept = {name: value for name, value in json.loads(before).items() if name != without}
+    return values.dump({**kept, **inputs_of(given, "", input_types(stored))})
 
 
 def start_options(  # what the command was given

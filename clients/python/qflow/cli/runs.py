@@ -211,18 +211,25 @@ def show(
 def logs(
     run_id: RunId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it is over.")] = False,
+    nested: Annotated[
+        bool, typer.Option("--nested", help="Then those of the workflows that it runs.")
+    ] = False,
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
     """Print what the nodes of a run wrote, in order; as JSON one document per line."""
 
-    async def reading(client: Client) -> None:
-        async for line in client.attach(run_id).logs(follow=follow):
+    async def reading(client: Client, run: str = run_id, within: str = "") -> None:
+        async for line in client.attach(run).logs(follow=follow):
             if as_json:
                 typer.echo(json.dumps(as_plain(line), ensure_ascii=False))
             else:
-                typer.echo(f"{line.node_id:<16} {line.text.rstrip()}")
+                typer.echo(f"{within + line.node_id:<16} {line.text.rstrip()}")
+        if nested:
+            async for node in client.attach(run).nodes():
+                if node.child_execution_id:
+                    await reading(client, node.child_execution_id, f"{within}{node.node_id}/")
 
     with_client(reading, context=context, home=home)
 

@@ -23,7 +23,7 @@ from qflow.cli.common import (
     stored_workflow,
     with_client,
 )
-from qflow.cli.inputs import changed_inputs_json, inputs_of, stored_inputs_json
+from qflow.cli.inputs import changed_inputs_json, inputs_of, known_input, stored_inputs_json
 from qflow.cli.times import span, span_text
 from qflow.exceptions import AuthoringError
 
@@ -44,6 +44,9 @@ Overlap = Annotated[
     str, typer.Option(help="While a run is not over: skip, buffer_one, allow, cancel_running.")
 ]
 CatchUp = Annotated[str, typer.Option(help="What was missed: none, last, all.")]
+TimeInput = Annotated[
+    str, typer.Option(help="The input that takes its times: a date, or a datetime with its zone.")
+]
 
 _OVERLAPS: Final = ("skip", "buffer_one", "allow", "cancel_running")
 _CATCH_UPS: Final = ("none", "last", "all")
@@ -66,6 +69,7 @@ def create(
     zone: Annotated[str, typer.Option(help="The time zone of --cron; UTC else.")] = "",
     overlap: Overlap = "",
     catch_up: CatchUp = "",
+    time_input: TimeInput = "",
     name: Annotated[str, typer.Option(help="What to call it; the workflow's name else.")] = "",
     alias: Annotated[str, typer.Option(help="Start what this alias stands for.")] = "",
     paused: Annotated[bool, typer.Option("--paused", help="Do not begin yet.")] = False,
@@ -80,11 +84,13 @@ def create(
     if not cron and not every:
         raise AuthoringError("say when: either --cron or --every")
     _check_times(cron, every, zone)
-    timing = schedule_pb2.ScheduleTiming()
+    timing = schedule_pb2.ScheduleTiming(time_input=time_input)
     _set_times(timing, cron=cron, every=every, zone=zone)
 
     async def creating(client: Client) -> Any:
         stored = await stored_workflow(client, workflow)
+        if time_input:
+            known_input(stored, time_input)
         request = pb.CreateScheduleRequest(
             workflow_id=stored.id,
             paused=paused,
@@ -116,6 +122,9 @@ def set_(
     zone: Annotated[str, typer.Option(help="The time zone of its cron.")] = "",
     overlap: Overlap = "",
     catch_up: CatchUp = "",
+    time_input: Annotated[
+        str | None, typer.Option(help="The input that takes its times; '' for none.")
+    ] = None,
     name: Annotated[str, typer.Option(help="What to call it.")] = "",
     alias: Annotated[
         str | None, typer.Option(help="Start what this alias stands for; '' for what is current.")
@@ -137,7 +146,7 @@ def set_(
         said["catch_up"] = _policy("--catch-up", "CATCH_UP_POLICY", catch_up, _CATCH_UPS)
     if alias is not None:
         said |= {"workflow_alias": alias, "workflow_version": 0}
-    if not (said or given or cron or every or zone):
+    if not (said or given or cron or every or zone) and time_input is None:
         raise AuthoringError("say what to change: an input, or an option; what is not named stays")
     _check_times(cron, every, zone)
     inputs_of(given or [], "")  # what is wrong in itself is told before anybody is asked
@@ -146,12 +155,15 @@ def set_(
         asked = pb.GetScheduleRequest(schedule_id=schedule)
         before = (await call(client, "Schedule", "GetSchedule", asked)).schedule
         of = before.definition
-        if cron or every or zone:
+        if cron or every or zone or time_input is not None:
             _set_times(of.timing, cron=cron, every=every, zone=zone)
+            if time_input is not None:
+                of.timing.time_input = time_input
             said["timing"] = of.timing
-        if given:
+        if given or time_input:
             stored = await client.workflow(before.workflow_id, version=of.workflow_version)
-            said["input_json"] = changed_inputs_json(stored, of.input_json, given)
+            told = changed_inputs_json(stored, of.input_json, given or [], without=time_input)
+            said["input_json"] = told
         request = pb.UpdateScheduleRequest(
             schedule_id=schedule,
             etag=before.etag,

@@ -244,7 +244,8 @@ def timeline(
         made.add_row(
             escape(node.node_id),
             styled(status),
-            took(node.start_time, node.end_time, now_ms=now_ms if status == "running" else None),
+            _taken_over(node)
+            or took(node.start_time, node.end_time, now_ms=now_ms if status == "running" else None),
             Text(
                 _bar(node, (first, last), now_ms, chars=bar_chars),
                 style=_STYLES.get(status, "dim"),
@@ -253,6 +254,11 @@ def timeline(
     if len(shown) < len(nodes):
         made.add_row(f"… and {len(nodes) - len(shown)} more", "", "", "")
     return made
+
+
+def _taken_over(node: execution_pb2.NodeExecution) -> str:
+    """Return `cached` or `kept` for a node that did not run in this run, else nothing."""
+    return "cached" if node.cache_hit else "kept" if node.copied_from else ""
 
 
 def _missed_most(

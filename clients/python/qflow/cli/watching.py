@@ -66,6 +66,7 @@ async def until_over(
         typer.echo(one.output_json)
     else:
         failure(console(errors=True), one)
+        typer.echo(f"What to do about it: qflow explain {one.id}", err=True)
     return 0 if one.status == execution_pb2.EXECUTION_STATUS_COMPLETED else _FAILED
 
 

@@ -509,7 +509,11 @@ type ScheduleTiming struct {
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// Each start is put off by up to this much, by the same for the same tick; at most an hour. Parts of a millisecond are
 	// cut off.
-	Jitter        *durationpb.Duration `protobuf:"bytes,5,opt,name=jitter,proto3" json:"jitter,omitempty"`
+	Jitter *durationpb.Duration `protobuf:"bytes,5,opt,name=jitter,proto3" json:"jitter,omitempty"`
+	// The input of the workflow that takes the time of each tick, without jitter, so that `input_json` leaves it out: a
+	// datetime in the schedule's time zone, its date where the input takes dates, or the datetime as RFC 3339 text. A backfill
+	// gives each of its runs the past time. Empty for none.
+	TimeInput     string `protobuf:"bytes,6,opt,name=time_input,json=timeInput,proto3" json:"time_input,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -588,6 +592,13 @@ func (x *ScheduleTiming) GetJitter() *durationpb.Duration {
 		return x.Jitter
 	}
 	return nil
+}
+
+func (x *ScheduleTiming) GetTimeInput() string {
+	if x != nil {
+		return x.TimeInput
+	}
+	return ""
 }
 
 type isScheduleTiming_Times interface {
@@ -1241,7 +1252,7 @@ const file_qflow_orchestrator_v1_schedule_proto_rawDesc = "" +
 	"\fskipped_time\x18\x03 \x01(\x0e2&.qflow.orchestrator.v1.SkippedTimeRuleB\b\xbaH\x05\x82\x01\x02\x10\x01R\vskippedTime\"\x9b\x01\n" +
 	"\x0eIntervalTiming\x12E\n" +
 	"\x05every\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x14\xbaH\x11\xc8\x01\x01\xaa\x01\v\"\x05\b\x80\xe7\x84\x0f2\x02\b\x01R\x05every\x12B\n" +
-	"\x06offset\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xe7\x84\x0f2\x00R\x06offset\"\xd2\x02\n" +
+	"\x06offset\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xe7\x84\x0f2\x00R\x06offset\"\xfb\x02\n" +
 	"\x0eScheduleTiming\x127\n" +
 	"\x04cron\x18\x01 \x01(\v2!.qflow.orchestrator.v1.CronTimingH\x00R\x04cron\x12C\n" +
 	"\binterval\x18\x02 \x01(\v2%.qflow.orchestrator.v1.IntervalTimingH\x00R\binterval\x129\n" +
@@ -1249,7 +1260,9 @@ const file_qflow_orchestrator_v1_schedule_proto_rawDesc = "" +
 	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
 	"\bend_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12@\n" +
 	"\x06jitter\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
-	"\xaa\x01\a\"\x03\b\x90\x1c2\x00R\x06jitterB\x0e\n" +
+	"\xaa\x01\a\"\x03\b\x90\x1c2\x00R\x06jitter\x12'\n" +
+	"\n" +
+	"time_input\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\ttimeInputB\x0e\n" +
 	"\x05times\x12\x05\xbaH\x02\b\x01\"q\n" +
 	"\rScheduleError\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +

@@ -267,6 +267,12 @@ class ScheduleTiming(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     JITTER_FIELD_NUMBER: _builtins.int
+    TIME_INPUT_FIELD_NUMBER: _builtins.int
+    time_input: _builtins.str
+    """The input of the workflow that takes the time of each tick, without jitter, so that `input_json` leaves it out: a
+    datetime in the schedule's time zone, its date where the input takes dates, or the datetime as RFC 3339 text. A backfill
+    gives each of its runs the past time. Empty for none.
+    """
     @_builtins.property
     def cron(self) -> Global___CronTiming:
         """By the wall clock."""
@@ -297,10 +303,11 @@ class ScheduleTiming(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         jitter: _duration_pb2.Duration | None = ...,
+        time_input: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cron", b"cron", "end_time", b"end_time", "interval", b"interval", "jitter", b"jitter", "start_time", b"start_time", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron", b"cron", "end_time", b"end_time", "interval", b"interval", "jitter", b"jitter", "start_time", b"start_time", "times", b"times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron", b"cron", "end_time", b"end_time", "interval", b"interval", "jitter", b"jitter", "start_time", b"start_time", "time_input", b"time_input", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_times: _TypeAlias = _typing.Literal["cron", "interval"]  # noqa: Y015
     _WhichOneofArgType_times: _TypeAlias = _typing.Literal["times", b"times"]  # noqa: Y015

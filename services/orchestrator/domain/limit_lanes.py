@@ -25,7 +25,7 @@ class Waiting(NamedTuple):
     since: int = 0  # its turn before a pause, or of the first request of its run
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """The position in a queue of what waits for a run."""
 
     demand: Demand  # the count that holds it up

@@ -15,7 +15,14 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import count
 from uuid import UUID
 
-from services.orchestrator.domain.limit_lanes import STEP_MAX, Count, Crowd, Group, Place, Waiting
+from services.orchestrator.domain.limit_lanes import (
+    STEP_MAX,
+    Count,
+    Crowd,
+    Group,
+    Position,
+    Waiting,
+)
 from services.orchestrator.domain.limits import Claim, Demand, Lane
 from services.orchestrator.domain.turns import Line, Turns
 
@@ -128,7 +135,7 @@ class LimitQueue:
         """Return whether a run waits, or any of its slots."""
         return run_id in self._groups_of
 
-    def places_of(self, run_id: UUID) -> Iterator[Place]:
+    def positions_of(self, run_id: UUID) -> Iterator[Position]:
         """Yield the positions of what waits for a run, and for which count."""
         for group in self._groups_of.get(run_id, ()):
             if group.crowd is None:  # all of it is requested already
@@ -136,7 +143,7 @@ class LimitQueue:
             else:
                 ahead = group.crowd.ahead_of(group, run_id)
             slots = [each.slot for each in group.runs[run_id]]
-            yield Place(group.held_by or group.lane[0], slots, ahead)
+            yield Position(group.held_by or group.lane[0], slots, ahead)
 
     # --- positions of groups --------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from services.kit.pg import Pool, transaction
 from services.orchestrator.domain.dispatch import is_wanted
 from services.orchestrator.domain.explain import NAMES_MAX
 from services.orchestrator.domain.explain_limits import Limited
-from services.orchestrator.domain.limit_lanes import WHOLE_RUN, Place
+from services.orchestrator.domain.limit_lanes import WHOLE_RUN, Position
 from services.orchestrator.domain.limits import Demand
 from services.orchestrator.domain.state import Run
 from services.orchestrator.engine.engine import Engine
@@ -22,20 +22,20 @@ async def limited_parts(pool: Pool, engine: Engine, run: Run) -> list[Limited]:
     Other runs of the tenant are named: whoever can read this run can read those.
     """
     limits = engine.core.limits.by_id
-    places: dict[Demand, list[Place]] = {}
-    for each in engine.core.limited.places_of(run.id):
+    positions: dict[Demand, list[Position]] = {}
+    for each in engine.core.limited.positions_of(run.id):
         slots = [slot for slot in each.slots if slot == WHOLE_RUN or is_wanted(run, slot)]
         if each.demand.limit_id in limits and slots:
-            places.setdefault(each.demand, []).append(each._replace(slots=slots))
-    if not places:
+            positions.setdefault(each.demand, []).append(each._replace(slots=slots))
+    if not positions:
         return []
     names = {
         demand: [run.node_id(slot) for each in of for slot in each.slots if slot != WHOLE_RUN]
-        for demand, of in places.items()
+        for demand, of in positions.items()
     }
     async with transaction(pool) as db:
-        taken = await limit_slots.get_taken(db, places)
-        holders = await limit_slots.get_holders(db, places, limit=NAMES_MAX)
+        taken = await limit_slots.get_taken(db, positions)
+        holders = await limit_slots.get_holders(db, positions, limit=NAMES_MAX)
     return [
         Limited(
             limit=limits[demand.limit_id].name,
@@ -48,6 +48,6 @@ async def limited_parts(pool: Pool, engine: Engine, run: Run) -> list[Limited]:
             ahead=min(each.ahead for each in of),
             free_at=count.free_at,
         )
-        for demand, of in places.items()
+        for demand, of in positions.items()
         for count in [taken.get(demand, _UNKNOWN)]
     ]

@@ -245,7 +245,7 @@ def test_a_place_in_line_is_how_many_go_on_before(seed: int) -> None:
     world.ask()
     expected: dict[UUID, int] = {}
     for run_id in {each.run_id for each in world.waiting}:
-        places = list(world.queue.places_of(run_id))
+        places = list(world.queue.positions_of(run_id))
         assert {A} == {each.demand for each in places}
         expected[run_id] = min(each.ahead for each in places)
     order = [each.run_id for each in world.order(len(world.waiting))]

@@ -388,7 +388,7 @@ def test_a_run_over_its_limit_is_asleep_until_there_is_a_place_or_no_limit() -> 
     first, second = start(core, PLAN), start(core, PLAN)
     assert 1 == len(taken(core))
     assert ([NodeStatus.RUNNING], [None]) == (statuses(first), statuses(second))
-    assert [((FEW, ""), [WHOLE_RUN], 0)] == list(core.limited.places_of(second.id))
+    assert [((FEW, ""), [WHOLE_RUN], 0)] == list(core.limited.positions_of(second.id))
     core.limits_known([], now=1.0)
     assert [NodeStatus.RUNNING] == statuses(second)
 

@@ -138,7 +138,7 @@ def test_a_run_that_is_resumed_has_its_place_in_line_again(*, crashes: bool) -> 
         core.redispatch()
     for at in (2, 0):
         core.resume(runs[at].id, now=0.0)
-    ahead = [[each.ahead for each in core.limited.places_of(run.id)] for run in runs]
+    ahead = [[each.ahead for each in core.limited.positions_of(run.id)] for run in runs]
     assert [[0], [1], [2], [3]] == ahead
     order = []
     for _ in runs:
@@ -171,7 +171,7 @@ def test_attempts_of_a_run_that_is_resumed_have_their_place_in_line_again(*, cra
         core.redispatch()
     for at in (0, 1):
         core.resume(runs[at].id, now=0.0)
-    ahead = [[each.ahead for each in core.limited.places_of(run.id)] for run in runs]
+    ahead = [[each.ahead for each in core.limited.positions_of(run.id)] for run in runs]
     assert ([[0], [1], [2]] if crashes else [[2], [0], [1]]) == ahead
     assert 5 == core.limited.size
 
@@ -186,7 +186,7 @@ def test_an_attempt_that_had_a_place_already_is_the_first_once_its_run_is_resume
     core.pause(runs[0].id)
     core.resume(runs[0].id, now=0.0)
     assert [[0], [1], [2]] == [
-        [each.ahead for each in core.limited.places_of(run.id)] for run in runs
+        [each.ahead for each in core.limited.positions_of(run.id)] for run in runs
     ]
 
 
@@ -198,7 +198,7 @@ def test_a_run_that_came_late_is_behind_those_that_asked_before_it() -> None:
     first, _ = begin(core, plan)
     core.due(now=10.0)
     assert [[1], [0]] == [
-        [each.ahead for each in core.limited.places_of(run.id)] for run in (late, first)
+        [each.ahead for each in core.limited.positions_of(run.id)] for run in (late, first)
     ]
 
 

@@ -1,1 +1,1 @@
-"""The command `qflow`: what a person does with a Qflow, in a shell."""
+"""The command line `qflow`."""

@@ -1,4 +1,4 @@
-"""Runs that are made of others: everything again, from some places on, or another way."""
+"""Commands that make new runs of earlier ones: retry, rerun, fork."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from qflow.client.client import Client
     from qflow.client.runs import Run
 
-Watch = Annotated[bool, typer.Option("--watch", "-w", help="See it run, live.")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Watch it live.")]
 
 
 def retry(
     run_id: RunId,
     quarantined: Annotated[
-        bool, typer.Option("--quarantined", help="Only the elements that maps put aside.")
+        bool, typer.Option("--quarantined", help="Only quarantined elements of maps.")
     ] = False,
     watch: Watch = False,
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> int:
-    """Run everything again, as a new run; `rerun` keeps what had completed."""
+    """Run everything again, as a new run; `rerun` keeps completed results."""
 
     def again(client: Client) -> Coroutine[Any, Any, Run[Any]]:
         parent = client.attach(run_id)
@@ -40,17 +40,17 @@ def rerun(
     run_id: RunId,
     places: Annotated[
         list[str] | None,
-        typer.Option("--from", help="Run again from this place on; the failed ones else."),
+        typer.Option("--from", help="Rerun from this node; default: the failed ones."),
     ] = None,
     newest: Annotated[
-        bool, typer.Option("--newest", help="With the current versions of these nodes.")
+        bool, typer.Option("--newest", help="Use the current versions of these nodes.")
     ] = False,
     watch: Watch = False,
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> int:
-    """Run again from some places on, as a new run that keeps the results before them."""
+    """Rerun from some nodes, as a new run that keeps the results before them."""
 
     def again(client: Client) -> Coroutine[Any, Any, Run[Any]]:
         return client.attach(run_id).rerun(places or [], newest=newest)
@@ -62,17 +62,17 @@ def fork(
     run_id: RunId,
     given: Annotated[
         list[str] | None,
-        typer.Argument(help="Other inputs: NAME=VALUE; the rest stay.", metavar="[NAME=VALUE]…"),
+        typer.Argument(help="Changed inputs: NAME=VALUE.", metavar="[NAME=VALUE]…"),
     ] = None,
     places: Annotated[
-        list[str] | None, typer.Option("--from", help="Run again from this place on, too.")
+        list[str] | None, typer.Option("--from", help="Rerun from this node, too.")
     ] = None,
     watch: Watch = False,
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> int:
-    """Take another way, as a new run beside one that may still go on: what is the same is kept."""
+    """Fork: a new run beside one that may still be open; unchanged results are kept."""
 
     async def again(client: Client) -> Run[Any]:
         parent = client.attach(run_id)
@@ -83,7 +83,7 @@ def fork(
 
 
 async def _changed_inputs(client: Client, parent: Run[Any], given: list[str]) -> str:
-    """Write all inputs of a run as JSON, some of them changed."""
+    """Return all inputs of a run as JSON, with changes."""
     execution = await parent.get()
     stored = await client.workflow(execution.workflow_id, version=execution.workflow_version)
     return changed_inputs_json(stored, execution.input_json, given)
@@ -97,7 +97,7 @@ def _begin(
     home: str,
     as_json: bool,
 ) -> int:
-    """Make a run of another, and wait for it."""
+    """Make a new run of another, and wait for it."""
     from qflow.cli import watching
     from qflow.cli.show import live
 

@@ -1,4 +1,4 @@
-"""Aliases of workflows: names such as `stable` that stand for one version until they are moved."""
+"""Aliases of workflows: names such as `stable` for a version."""
 
 from __future__ import annotations
 
@@ -27,19 +27,17 @@ if TYPE_CHECKING:
 
     from qflow.client.client import Client
 
-app = typer.Typer(
-    no_args_is_help=True, help="Aliases of workflows: names that stand for one version each."
-)
+app = typer.Typer(no_args_is_help=True, help="Aliases of workflows: names for versions.")
 
 Workflow = Annotated[str, typer.Argument(help="The workflow's name or id.", metavar="WORKFLOW")]
-Alias = Annotated[str, typer.Argument(help="Such as stable.", metavar="ALIAS")]
+Alias = Annotated[str, typer.Argument(help="The alias, such as stable.", metavar="ALIAS")]
 
 
 @app.command("ls")
 def list_(
     workflow: Workflow, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> None:
-    """List the aliases of a workflow, the newest first."""
+    """List the aliases of a workflow, newest first."""
     from qflow.registry.v1 import workflow_alias_service_pb2 as pb
 
     async def listing(client: Client) -> list[Any]:
@@ -60,12 +58,12 @@ def list_(
 def set_(
     workflow: Workflow,
     alias: Alias,
-    version: Annotated[int, typer.Argument(help="What it stands for.", min=1, max=INT32_MAX)],
+    version: Annotated[int, typer.Argument(help="The version.", min=1, max=INT32_MAX)],
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Let an alias stand for a version; it is made where there is none."""
+    """Set an alias to a version; creates it if needed."""
     _change(
         "SetWorkflowAlias",
         workflow,
@@ -84,7 +82,7 @@ def rollback(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Let an alias stand for what it stood for before."""
+    """Set an alias back to its previous version."""
     _change(
         "RollbackWorkflowAlias",
         workflow,
@@ -117,7 +115,7 @@ def remove(
 def _change(
     method: str, workflow: str, said: dict[str, Any], *, context: str, home: str, as_json: bool
 ) -> None:
-    """Make a call that changes an alias, and print what it stands for then."""
+    """Make a call that changes an alias, and print its version."""
     from qflow.registry.v1 import workflow_alias_service_pb2 as pb
 
     async def changing(client: Client) -> Any:

@@ -1,6 +1,6 @@
-"""All commands, and how a command ends.
+"""All commands, and their exit codes.
 
-Exit codes: 0 done · 1 a run failed, was cancelled, or the answer is no · 2 the command is wrong ·
+Exit codes: 0 success · 1 a run failed, was cancelled, or the answer is no · 2 wrong usage ·
 3 the call was refused · 4 no Qflow was found or reached · 130 interrupted.
 """
 
@@ -92,13 +92,13 @@ for command, does in (
     ("plan", looking.plan),
     ("diff", looking.diff),
 ):
-    # The value of a signal may begin as an option does: -5.
+    # The value of a signal may look like an option: -5.
     app.command(command, context_settings={"ignore_unknown_options": command == "signal"})(does)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do a command; a problem is a sentence that says what to do, never a trace."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it has to say is told in a sentence
+    """Execute a command; errors are messages that say what to do, never tracebacks."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors are reported by this program
     try:
         ended = app(args=arguments, standalone_mode=False)
     except typer.Exit as done:
@@ -110,10 +110,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"qflow: {where}{error.strerror or error}", file=sys.stderr)  # noqa: T201
         return WRONG
     except QflowError as error:
-        print(f"qflow: {_said(error)}", file=sys.stderr)  # noqa: T201  # what it is for
+        print(f"qflow: {_said(error)}", file=sys.stderr)  # noqa: T201  # its purpose
         return _code(error)
     except Exception as error:
-        show = getattr(error, "show", None)  # a command that is wrong says how by itself
+        show = getattr(error, "show", None)  # usage errors print themselves
         if show is None:
             raise
         show()
@@ -122,9 +122,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _said(error: QflowError) -> str:
-    """Say what is wrong and what to type next, also where that is not for the service to know."""
+    """Return the message of an error, with a hint what to type next."""
     if isinstance(error, ExecutionFailedError):
-        return str(error)  # in the words of whoever wrote the node
+        return str(error)  # the message of the node
     said = in_shell(str(error))
     if getattr(error, "reason", "") == "TOKEN_REFUSED":
         said += ". The token is wrong, or no longer holds: sign in again with `qflow login ADDRESS`"

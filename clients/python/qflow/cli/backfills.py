@@ -1,4 +1,4 @@
-"""Backfills of schedules: begun, listed, stopped."""
+"""Backfills of schedules."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 def backfill(
     schedule: ScheduleId,
-    first: Annotated[str, typer.Argument(help="From when: 2026-01-31T12:00, or with +01:00.")],
-    last: Annotated[str, typer.Argument(help="Until when; that moment is not part of it.")],
+    first: Annotated[str, typer.Argument(help="The begin: 2026-01-31T12:00, or with +01:00.")],
+    last: Annotated[str, typer.Argument(help="The end, exclusive.")],
     max_running: Annotated[int, typer.Option(help="How many at once.", min=1, max=100)] = 1,
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Start the runs that a time in the past would have had; gives the backfill's id."""
+    """Start the runs of a past period; prints the backfill's id."""
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
     now = datetime.now(UTC)
@@ -54,7 +54,7 @@ def backfill(
 def list_(
     schedule: ScheduleId, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> None:
-    """List the backfills of a schedule, the newest first, with how far each is."""
+    """List the backfills of a schedule with their progress, newest first."""
     from qflow.orchestrator.v1 import schedule_pb2
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
@@ -79,7 +79,7 @@ def cancel(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Stop a backfill: it starts nothing more, and runs that it started go on."""
+    """Cancel a backfill: it starts no more runs; those already started go on."""
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
     request = pb.CancelScheduleBackfillRequest(backfill_id=backfill)

@@ -1,4 +1,4 @@
-"""Backups of a Qflow that keeps them: taken, proven, listed. For administrators.
+"""Backups, for administrators.
 
 Going back to one is a command of the machine itself, where the suite is stopped.
 """
@@ -27,18 +27,20 @@ if TYPE_CHECKING:
 
     from qflow.client.client import Client
 
-app = typer.Typer(no_args_is_help=True, help="Backups of a Qflow that keeps them.")
+app = typer.Typer(no_args_is_help=True, help="Backups, for administrators.")
 BackupId = Annotated[str, typer.Argument(help="The backup's id.", metavar="BACKUP")]
-Detach = Annotated[bool, typer.Option("--detach", "-d", help="Do not wait until it is done.")]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for the end.")]
 _FAILED: Final = 1
 _LOOK_S: Final = 1.0
 
 
 @app.command("take")
 def take(
-    dump: Annotated[bool, typer.Option("--dump", help="The rows alone, not the server.")] = False,
+    dump: Annotated[
+        bool, typer.Option("--dump", help="A dump of the rows instead of a base backup.")
+    ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Prove it as well, by restoring it aside.")
+        bool, typer.Option("--verify", help="Verify it, too, by restoring it separately.")
     ] = False,
     detach: Detach = False,
     context: ContextName = "",
@@ -64,7 +66,7 @@ def verify(
     home: Home = "",
     as_json: AsJson = False,
 ) -> int:
-    """Prove a backup: it is restored aside, and every row and file is examined."""
+    """Verify a backup: restore it separately and check every row and file."""
     from qflow.telemetry.v1 import backup_service_pb2 as pb
 
     request = pb.VerifyBackupRequest(backup_id=backup, request_id=str(uuid.uuid4()))
@@ -73,7 +75,7 @@ def verify(
 
 @app.command("ls")
 def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -> None:
-    """List the backups there are, and what proving them found."""
+    """List the backups and the results of verifying them."""
     from qflow.telemetry.v1 import backup_service_pb2 as pb
 
     async def listing(client: Client) -> list[Any]:
@@ -102,7 +104,7 @@ def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -
 
 @app.command("status")
 def status(context: ContextName = "", home: Home = "", as_json: AsJson = False) -> None:
-    """Say whether backups are kept, and how much a loss would cost now."""
+    """Show whether backups are configured, and how much would be lost now."""
     from qflow.telemetry.v1 import backup_service_pb2 as pb
 
     told = with_client(
@@ -131,7 +133,7 @@ def status(context: ContextName = "", home: Home = "", as_json: AsJson = False) 
 def remove(
     backup: BackupId, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> None:
-    """Remove a backup."""
+    """Delete a backup."""
     from qflow.telemetry.v1 import backup_service_pb2 as pb
 
     request = pb.DeleteBackupRequest(backup_id=backup, request_id=str(uuid.uuid4()))
@@ -150,7 +152,7 @@ def _done(
     home: str,
     as_json: bool,
 ) -> int:
-    """Begin something with a backup and, unless it is let go, wait until it is done."""
+    """Start an operation on a backup and, unless detached, wait for it."""
     import asyncio
 
     from qflow.telemetry.v1 import backup_service_pb2 as pb

@@ -1,4 +1,4 @@
-"""Many runs at once: those that a filter finds are cancelled, retried or rerun."""
+"""Bulk operations on all runs that match a filter."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
     from qflow.client.client import Client
 
-app = typer.Typer(no_args_is_help=True, help="Many runs at once, found by a filter.")
+app = typer.Typer(no_args_is_help=True, help="Bulk operations on runs that match a filter.")
 
-Filter = Annotated[str, typer.Argument(help="Such as 'status = failed AND labels.env = prod'.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say which runs it would take.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
+Filter = Annotated[
+    str, typer.Argument(help="A filter, such as 'status = failed AND labels.env = prod'.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show which runs match.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 REFUSED: Final = 3
 
@@ -41,7 +43,7 @@ def cancel(
     home: Home = "",
     as_json: AsJson = False,
 ) -> int:
-    """Ask all runs to stop that a filter finds."""
+    """Cancel all runs that match a filter."""
     return _all("Cancel", filter, dry_run, yes, context, home, as_json)
 
 
@@ -54,7 +56,7 @@ def retry(
     home: Home = "",
     as_json: AsJson = False,
 ) -> int:
-    """Run everything again of all runs that a filter finds, as new runs."""
+    """Retry all runs that match a filter, as new runs."""
     return _all("Retry", filter, dry_run, yes, context, home, as_json)
 
 
@@ -67,11 +69,11 @@ def rerun(
     home: Home = "",
     as_json: AsJson = False,
 ) -> int:
-    """Run again what did not complete of all runs that a filter finds, as new runs."""
+    """Rerun what did not complete in all runs that match a filter, as new runs."""
     return _all("Rerun", filter, dry_run, yes, context, home, as_json)
 
 
-def _all(  # what each of the commands was given
+def _all(  # the arguments of each command
     verb: str, filter: str, dry_run: bool, yes: bool, context: str, home: str, as_json: bool
 ) -> int:
     found = _called(verb, filter, context, home, dry=True)
@@ -81,7 +83,7 @@ def _all(  # what each of the commands was given
     if not yes:
         more = ", and there are more" if found.truncated else ""
         typer.confirm(f"{verb} {taken} of {len(found.items)} runs{more}?", abort=True, err=True)
-    # Those that were shown, whatever the filter finds by now.
+    # The runs that were shown, whatever the filter matches by now.
     ids = [item.execution_id for item in found.items]
     done = _called(verb, "", context, home, ids=ids, dry=False)
     done.truncated = found.truncated
@@ -109,7 +111,7 @@ def _called(
 
 
 def _told(answer: Any, *, as_json: bool) -> int:
-    """Print what became of each; 3 where any of them was refused."""
+    """Print the result for each; exit code 3 if any was refused."""
     if as_json:
         print_json(as_plain(answer))
     else:

@@ -1,4 +1,4 @@
-"""Environments built ahead of a run, with how far they are."""
+"""Building environments before a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOOK_S: Final = 1
 
 
 async def build(client: Client, *, name: str, node_id: str = "", workflow_id: str = "") -> bool:
-    """Have what a node, or each node of a workflow, runs in built; say what could not be.
+    """Build the environment of a node, or of each node of a workflow; report failures.
 
     On a terminal a bar shows how many there are. Whoever leaves loses nothing: builds go on.
     """

@@ -1,11 +1,11 @@
-"""What services tell every kind of caller to call, as commands of this program."""
+"""Translates RPC names in messages of services into commands of this program."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-# The longer comes first.
+# Longer names first.
 _COMMANDS: Final = {
     "RerunExecution from it with node_version 0": "qflow rerun --from NODE --newest",
     "RerunExecution": "qflow rerun",
@@ -36,5 +36,5 @@ _RPC: Final = re.compile(rf"\b(?:{'|'.join(_COMMANDS)})\b")
 
 
 def in_shell(told: str) -> str:
-    """Give what was told with the commands of this program in place of RPCs' names."""
+    """Return a message with RPC names replaced by commands."""
     return _RPC.sub(lambda found: f"`{_COMMANDS[found[0]]}`", told)

@@ -1,4 +1,4 @@
-"""What commands share: the client, what they print, and functions found in files."""
+"""Shared by commands: the client, output, and finding functions in files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-INT32_MAX: Final = 2**31 - 1  # of a number in the contract
+INT32_MAX: Final = 2**31 - 1  # of int32 fields
 
 _PIPE_COLUMNS: Final = 10_000
 _UNITS: Final = {"": 1} | {
@@ -34,19 +34,19 @@ _UNITS: Final = {"": 1} | {
 }
 _AMOUNT: Final = re.compile(r"([0-9]{1,18}(?:\.[0-9]+)?)\s*([kmgt]i?)?b?", re.IGNORECASE)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one document, always the same.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ContextName = Annotated[
     str, typer.Option("--context", "-c", help="The context to use; see `qflow context ls`.")
 ]
 RunId = Annotated[str, typer.Argument(help="The run's id.", metavar="RUN")]
 ScheduleId = Annotated[str, typer.Argument(help="The schedule's id.", metavar="SCHEDULE")]
-Home = Annotated[str, typer.Option("--home", help="Use the suite of this home folder, as owner.")]
+Home = Annotated[str, typer.Option("--home", help="Use the suite with this home folder, as owner.")]
 
 
 def with_client(
     does: Callable[[Client], Coroutine[Any, Any, T]], *, context: str = "", home: str = ""
 ) -> T:
-    """Open a client, do something with it, close it."""
+    """Open a client, use it and close it."""
     import asyncio
 
     from qflow.client.client import connect
@@ -59,7 +59,7 @@ def with_client(
 
 
 async def call(client: Client, service: str, method: str, request: Message) -> Any:
-    """Make one call of a service of the orchestrator: `call(client, "Quota", "GetQuota", …)`.
+    """Call a service of the orchestrator: `call(client, "Quota", "GetQuota", …)`.
 
     What it is made with is imported only now: most commands make one.
     """
@@ -70,7 +70,7 @@ async def call(client: Client, service: str, method: str, request: Message) -> A
 async def pages(
     client: Client, service: str, method: str, request: Message, field: str
 ) -> list[Any]:
-    """Give all of a list, however many pages it has."""
+    """Return all items of a list, from all pages."""
     address = client.context.orchestrator
     there = client.connection.pages(
         _method(client, service, method), request, field, address=address
@@ -81,7 +81,7 @@ async def pages(
 def do(
     service: str, method: str, request: Message, *, context: str, home: str, as_json: bool
 ) -> Any:
-    """Make one call by itself; as JSON its answer is printed."""
+    """Make one call; with JSON output, print the response."""
     answer = with_client(
         lambda client: call(client, service, method, request), context=context, home=home
     )
@@ -98,12 +98,12 @@ def _method(client: Client, service: str, method: str) -> Any:
 
 
 def console(*, errors: bool = False) -> Console:
-    """Give where to print: in colour on a terminal, plain in a pipe."""
+    """Return the console: with colour on a terminal, plain in a pipe."""
     from rich.console import Console
 
     made = Console(stderr=errors, highlight=False, soft_wrap=True)
     if not made.is_terminal:
-        made.width = _PIPE_COLUMNS  # a line is a line: nobody folds what a program reads
+        made.width = _PIPE_COLUMNS  # programs read lines: never wrap them
     return made
 
 
@@ -120,7 +120,7 @@ def print_list(
     as_json: bool,
     right: Sequence[str] = (),
 ) -> None:
-    """Print messages as a table with a row of each, or as JSON whole."""
+    """Print messages as a table, or as JSON."""
     if as_json:
         print_json([as_plain(each) for each in there])
         return
@@ -131,14 +131,14 @@ def print_list(
 
 
 def as_plain(message: Message) -> dict[str, Any]:
-    """Give a message as JSON has it, under the names of the contract; absent fields are absent."""
+    """Return a message as JSON, with field names of the contract; unset fields are left out."""
     from google.protobuf.json_format import MessageToDict
 
     return MessageToDict(message, preserving_proto_field_name=True)
 
 
 def found(place: str, kind: str) -> list[Any]:
-    """Give the nodes or workflows of `FILE`, or the one that `FILE:NAME` names.
+    """Return the nodes or workflows of `FILE`, or the one named by `FILE:NAME`.
 
     The file is loaded as Python loads it: its own folder is where it imports from.
     """
@@ -154,7 +154,7 @@ def found(place: str, kind: str) -> list[Any]:
     if name:
         one = getattr(module, name, None)
         if kind == "node" and callable(one) and not isinstance(one, Node | Workflow):
-            one = Node(one)  # a plain function is a node as it stands
+            one = Node(one)  # a plain function is a node
         if not isinstance(one, wanted):
             raise AuthoringError(f"{file} has no {kind} {name}")
         return [one]
@@ -165,7 +165,7 @@ def found(place: str, kind: str) -> list[Any]:
 
 
 def one_found(place: str, kind: str) -> Any:
-    """Give the only node or workflow of a file, or the one that is named."""
+    """Return the only node or workflow of a file, or the named one."""
     there = found(place, kind)
     if len(there) > 1:
         names = ", ".join(each.__name__ for each in there)
@@ -174,7 +174,7 @@ def one_found(place: str, kind: str) -> Any:
 
 
 def _load(path: Path) -> Any:
-    name = f"qflow_file_{path.stem}"  # whatever it is called, it hides no module
+    name = f"qflow_file_{path.stem}"  # so that it does not hide a module
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise AuthoringError(f"{path.name} is not a Python file")
@@ -193,7 +193,7 @@ def _load(path: Path) -> Any:
 
 
 def amounts_of(given: list[str]) -> dict[str, int]:
-    """Read amounts of resources: `NAME=AMOUNT`, with or without a unit."""
+    """Parse amounts of resources: `NAME=AMOUNT`, with or without a unit."""
     amounts: dict[str, int] = {}
     for each in given:
         name, equals, amount = each.partition("=")
@@ -208,7 +208,7 @@ def amounts_of(given: list[str]) -> dict[str, int]:
 
 
 def moment_text(given: Any) -> str:
-    """Write a moment in UTC; nothing for one that is not there."""
+    """Format a timestamp in UTC; empty if unset."""
     if not given.ToMilliseconds():
         return ""
     moment: datetime = given.ToDatetime(tzinfo=UTC)

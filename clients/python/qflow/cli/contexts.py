@@ -1,4 +1,4 @@
-"""Where Qflow is and as whom: contexts, signing in."""
+"""Contexts, and signing in."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from qflow.exceptions import AuthoringError, ConfigurationError
 if TYPE_CHECKING:
     from qflow.client.contexts import Context
 
-app = typer.Typer(no_args_is_help=True, help="Contexts: which Qflow, and as whom.")
+app = typer.Typer(no_args_is_help=True, help="Contexts: addresses and tokens of Qflows.")
 _SERVICE_PORTS: Final = {"registry": 1, "orchestrator": 2, "runner": 3, "telemetry": 4}
 _PORT_MAX: Final = 65_535
 
 
 @app.command("ls")
 def list_(as_json: AsJson = False) -> None:
-    """List the contexts there are; the one that is used is marked."""
+    """List the contexts; the current one is marked."""
     from qflow.client.contexts import Contexts
 
     contexts = Contexts.load()
@@ -38,7 +38,7 @@ def list_(as_json: AsJson = False) -> None:
 
 @app.command("use")
 def use(name: str, as_json: AsJson = False) -> None:
-    """Use a context from now on."""
+    """Make a context the current one."""
     from qflow.client.contexts import Contexts
 
     contexts = Contexts.load()
@@ -49,7 +49,7 @@ def use(name: str, as_json: AsJson = False) -> None:
 
 @app.command("rm")
 def remove(name: str, as_json: AsJson = False) -> None:
-    """Forget a context, with its token."""
+    """Remove a context and its token."""
     from qflow.client.contexts import Contexts
 
     contexts = Contexts.load()
@@ -65,23 +65,25 @@ def _told(name: str, context: Context, *, current: bool) -> dict[str, object]:
 
 def login(
     address: Annotated[
-        str, typer.Argument(help="HOST:PORT of the registry; the others are the ports after it.")
+        str, typer.Argument(help="HOST:PORT of the registry; the others use the next ports.")
     ],
-    email: Annotated[str, typer.Option(help="Sign in with this address and a password.")] = "",
-    token: Annotated[
-        str, typer.Option(help="Take this token instead; without --email QFLOW_TOKEN's.")
+    email: Annotated[
+        str, typer.Option(help="Sign in with this email address and a password.")
     ] = "",
-    name: Annotated[str, typer.Option(help="What to call the context.")] = "default",
-    orchestrator: Annotated[str, typer.Option(help="HOST:PORT, where it is elsewhere.")] = "",
-    runner: Annotated[str, typer.Option(help="HOST:PORT, where it is elsewhere.")] = "",
-    telemetry: Annotated[str, typer.Option(help="HOST:PORT, where it is elsewhere.")] = "",
-    ca_file: Annotated[str, typer.Option(help="Encrypt, and trust this authority (PEM).")] = "",
+    token: Annotated[
+        str, typer.Option(help="Use this token instead; default without --email: QFLOW_TOKEN.")
+    ] = "",
+    name: Annotated[str, typer.Option(help="The name of the context.")] = "default",
+    orchestrator: Annotated[str, typer.Option(help="HOST:PORT, if it is elsewhere.")] = "",
+    runner: Annotated[str, typer.Option(help="HOST:PORT, if it is elsewhere.")] = "",
+    telemetry: Annotated[str, typer.Option(help="HOST:PORT, if it is elsewhere.")] = "",
+    ca_file: Annotated[str, typer.Option(help="Use TLS with this authority (PEM).")] = "",
     tls: Annotated[
-        bool, typer.Option("--tls", help="Encrypt, and trust this machine's authorities.")
+        bool, typer.Option("--tls", help="Use TLS with this machine's authorities.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Sign in to a Qflow and keep where it is, and the token, as a context (mode 0600)."""
+    """Sign in to a Qflow and store its addresses and the token as a context (mode 0600)."""
     import os
 
     from qflow.client.contexts import Context, Contexts, Tls
@@ -120,7 +122,7 @@ def login(
 
 
 def _refuse_plain_text(context: Context) -> None:
-    """Send no password and no token where others could read them on their way."""
+    """Refuse to send passwords and tokens unencrypted to another machine."""
     if context.tls is not None:
         return
     told = (context.registry, context.orchestrator, context.runner, context.telemetry)
@@ -146,7 +148,7 @@ def _is_here(address: str) -> bool:
 
 
 def whoami(context: ContextName = "", home: Home = "", as_json: AsJson = False) -> None:
-    """Say who the calls are made as."""
+    """Show who you are signed in as."""
     caller = with_client(lambda client: client.caller(), context=context, home=home)
     if as_json:
         print_json(as_plain(caller))

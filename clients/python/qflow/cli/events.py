@@ -1,4 +1,4 @@
-"""Events: what becomes of runs, told to addresses of yours."""
+"""Event subscriptions: webhooks about runs."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
     from qflow.client.client import Client
 
-app = typer.Typer(
-    no_args_is_help=True, help="Events: what becomes of runs, told to addresses of yours."
-)
+app = typer.Typer(no_args_is_help=True, help="Event subscriptions: webhooks about runs.")
 
 SubscriptionId = Annotated[
     str, typer.Argument(help="The subscription's id.", metavar="SUBSCRIPTION")
@@ -42,17 +40,17 @@ _EVENTS: Final = ("started", "completed", "failed", "cancelled", "waiting")
 
 @app.command("create")
 def create(
-    url: Annotated[str, typer.Argument(help="Where to post: https://…")],
+    url: Annotated[str, typer.Argument(help="The URL to post to: https://…")],
     on: Annotated[
-        list[str] | None, typer.Option(help=f"One of {', '.join(_EVENTS)}; may be said again.")
+        list[str] | None, typer.Option(help=f"One of {', '.join(_EVENTS)}; may be repeated.")
     ] = None,
-    workflow: Annotated[str, typer.Option(help="Of the runs of this workflow; of all else.")] = "",
-    name: Annotated[str, typer.Option(help="What to call it; its address else.")] = "",
+    workflow: Annotated[str, typer.Option(help="Only runs of this workflow; default: all.")] = "",
+    name: Annotated[str, typer.Option(help="The name; default: the URL.")] = "",
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Subscribe an address. Prints the id, and the secret that signs, which is shown this once."""
+    """Subscribe a URL. Prints the id and the signing secret, which is shown only once."""
     from qflow.orchestrator.v1 import event_pb2
     from qflow.orchestrator.v1 import event_subscription_service_pb2 as pb
 
@@ -103,12 +101,12 @@ def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -
 @app.command("deliveries")
 def deliveries(
     subscription: SubscriptionId,
-    limit: Annotated[int, typer.Option(help="How many at most.", min=1, max=200)] = 20,
+    limit: Annotated[int, typer.Option(help="The maximum number.", min=1, max=200)] = 20,
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show what was told, the newest first, with the last answer of the receiver."""
+    """Show deliveries with the receiver's last answer, newest first."""
     from qflow.orchestrator.v1 import event_pb2
     from qflow.orchestrator.v1 import event_subscription_service_pb2 as pb
 
@@ -138,7 +136,7 @@ def send_test(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Send an event that says nothing; `deliveries` shows what came of it."""
+    """Send a test event; `deliveries` shows the result."""
     from qflow.orchestrator.v1 import event_subscription_service_pb2 as pb
 
     request = pb.TestEventSubscriptionRequest(
@@ -158,7 +156,7 @@ def resend(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Try a delivery anew, from the first of its tries on."""
+    """Restart a delivery with its first attempt."""
     from qflow.orchestrator.v1 import event_subscription_service_pb2 as pb
 
     request = pb.ResendEventDeliveryRequest(delivery_id=delivery, request_id=str(uuid.uuid4()))
@@ -168,12 +166,12 @@ def resend(
 @app.command("pause")
 def pause(
     subscription: SubscriptionId,
-    reason: Annotated[str, typer.Option(help="Why, for others.")] = "",
+    reason: Annotated[str, typer.Option(help="A reason, shown to others.")] = "",
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Tell nothing until it is resumed; what happens meanwhile is not told."""
+    """Pause a subscription; events of that time are not delivered."""
     said = {"paused": True, "pause_reason": reason}
     _update(subscription, said, context=context, home=home, as_json=as_json)
 
@@ -185,7 +183,7 @@ def resume(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Go on after a pause."""
+    """Resume after a pause."""
     _update(subscription, {"paused": False}, context=context, home=home, as_json=as_json)
 
 
@@ -196,7 +194,7 @@ def secret(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Sign by a new secret, and print that; the one before signs as well for a day."""
+    """Rotate the secret and print the new one; the previous one also signs for a day."""
     from qflow.orchestrator.v1 import event_subscription_service_pb2 as pb
 
     request = pb.RotateEventSecretRequest(
@@ -216,7 +214,7 @@ def remove(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Delete a subscription, with what was to be told by it."""
+    """Delete a subscription and its pending deliveries."""
     from qflow.orchestrator.v1 import event_subscription_service_pb2 as pb
 
     request = pb.DeleteEventSubscriptionRequest(

@@ -1,4 +1,4 @@
-"""Files: brought, fetched, listed."""
+"""Files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from qflow.client.client import Client
     from qflow.client.files import Progress
 
-app = typer.Typer(no_args_is_help=True, help="Files that runs take and give.")
+app = typer.Typer(no_args_is_help=True, help="Files used and made by runs.")
 
 
 @app.command("put")
@@ -36,7 +36,7 @@ def put(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Bring a file; a cut goes on from what had arrived."""
+    """Upload a file; resumes after a broken connection."""
 
     async def bringing(client: Client) -> Any:
         with _Bar(path.name) as told:
@@ -50,20 +50,20 @@ def put(
 def get(
     file_id: str,
     path: Annotated[
-        Path | None, typer.Argument(help="Where to; its own name in a folder, or here.")
+        Path | None, typer.Argument(help="The target path; default: its own name, here.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace what stands there already.")
+        bool, typer.Option("--force", "-f", help="Overwrite an existing file.")
     ] = False,
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a file; it stands there whole and proven, or not at all.
+    """Download a file; it is complete and verified, or absent.
 
     By its own name, which somebody else chose, it replaces nothing without --force.
     """
-    in_folder = path is not None and os.path.isdir(path)  # noqa: PTH112  # also of a name too long
+    in_folder = path is not None and os.path.isdir(path)  # noqa: PTH112  # also for too long names
 
     async def fetching(client: Client) -> tuple[Path, Any]:
         to = path
@@ -78,7 +78,7 @@ def get(
 
 
 def _own_name(folder: Path, filename: str, file_id: str, *, force: bool) -> Path:
-    """Give where in a folder a file goes by its own name, of which only the last part counts."""
+    """Return the path of a file in a folder, by the last part of its name."""
     to = folder / (Path(filename).name or file_id)
     if not force and os.path.lexists(to):
         raise AuthoringError(
@@ -90,12 +90,12 @@ def _own_name(folder: Path, filename: str, file_id: str, *, force: bool) -> Path
 
 @app.command("ls")
 def list_(
-    run: Annotated[str, typer.Option(help="Only what this run made.")] = "",
+    run: Annotated[str, typer.Option(help="Only files of this run.")] = "",
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """List the files there are."""
+    """List files."""
 
     async def listing(client: Client) -> list[Any]:
         return [each async for each in client.files.list(execution_id=run)]
@@ -113,14 +113,14 @@ def list_(
 def remove(
     file_id: str, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> None:
-    """Remove a file that was brought."""
+    """Delete an uploaded file."""
     with_client(lambda c: c.files.delete(file_id), context=context, home=home)
     if as_json:
-        print_json({})  # what the contract answers with
+        print_json({})  # the response of the contract
 
 
 class _Bar:
-    """A progress bar on a terminal, nothing in a pipe."""
+    """Show a progress bar on a terminal, nothing in a pipe."""
 
     def __init__(self, name: str) -> None:
         self._name = name

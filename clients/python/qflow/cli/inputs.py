@@ -1,4 +1,4 @@
-"""What a shell gives to a run: inputs, as JSON or the text that a type takes, and how it starts."""
+"""Inputs and start options from the command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NO_TYPES: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 def inputs_of(given: list[str], text: str, types: Mapping[str, Type] = _NO_TYPES) -> dict[str, Any]:
-    """Read the inputs of a run: `NAME=VALUE`, a value as JSON or else as text, over `--input`.
+    """Parse inputs: `NAME=VALUE`, a value as JSON or else as text, over `--input`.
 
     Where a type is known whose values are texts, what follows the `=` is that text: `zip=01234`.
     """
@@ -54,14 +54,14 @@ def _value_of(text: str, of: Type | None) -> Any:
 
 
 def _is_text(of: Type | None) -> bool:
-    """Whether all values of a type are texts as JSON has them, numbers to people among them."""
+    """Return whether all values of a type are JSON texts, even if they look like numbers."""
     from qflow.types.model import Scalar
 
     return isinstance(of, Scalar) and of.name in {"str", "decimal"}
 
 
 class _NamedTwiceError(ValueError):
-    """An object has a name twice, and which value was meant nobody knows."""
+    """An object has a duplicate name."""
 
 
 def _json_of(text: str) -> Any:
@@ -87,7 +87,7 @@ def typed_inputs(
     given: list[str],
     text: str,
 ) -> dict[str, Any]:
-    """Read inputs that came as JSON by their types, with the classes that annotations name."""
+    """Decode JSON inputs by their types, with the classes of annotations."""
     from qflow import values
 
     inputs = inputs_of(given, text, types)
@@ -105,7 +105,7 @@ def typed_inputs(
 
 
 def known_input(stored: Workflow, name: str) -> None:
-    """Refuse the name of an input that a stored workflow does not have."""
+    """Refuse inputs that a stored workflow does not have."""
     from qflow.client.client import input_types
 
     _known(stored.name, input_types(stored), name)
@@ -118,14 +118,14 @@ def _known(of: str, types: Mapping[str, Type], name: str) -> None:
 
 
 def stored_inputs(stored: Workflow, given: list[str], text: str) -> dict[str, Any]:
-    """Read inputs that came as JSON by the types that a stored workflow declares."""
+    """Decode JSON inputs by the declared types of a stored workflow."""
     from qflow.client.client import input_types
 
     return typed_inputs(stored.name, input_types(stored), given=given, text=text)
 
 
 def stored_inputs_json(stored: Workflow, given: list[str]) -> str:
-    """Write inputs for a stored workflow as JSON; whether they fit is for the service to say."""
+    """Return inputs for a stored workflow as JSON; the service checks them."""
     from qflow import values
     from qflow.client.client import input_types
 
@@ -135,7 +135,7 @@ def stored_inputs_json(stored: Workflow, given: list[str]) -> str:
 def changed_inputs_json(
     stored: Workflow, before: str, given: list[str], *, without: str | None = None
 ) -> str:
-    """Write inputs as JSON, some of them changed; whether they fit is for the service to say.
+    """Return inputs as JSON, with changes; the service checks them.
 
     `without` names an input whose earlier value is dropped.
     """
@@ -146,7 +146,7 @@ def changed_inputs_json(
     return values.dump({**kept, **inputs_of(given, "", input_types(stored))})
 
 
-def start_options(  # what the command was given
+def start_options(  # the arguments of the command
     key: str,
     on_conflict: str,
     on_reuse: str,
@@ -156,7 +156,7 @@ def start_options(  # what the command was given
     timeout: str,
     at: str,
 ) -> dict[str, Any]:
-    """Read how a run is to be started."""
+    """Parse the options of a start."""
     said = {"on_conflict": on_conflict, "on_reuse": on_reuse}
     keyed = {name: word for name, word in said.items() if word}
     if keyed and not key:

@@ -1,4 +1,4 @@
-"""Limits: how much of something goes on at once, and how often it begins."""
+"""Concurrency limits and rate limits."""
 
 from __future__ import annotations
 
@@ -34,40 +34,40 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Limits: how much of something goes on at once, and how often it begins.",
+    help="Concurrency limits and rate limits.",
 )
 
 Name = Annotated[str, typer.Argument(help="The limit's name.")]
 Running = Annotated[
-    int | None, typer.Option(help="How many at once; 0 lifts that.", min=0, max=INT32_MAX)
+    int | None, typer.Option(help="How many at once; 0: no limit.", min=0, max=INT32_MAX)
 ]
 Starts = Annotated[
-    int | None, typer.Option(help="How many begin in each --period.", min=0, max=INT32_MAX)
+    int | None, typer.Option(help="How many starts per --period.", min=0, max=INT32_MAX)
 ]
-Period = Annotated[str, typer.Option(help="Such as 1s, 1m, 1d; of --max-starts.")]
+Period = Annotated[str, typer.Option(help="The period of --max-starts: 1s, 1m, 1d.")]
 Key = Annotated[
-    str | None, typer.Option(help="CEL over `input`: each value has a count of its own.")
+    str | None, typer.Option(help="CEL over `input`; each value is counted separately.")
 ]
 
 
 @app.command("create")
 def create(
     name: Name,
-    workflow: Annotated[str, typer.Option(help="Of the runs of this workflow.")] = "",
-    node: Annotated[str, typer.Option(help="Of the attempts at this node.")] = "",
+    workflow: Annotated[str, typer.Option(help="Limit runs of this workflow.")] = "",
+    node: Annotated[str, typer.Option(help="Limit attempts of this node.")] = "",
     max_running: Running = None,
     max_starts: Starts = None,
     period: Period = "",
     key: Key = None,
-    owner: Annotated[str, typer.Option(help="Of what this user starts: an id.")] = "",
+    owner: Annotated[str, typer.Option(help="Limit what this user starts (id).")] = "",
     per_owner: Annotated[
-        bool, typer.Option("--per-owner", help="Each user has a count of their own.")
+        bool, typer.Option("--per-owner", help="Count each user separately.")
     ] = False,
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Limit a workflow, a node, or without either all attempts of the tenant."""
+    """Create a limit for a workflow, a node, or all attempts of the tenant."""
     from qflow.orchestrator.v1 import limit_service_pb2 as pb
 
     if workflow and node:
@@ -106,7 +106,7 @@ def set_(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Change what a limit allows; what is not named stays. What it is of does not change."""
+    """Change the amounts of a limit; those not given stay. Its subject does not change."""
     from qflow.orchestrator.v1 import limit_service_pb2 as pb
 
     async def setting(client: Client) -> Any:
@@ -132,7 +132,7 @@ def set_(
 
 @app.command("ls")
 def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -> None:
-    """List the limits. Who waits for one is told by `qflow explain`."""
+    """List the limits. `qflow explain` shows what waits for one."""
     from qflow.orchestrator.v1 import limit_service_pb2 as pb
 
     request = pb.ListLimitsRequest(page_size=200)
@@ -145,7 +145,7 @@ def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -
 
 @app.command("rm")
 def remove(name: Name, context: ContextName = "", home: Home = "", as_json: AsJson = False) -> None:
-    """Delete a limit: what waits for it goes on."""
+    """Delete a limit; what waits for it continues."""
     from qflow.orchestrator.v1 import limit_service_pb2 as pb
 
     request = pb.DeleteLimitRequest(name=name)
@@ -163,7 +163,7 @@ def _period(text: str) -> Duration | None:
 
 
 async def _named(client: Client, limits: list[Any]) -> list[tuple[Any, str]]:
-    """Give each limit with what it is of, by name; by id where that is deleted."""
+    """Return each limit with the name of its subject, or the id if that is deleted."""
     return [(each, await _of(client, each)) for each in limits]
 
 

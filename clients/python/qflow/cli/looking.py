@@ -1,4 +1,4 @@
-"""Before and between: what a run would do, and what changed between two versions."""
+"""Plans of runs, and differences of versions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def plan(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Say what a run would do before it does: nodes, cache, environments, time, warnings."""
+    """Show what a run would do: nodes, cache hits, environments, time, warnings."""
     from qflow.orchestrator.v1 import execution_service_pb2, plan_service_pb2
     from qflow.orchestrator.v1 import plan_service_pb2_grpc as pb_grpc
 
@@ -62,16 +62,16 @@ def plan(
 
 def diff(
     what: Annotated[str, typer.Argument(help="A workflow's name or id, or a node's id.")],
-    first: Annotated[int, typer.Argument(help="The version before.", min=1, max=INT32_MAX)],
+    first: Annotated[int, typer.Argument(help="The old version.", min=1, max=INT32_MAX)],
     last: Annotated[
-        int, typer.Argument(help="The version after; 0 for the current.", min=0, max=INT32_MAX)
+        int, typer.Argument(help="The new version; 0: current.", min=0, max=INT32_MAX)
     ] = 0,
-    node: Annotated[bool, typer.Option("--node", help="It is a node.")] = False,
+    node: Annotated[bool, typer.Option("--node", help="Compare versions of a node.")] = False,
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Say what changed between two versions, and what of it can break others."""
+    """Show what changed between two versions, and which changes are breaking."""
     from qflow.registry.v1 import diff_service_pb2 as pb
     from qflow.registry.v1 import diff_service_pb2_grpc as pb_grpc
 
@@ -95,7 +95,7 @@ def diff(
 
 
 async def _heading(client: Client, planned: Any) -> str:
-    """Name a workflow that runs within the one that is planned; by its id where it may be gone."""
+    """Return the name of a sub-workflow, or its id if it is gone."""
     from qflow.errors import NotFoundError
 
     try:

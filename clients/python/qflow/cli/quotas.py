@@ -1,4 +1,4 @@
-"""Quotas: what a tenant may consume and keep, and what of it is used."""
+"""Quotas of tenants and their usage."""
 
 from __future__ import annotations
 
@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 
     from qflow.client.client import Client
 
-app = typer.Typer(
-    help="Quotas: what a tenant may consume and keep, and what of it is used. Alone: yours."
-)
-# Names of numbers, as the contract has them: what each counts, and where its use stands.
+app = typer.Typer(help="Quotas of tenants and their usage. Without a command: yours.")
+# Numbers of a quota by field name: what each counts, and the field of its usage.
 _NAMES: Final = {
     "executions_running": "executions_running",
     "executions_per_day": "executions",
@@ -54,7 +52,7 @@ _NEARLY: Final = 0.8
 def own(
     called: typer.Context, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> None:
-    """Show the quota of the tenant that you act for."""
+    """Show the quota of your tenant."""
     if called.invoked_subcommand is None:
         show("", context=context, home=home, as_json=as_json)
 
@@ -68,7 +66,7 @@ def show(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show a quota, and what of it is used."""
+    """Show a quota and its usage."""
     _print(with_client(lambda c: _read(c, tenant), context=context, home=home), as_json=as_json)
 
 
@@ -78,14 +76,14 @@ def set_(
     given: Annotated[
         list[str],
         typer.Argument(
-            help="NAME=AMOUNT, as `show` names them; 0 lifts one.", metavar="NAME=AMOUNT…"
+            help="NAME=AMOUNT, named as in `show`; 0: no limit.", metavar="NAME=AMOUNT…"
         ),
     ],
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Change numbers of a tenant's quota; those that are not named stay. For administrators.
+    """Change a tenant's quota; numbers not given stay. For administrators.
 
     Amounts may have a unit: 36000, 10k, 1.5GiB.
     """
@@ -125,7 +123,7 @@ def _print(told: Any, *, as_json: bool) -> None:
 
 
 def _table(told: Any) -> Table:
-    """Give a row per number: its name, what is used, what there is, and how full that is."""
+    """Return a row per number: name, usage, limit, percentage."""
     from rich.text import Text
 
     from qflow.cli.tables import table

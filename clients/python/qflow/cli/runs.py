@@ -1,4 +1,4 @@
-"""Runs: started, watched, shown, steered."""
+"""Runs: start, watch, show, control."""
 
 from __future__ import annotations
 
@@ -44,33 +44,37 @@ def run(
     text: Annotated[
         str, typer.Option("--input", "-i", help="Inputs as a JSON object, or @FILE.")
     ] = "",
-    alias: Annotated[str, typer.Option(help="The version that this alias stands for.")] = "",
-    key: Annotated[str, typer.Option(help="A business key: one open run has it.")] = "",
+    alias: Annotated[str, typer.Option(help="Start the version of this alias.")] = "",
+    key: Annotated[str, typer.Option(help="A business key, held by at most one open run.")] = "",
     on_conflict: Annotated[
         str,
         typer.Option(
-            help="While a run of the key is open: fail, use_existing, cancel_existing.",
+            help="If a run with the key is open: fail, use_existing, cancel_existing.",
             metavar="WORD",
         ),
     ] = "",
     on_reuse: Annotated[
         str,
         typer.Option(
-            help="Once a run of the key is over: allow, allow_if_failed, reject.", metavar="WORD"
+            help="If a run with the key has ended: allow, allow_if_failed, reject.", metavar="WORD"
         ),
     ] = "",
     budget: Annotated[
         list[str] | None,
-        typer.Option(help="What it may consume, such as cpu_seconds=60.", metavar="NAME=AMOUNT"),
+        typer.Option(help="A budget, such as cpu_seconds=60.", metavar="NAME=AMOUNT"),
     ] = None,
     label: Annotated[
-        list[str] | None, typer.Option(help="To find it by, again and again.", metavar="KEY=VALUE")
+        list[str] | None, typer.Option(help="A label; may be repeated.", metavar="KEY=VALUE")
     ] = None,
-    priority: Annotated[int, typer.Option(help="Among your tenant's runs.", min=-100, max=100)] = 0,
-    timeout: Annotated[str, typer.Option(help="How long it may take, such as 30m.")] = "",
-    at: Annotated[str, typer.Option(help="When to begin: 2026-01-31T12:00, or +30m.")] = "",
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="See it run, live.")] = False,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for it.")] = False,
+    priority: Annotated[
+        int, typer.Option(help="Priority among your tenant's runs.", min=-100, max=100)
+    ] = 0,
+    timeout: Annotated[str, typer.Option(help="The timeout, such as 30m.")] = "",
+    at: Annotated[str, typer.Option(help="The start time: 2026-01-31T12:00, or +30m.")] = "",
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Watch it live.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Do not wait for the end.")
+    ] = False,
     local: Annotated[
         bool, typer.Option("--local", help="Run a file here, without a server.")
     ] = False,
@@ -78,7 +82,7 @@ def run(
     home: Home = "",
     as_json: AsJson = False,
 ) -> int:
-    """Start a run and wait for what it answers with; a file is stored first.
+    """Start a run and wait for its result; a file is stored first.
 
     Ctrl-C asks once what is to become of the run; it goes on unless you say otherwise.
     """
@@ -86,7 +90,7 @@ def run(
     options = start_options(
         key, on_conflict, on_reuse, budget or [], label or [], priority, timeout, at
     )
-    inputs_of(given, text)  # what is wrong in itself is told before anybody is asked
+    inputs_of(given, text)  # report syntax errors before any call
     if local:
         authored = one_found(workflow, "workflow")
         output = authored.run_local(**_typed(authored, given, text))
@@ -122,7 +126,7 @@ def run(
             return 0
         return await watching.until_over(client, started, view, as_json=as_json)
 
-    # The picture first: what it takes to judge and to ask is imported when that is there.
+    # The picture first; the imports for type checks and calls follow.
     with view or nullcontext():
         if authored is not None:
             inputs = _typed(authored, given, text)
@@ -132,7 +136,7 @@ def run(
 def watch(
     run_id: RunId, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> int:
-    """See a run that goes on, live, and what it answers with."""
+    """Watch a run live, and print its result."""
     from qflow.cli import watching
     from qflow.cli.show import live
 
@@ -144,13 +148,13 @@ def watch(
 
 
 def list_(
-    filter: Annotated[str, typer.Argument(help="Such as 'status = failed'.")] = "",
-    limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 20,
+    filter: Annotated[str, typer.Argument(help="A filter, such as 'status = failed'.")] = "",
+    limit: Annotated[int, typer.Option(help="The maximum number.", min=1)] = 20,
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """List runs, the newest first."""
+    """List runs, newest first."""
 
     async def listing(client: Client) -> tuple[list[Any], dict[str, str]]:
         there: list[Any] = []
@@ -185,7 +189,7 @@ def list_(
 def show(
     run_id: RunId, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> None:
-    """Show a run: its nodes, when each ran, what it gave or why it failed."""
+    """Show a run: its nodes, their times, and its result or failure."""
 
     async def looking(client: Client) -> tuple[Any, list[Any]]:
         one = client.attach(run_id)
@@ -210,15 +214,15 @@ def show(
 
 def logs(
     run_id: RunId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it is over.")] = False,
-    nested: Annotated[
-        bool, typer.Option("--nested", help="Then those of the workflows that it runs.")
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Continue to the end of the run.")
     ] = False,
+    nested: Annotated[bool, typer.Option("--nested", help="Include sub-workflows.")] = False,
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Print what the nodes of a run wrote, in order; as JSON one document per line."""
+    """Print the logs of a run's nodes, in order; with JSON, one document per line."""
 
     async def reading(client: Client, run: str = run_id, within: str = "") -> None:
         async for line in client.attach(run).logs(follow=follow):
@@ -237,7 +241,7 @@ def logs(
 def explain(
     run_id: RunId, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> None:
-    """Say why a run is not moving, or why it failed, and the shortest way out."""
+    """Explain why a run is not moving or failed, and what to do."""
     reasons = with_client(lambda c: c.attach(run_id).explain(), context=context, home=home)
     if as_json:
         print_json([as_plain(each) for each in reasons])
@@ -255,44 +259,44 @@ def explain(
 def cancel(
     run_id: RunId, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> None:
-    """Ask a run to stop; its processes are gone within seconds."""
+    """Cancel a run; its processes end within seconds."""
     _steer(run_id, lambda one: one.cancel(), context=context, home=home, as_json=as_json)
 
 
 def pause(
     run_id: RunId,
-    node: Annotated[str, typer.Option(help="Only this one, which has not begun.")] = "",
+    node: Annotated[str, typer.Option(help="Only this node, which must not have begun.")] = "",
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Let nothing new begin until the run is resumed."""
+    """Pause a run, or a node of it: nothing new begins."""
     _steer(run_id, lambda one: one.pause(node), context=context, home=home, as_json=as_json)
 
 
 def resume(
     run_id: RunId,
-    node: Annotated[str, typer.Option(help="Only this one, which was paused by itself.")] = "",
+    node: Annotated[str, typer.Option(help="Only this node, if it was paused itself.")] = "",
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Go on after a pause."""
+    """Resume a run, or a node of it."""
     _steer(run_id, lambda one: one.resume(node), context=context, home=home, as_json=as_json)
 
 
 def skip(
     run_id: RunId,
-    node: Annotated[str, typer.Argument(help="Its name in the graph.", metavar="NODE")],
+    node: Annotated[str, typer.Argument(help="The node's id in the graph.", metavar="NODE")],
     given: Annotated[
         list[str] | None,
-        typer.Argument(help="What it gives: all its outputs, NAME=VALUE.", metavar="[NAME=VALUE]…"),
+        typer.Argument(help="All its outputs: NAME=VALUE.", metavar="[NAME=VALUE]…"),
     ] = None,
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """End a node that does not run: skipped, or completed with what it would have given."""
+    """Skip a node that is not running, or complete it with given outputs."""
     outputs = inputs_of(given, "") if given else None
     _steer(run_id, lambda one: one.skip(node, outputs), context=context, home=home, as_json=as_json)
 
@@ -305,7 +309,7 @@ def signal(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Send a value to what waits for a signal of this name."""
+    """Send a signal."""
     sent = inputs_of([f"value={value}"], "")["value"]
     _steer(run_id, lambda one: one.signal(name, sent), context=context, home=home, as_json=as_json)
 
@@ -313,13 +317,13 @@ def signal(
 def approve(
     run_id: RunId,
     name: str,
-    reject: Annotated[bool, typer.Option("--reject", help="Say no instead.")] = False,
-    comment: Annotated[str, typer.Option(help="What to say with it.")] = "",
+    reject: Annotated[bool, typer.Option("--reject", help="Reject instead of approving.")] = False,
+    comment: Annotated[str, typer.Option(help="A comment.")] = "",
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Answer what waits for a person's approval."""
+    """Answer an approval."""
     _steer(
         run_id,
         lambda one: one.answer(name, approved=not reject, comment=comment),
@@ -337,7 +341,7 @@ def _steer(
     home: str,
     as_json: bool,
 ) -> None:
-    """Do something to a run; as JSON it is printed as it stands after that."""
+    """Call a method of a run; with JSON output, print the run afterwards."""
 
     async def steering(client: Client) -> Any:
         one = client.attach(run_id)
@@ -350,7 +354,7 @@ def _steer(
 
 
 def _typed(authored: Any, given: list[str], text: str) -> dict[str, Any]:
-    """Read inputs that came as JSON by the types of what was written in Python."""
+    """Decode JSON inputs by the types of a workflow written in Python."""
     types = {each.name: each.type for each in authored.graph.inputs}
     return typed_inputs(authored.name, types, authored.hints, given=given, text=text)
 

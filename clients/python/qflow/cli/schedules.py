@@ -1,4 +1,4 @@
-"""Schedules: made, changed, listed, looked ahead at, paused."""
+"""Schedules."""
 
 from __future__ import annotations
 
@@ -33,19 +33,22 @@ if TYPE_CHECKING:
     from qflow.client.client import Client
     from qflow.orchestrator.v1.schedule_pb2 import Schedule, ScheduleTiming
 
-app = typer.Typer(no_args_is_help=True, help="Schedules: runs that start by the clock.")
+app = typer.Typer(no_args_is_help=True, help="Schedules: runs by cron or interval.")
 
 Given = Annotated[
     list[str] | None, typer.Argument(help="Inputs: NAME=VALUE.", metavar="[NAME=VALUE]…")
 ]
-Cron = Annotated[str, typer.Option(help="Five fields, as cron has them.")]
-Every = Annotated[str, typer.Option(help="Such as 30s, 15m, 6h, 1d.")]
+Cron = Annotated[str, typer.Option(help="A cron expression of five fields.")]
+Every = Annotated[str, typer.Option(help="An interval: 30s, 15m, 6h, 1d.")]
 Overlap = Annotated[
-    str, typer.Option(help="While a run is not over: skip, buffer_one, allow, cancel_running.")
+    str, typer.Option(help="If a run is still open: skip, buffer_one, allow, cancel_running.")
 ]
-CatchUp = Annotated[str, typer.Option(help="What was missed: none, last, all.")]
+CatchUp = Annotated[str, typer.Option(help="Missed times to start: none, last, all.")]
 TimeInput = Annotated[
-    str, typer.Option(help="The input that takes its times: a date, or a datetime with its zone.")
+    str,
+    typer.Option(
+        help="The input that receives the time of each tick: date, or datetime with zone."
+    ),
 ]
 
 _OVERLAPS: Final = ("skip", "buffer_one", "allow", "cancel_running")
@@ -66,18 +69,18 @@ def create(
     given: Given = None,
     cron: Cron = "",
     every: Every = "",
-    zone: Annotated[str, typer.Option(help="The time zone of --cron; UTC else.")] = "",
+    zone: Annotated[str, typer.Option(help="The time zone of --cron; default: UTC.")] = "",
     overlap: Overlap = "",
     catch_up: CatchUp = "",
     time_input: TimeInput = "",
-    name: Annotated[str, typer.Option(help="What to call it; the workflow's name else.")] = "",
-    alias: Annotated[str, typer.Option(help="Start what this alias stands for.")] = "",
-    paused: Annotated[bool, typer.Option("--paused", help="Do not begin yet.")] = False,
+    name: Annotated[str, typer.Option(help="The name; default: the workflow's.")] = "",
+    alias: Annotated[str, typer.Option(help="Start the version of this alias.")] = "",
+    paused: Annotated[bool, typer.Option("--paused", help="Create it paused.")] = False,
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Start a workflow again and again: by cron or at an interval."""
+    """Create a schedule: runs of a workflow by cron or interval."""
     from qflow.orchestrator.v1 import schedule_pb2
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
@@ -115,7 +118,7 @@ def set_(
     schedule: ScheduleId,
     given: Annotated[
         list[str] | None,
-        typer.Argument(help="Other inputs: NAME=VALUE; the rest stay.", metavar="[NAME=VALUE]…"),
+        typer.Argument(help="Changed inputs: NAME=VALUE.", metavar="[NAME=VALUE]…"),
     ] = None,
     cron: Cron = "",
     every: Every = "",
@@ -123,17 +126,17 @@ def set_(
     overlap: Overlap = "",
     catch_up: CatchUp = "",
     time_input: Annotated[
-        str | None, typer.Option(help="The input that takes its times; '' for none.")
+        str | None, typer.Option(help="The input that receives the time of each tick; '': none.")
     ] = None,
-    name: Annotated[str, typer.Option(help="What to call it.")] = "",
+    name: Annotated[str, typer.Option(help="The name.")] = "",
     alias: Annotated[
-        str | None, typer.Option(help="Start what this alias stands for; '' for what is current.")
+        str | None, typer.Option(help="Start the version of this alias; '': the current version.")
     ] = None,
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Change what a schedule starts, and when; what is not named stays."""
+    """Change a schedule; what is not given stays."""
     from qflow.orchestrator.v1 import schedule_pb2
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
@@ -149,7 +152,7 @@ def set_(
     if not (said or given or cron or every or zone) and time_input is None:
         raise AuthoringError("say what to change: an input, or an option; what is not named stays")
     _check_times(cron, every, zone)
-    inputs_of(given or [], "")  # what is wrong in itself is told before anybody is asked
+    inputs_of(given or [], "")  # report syntax errors before any call
 
     async def setting(client: Client) -> Any:
         asked = pb.GetScheduleRequest(schedule_id=schedule)
@@ -179,7 +182,7 @@ def set_(
 
 @app.command("ls")
 def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -> None:
-    """List the schedules, with when each starts next."""
+    """List the schedules and their next times."""
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
     request = pb.ListSchedulesRequest(page_size=200)
@@ -192,7 +195,7 @@ def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -
 
 
 def state_of(schedule: Schedule) -> str:
-    """Say whether anything of it is due: one that is neither paused nor due again is over."""
+    """Return the state of a schedule: paused, active, or over if there is no next time."""
     if schedule.paused:
         return "paused"
     return "on" if schedule.HasField("next_time") else "over"
@@ -201,12 +204,12 @@ def state_of(schedule: Schedule) -> str:
 @app.command("ticks")
 def ticks(
     schedule: ScheduleId,
-    limit: Annotated[int, typer.Option(help="How many at most.", min=1, max=1000)] = 20,
+    limit: Annotated[int, typer.Option(help="The maximum number.", min=1, max=1000)] = 20,
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show what became of its times, the newest first: the run, or why there is none."""
+    """Show past times of a schedule, newest first: the run, or why there is none."""
     from qflow.orchestrator.v1 import schedule_pb2
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
@@ -234,7 +237,7 @@ def preview(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Say when it starts next, in UTC."""
+    """Show the next times of a schedule, in UTC."""
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
     request = pb.PreviewScheduleRequest(schedule_id=schedule, count=count)
@@ -251,7 +254,7 @@ def preview(
 def trigger(
     schedule: ScheduleId, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> None:
-    """Start it once, beside its times: the run begins in a moment, see `qflow ls`."""
+    """Start a run now, apart from the schedule's times; see `qflow ls`."""
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
     request = pb.TriggerScheduleRequest(schedule_id=schedule, request_id=str(uuid.uuid4()))
@@ -261,12 +264,12 @@ def trigger(
 @app.command("pause")
 def pause(
     schedule: ScheduleId,
-    reason: Annotated[str, typer.Option(help="Why, for others.")] = "",
+    reason: Annotated[str, typer.Option(help="A reason, shown to others.")] = "",
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Start nothing until it is resumed."""
+    """Pause a schedule."""
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
     request = pb.PauseScheduleRequest(
@@ -279,7 +282,7 @@ def pause(
 def resume(
     schedule: ScheduleId, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> None:
-    """Go on after a pause."""
+    """Resume a schedule."""
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
     request = pb.ResumeScheduleRequest(schedule_id=schedule, request_id=str(uuid.uuid4()))
@@ -305,7 +308,7 @@ def _check_times(cron: str, every: str, zone: str) -> None:
 
 
 def _set_times(timing: ScheduleTiming, *, cron: str, every: str, zone: str) -> None:
-    """Say when; what is not told stays: bounds and jitter, and of a cron its zone."""
+    """Set the timing; what is not given stays: bounds, jitter and time zone."""
     if zone and not cron and timing.HasField("interval"):
         raise AuthoringError(_NO_ZONE)
     if every:

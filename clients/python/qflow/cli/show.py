@@ -1,4 +1,4 @@
-"""How things look in a terminal; in a pipe plain lines, without colour.
+"""Output for terminals; in a pipe, plain lines without colour.
 
 What services tell is imported when they have told something: the first picture needs none of it.
 """
@@ -38,42 +38,42 @@ _STYLES: Final = {
     "cancelled": "red",
     "quarantined": "red",
 }
-_SHORT_CHARS: Final = 26  # the longest state and time, and what stands between the columns
+_SHORT_CHARS: Final = 26  # the longest state and time, and the gaps between columns
 _BAR_CHARS_MIN: Final = 4
 _BAR_CHARS_MAX: Final = 30
 _ROWS_MAX: Final = 200
 _ASIDE_MAX: Final = 5
-# An id of a place in a graph, or how that runs.
+# An id of a place, or its mark.
 _PLACE: Final = re.compile(r"\[[^]]*\]|[A-Za-z_][A-Za-z0-9_-]*")
 
 
 def node_status(node: execution_pb2.NodeExecution) -> str:
-    """Give a node's status as a word: `completed`."""
+    """Return a node's status as text: `completed`."""
     from qflow.orchestrator.v1 import execution_pb2
 
     return execution_pb2.NodeExecutionStatus.Name(node.status)[_NODE_PREFIX:].lower()
 
 
 def run_status(run: execution_pb2.Execution) -> str:
-    """Give a run's status as a word."""
+    """Return a run's status as text."""
     from qflow.orchestrator.v1 import execution_pb2
 
     return execution_pb2.ExecutionStatus.Name(run.status)[_RUN_PREFIX:].lower()
 
 
 def styled(status: str) -> str:
-    """Give a status in its colour, as markup."""
+    """Return a status in its colour, as markup."""
     style = _STYLES.get(status, "dim")
     return f"[{style}]{status}[/]"
 
 
 def in_colour(status: str) -> Text:
-    """Give a status in its colour."""
+    """Return a status in its colour."""
     return Text(status, style=_STYLES.get(status, "dim"))
 
 
 def took(start: Any, end: Any, *, now_ms: int | None = None) -> str:
-    """Say how long something took; with the time that it is, for how long it has gone on."""
+    """Format a duration; with `now`, of something that is still running."""
     if not start.ToMilliseconds():
         return ""
     if end.ToMilliseconds():
@@ -82,8 +82,8 @@ def took(start: Any, end: Any, *, now_ms: int | None = None) -> str:
 
 
 def duration(span_ms: int) -> str:
-    """Say a time as people do."""
-    if span_ms < 10_000:  # noqa: PLR2004  # milliseconds count below ten seconds
+    """Format a duration for people."""
+    if span_ms < 10_000:  # noqa: PLR2004  # with milliseconds below ten seconds
         return f"{span_ms:,} ms"
     seconds = span_ms // 1000
     if seconds < 120:  # noqa: PLR2004
@@ -92,7 +92,7 @@ def duration(span_ms: int) -> str:
 
 
 def graph_of(definition: workflow_pb2.WorkflowDefinition) -> Picture:
-    """Give what is drawn of a graph."""
+    """Return what to draw of a graph."""
     edges = [(edge.source_node, edge.target_node) for edge in definition.connections]
     labels = {node.id: _label(node) for node in definition.nodes}
     undoing = frozenset(node.id for node in definition.nodes if node.compensates)
@@ -114,7 +114,7 @@ def _label(node: workflow_pb2.WorkflowNode) -> str:
 
 
 def live(authored: Any = None) -> LiveRun:
-    """Give the view of a run; of what was written here the graph is shown before anything is asked.
+    """Return the view of a run; a graph written in Python is shown before any call.
 
     Enter it to show it; what is entered again goes on.
     """
@@ -125,15 +125,15 @@ def live(authored: Any = None) -> LiveRun:
 
 
 class LiveRun:
-    """A run while it goes: a table and a timeline that are drawn anew, or a line per change."""
+    """The live view of a run: a table and a timeline that are redrawn, or a line per change."""
 
     def __init__(self, out: Console) -> None:
         self._out = out
         self._run: execution_pb2.Execution | None = None
         self._nodes: dict[str, execution_pb2.NodeExecution] = {}
         self._picture: list[str] = []
-        # Drawn anew by itself, too: time goes on between two changes, and windows change size. On
-        # the terminal's other screen: of what a smaller window folded nothing can be taken back.
+        # Redrawn periodically, too, as time passes and windows change size. On the alternate
+        # screen, since wrapped lines cannot be cleared after the window has become smaller.
         live = Live(console=out, get_renderable=self._whole, refresh_per_second=8, screen=True)
         self._live = live if out.is_terminal else None
 
@@ -151,7 +151,7 @@ class LiveRun:
         self.leave()
 
     def leave(self) -> None:
-        """Give the terminal back, with what of the run was seen last; the second time nothing."""
+        """Restore the terminal and print the last view; idempotent."""
         if self._live is not None and self._live.is_started:
             self._live.stop()
             if self._run is not None:
@@ -159,13 +159,13 @@ class LiveRun:
 
     @property
     def lacks_graph(self) -> bool:
-        """Whether there is a terminal that could show a graph, and none is known yet."""
+        """Return whether a graph could be shown but is not known yet."""
         return self._live is not None and not self._picture
 
     def update(
         self, run: execution_pb2.Execution, changed: Iterable[execution_pb2.NodeExecution]
     ) -> None:
-        """Take what changed."""
+        """Update the view."""
         self._run = run
         for node in changed:
             before = self._nodes.get(node.node_id)
@@ -185,13 +185,13 @@ class LiveRun:
         labels: Mapping[str, str] = MappingProxyType({}),
         undoing: Collection[str] = (),
     ) -> None:
-        """Show the graph above the timeline from now on, where the window has room for both."""
+        """Show the graph above the timeline, if there is room for both."""
         self._picture = draw(nodes, edges, labels, undoing)
         if self._live is not None and self._live.is_started:
             self._live.refresh()
 
     def _graph(self) -> list[Text]:
-        """Give the graph with each place in the colour of its state, or nothing."""
+        """Return the graph with places in the colours of their states, if it is shown."""
         height, width = self._out.size.height, self._out.size.width
         if len(self._picture) > height // 3 or max(map(len, self._picture), default=0) > width:
             return []
@@ -229,7 +229,7 @@ def timeline(
     rows_max: int = _ROWS_MAX,
     width: int = 80,
 ) -> Table:
-    """Give the nodes of a run with when each ran, as bars over the whole of it."""
+    """Return the nodes of a run with their times as bars."""
     made = table("node", "state", "took", "", right=("took",))
     begun = [node for node in nodes if node.HasField("start_time")]
     first = min((node.start_time.ToMilliseconds() for node in begun), default=0)
@@ -264,7 +264,7 @@ def _taken_over(node: execution_pb2.NodeExecution) -> str:
 def _missed_most(
     nodes: Sequence[execution_pb2.NodeExecution], rows_max: int
 ) -> list[execution_pb2.NodeExecution]:
-    """Give what fits, in order: those that move first, then what is to come, then what is over."""
+    """Return the nodes that fit, in order: active ones first, then pending, then ended."""
     rank = {"pending": 1, "completed": 2}
     kept = sorted(range(len(nodes)), key=lambda at: rank.get(node_status(nodes[at]), 0))[:rows_max]
     return [nodes[at] for at in sorted(kept)]
@@ -284,7 +284,7 @@ def _bar(
 
 
 def failure(out: Console, run: execution_pb2.Execution) -> None:
-    """Say why a run did not complete, with the frames of user code."""
+    """Print why a run did not complete, with the frames of user code."""
     where = f" at {run.error.node_id}" if run.error.node_id else ""
     out.print(
         f"{run_status(run)}{where}: {run.error.message or 'no more is known'}",
@@ -296,7 +296,7 @@ def failure(out: Console, run: execution_pb2.Execution) -> None:
 
 
 def put_aside(out: Console, nodes: Sequence[execution_pb2.NodeExecution]) -> None:
-    """Say why elements of maps were put aside, of the first few."""
+    """Print why elements of maps were quarantined, for the first few."""
     aside = [node for node in nodes if node_status(node) == "quarantined"]
     for node in aside[:_ASIDE_MAX]:
         out.print(f"{node.node_id} put aside: {node.error.message}", markup=False, style="red")
@@ -307,7 +307,7 @@ def put_aside(out: Console, nodes: Sequence[execution_pb2.NodeExecution]) -> Non
 def source_fault(
     out: Console, code: str, line: int, column: int, message: str, *, file: str = ""
 ) -> None:
-    """Show a line of a source with what was said of it under the place.
+    """Print a source line with a message below the position.
 
     What goes out of a file is a part of it: the line has the number that it has there, where one
     line alone reads so.

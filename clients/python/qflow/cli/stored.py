@@ -1,4 +1,4 @@
-"""Nodes and workflows: sent from files, listed, shown."""
+"""Nodes and workflows: store, list, show."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ nodes = typer.Typer(no_args_is_help=True, help="Nodes: plain Python functions, s
 workflows = typer.Typer(no_args_is_help=True, help="Workflows: graphs of nodes.")
 
 Place = Annotated[str, typer.Argument(help="FILE.py, or FILE.py:NAME.", metavar="FILE[:NAME]")]
-Filter = Annotated[str, typer.Argument(help="A filter: docs/lists.md has the language.")]
-Limit = Annotated[int, typer.Option(help="How many at most.", min=1)]
+Filter = Annotated[str, typer.Argument(help="A filter; see docs/lists.md.")]
+Limit = Annotated[int, typer.Option(help="The maximum number.", min=1)]
 Build = Annotated[
-    bool, typer.Option("--build", "-b", help="Build what it runs in, too, and wait for that.")
+    bool, typer.Option("--build", "-b", help="Build its environment, too, and wait for that.")
 ]
 
 _FAILED: Final = 1
@@ -51,7 +51,7 @@ def push_nodes(
     home: Home = "",
     as_json: AsJson = False,
 ) -> int:
-    """Store the nodes of a file; the same source again changes nothing."""
+    """Store the nodes of a file; idempotent."""
     from qflow.errors import InvalidArgumentError
 
     out = console(errors=as_json)
@@ -90,7 +90,7 @@ def list_nodes(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """List nodes, the newest first."""
+    """List nodes, newest first."""
     there = with_client(lambda c: _first(c.nodes(filter), limit), context=context, home=home)
 
     def row(each: Any) -> Sequence[str]:
@@ -122,7 +122,7 @@ def push_workflows(
     home: Home = "",
     as_json: AsJson = False,
 ) -> int:
-    """Store the workflows of a file with their nodes; the same again changes nothing."""
+    """Store the workflows of a file with their nodes; idempotent."""
     there = found(place, "workflow")
     pushed = []
 
@@ -151,7 +151,7 @@ def list_workflows(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """List workflows, the newest first."""
+    """List workflows, newest first."""
     there = with_client(lambda c: _first(c.workflows(filter), limit), context=context, home=home)
 
     def row(each: Any) -> Sequence[str]:
@@ -167,7 +167,7 @@ def list_workflows(
 def show_workflow(
     workflow: str, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> None:
-    """Show a workflow, by name or id, with its graph and what the type check says of each edge."""
+    """Show a workflow by name or id, with its graph and the type check of each edge."""
     stored = with_client(lambda c: stored_workflow(c, workflow), context=context, home=home)
     if as_json:
         print_json(as_plain(stored))
@@ -183,7 +183,7 @@ def graph(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Draw a workflow's graph, of one that is stored or of a file."""
+    """Draw the graph of a stored workflow, or of one in a file."""
     from qflow.cli.show import graph_of
     from qflow.picture import draw
 
@@ -225,7 +225,7 @@ def _signature(node: Any) -> str:
 
 
 def _say_refused(error: CallError, node: Any, file: str) -> None:
-    """Show what is wrong with a source under its line."""
+    """Print diagnostics of a source below its lines."""
     from qflow.cli import show
 
     at = int(error.facts["line"]), int(error.facts.get("column", "1"))

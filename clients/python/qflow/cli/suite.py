@@ -1,4 +1,4 @@
-"""The suite on this machine, where it is installed beside the client."""
+"""The suite on this machine, if it is installed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from qflow.exceptions import ConfigurationError
 
 
 def up(
-    home: Annotated[str, typer.Option(help="Its folder; QFLOW_HOME, else .qflow.")] = "",
+    home: Annotated[str, typer.Option(help="The home folder; default: QFLOW_HOME or .qflow.")] = "",
 ) -> int:
-    """Start the whole suite on this machine and stay: PostgreSQL, Redis, four services."""
+    """Run the whole suite on this machine: PostgreSQL, Redis, four services."""
     return _standalone(["up"], home)
 
 
 def doctor(
     invariants: Annotated[
-        list[str] | None, typer.Argument(help="Such as I4; all without any.", metavar="[ID]…")
+        list[str] | None,
+        typer.Argument(help="Invariants such as I4; default: all.", metavar="[ID]…"),
     ] = None,
-    home: Annotated[str, typer.Option(help="Its folder; QFLOW_HOME, else .qflow.")] = "",
+    home: Annotated[str, typer.Option(help="The home folder; default: QFLOW_HOME or .qflow.")] = "",
     as_json: AsJson = False,
 ) -> int:
-    """Hold the suite on this machine against its invariants; says what is broken."""
+    """Check the invariants of the suite on this machine."""
     options = ["--json"] if as_json else []
     return _standalone(["doctor", *(invariants or []), *options], home)
 
@@ -47,6 +48,6 @@ def _standalone(arguments: list[str], home: str) -> int:
         )
     if home:
         os.environ["QFLOW_HOME"] = home
-    # By name: the client imports nothing of the suite.
+    # By name: the client does not import the suite.
     code: int = importlib.import_module("services.standalone.cli").main(arguments)
     return code

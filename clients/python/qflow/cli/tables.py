@@ -1,4 +1,4 @@
-"""Rows under titles, in the one look that there is, in a window of any width."""
+"""Tables for windows of any width."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-# Ids are for copying: never folded, whatever else has to be.
+# Ids are for copying: never wrapped.
 _WHOLE: Final = frozenset({"id", "run", "backup"})
 _ID_CHARS: Final = 36
-# Words that are read at a glance: in a narrow window it is the bars that give way.
+# Short words, which are kept in narrow windows; bars shrink instead.
 _SHORT: Final = frozenset({"state", "took"})
 _GAP: Final = 2
 
 
 def table(*titles: str, right: Sequence[str] = ()) -> Table:
-    """Give an empty table."""
+    """Return an empty table."""
     made = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for title in titles:
         whole = title in _WHOLE
@@ -45,7 +45,7 @@ def listed(
     *,
     right: Sequence[str] = (),
 ) -> RenderableType:
-    """Give a row for each; in a window that is too narrow ids stand above what is said of them."""
+    """Return a table of rows; in a narrow window, ids are above the other columns."""
     cells = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
     made = table(*titles, right=right)
     for row in cells:
@@ -67,7 +67,7 @@ def listed(
 
 
 def _widths(rows: Sequence[Sequence[Text]], *, room: int) -> list[int]:
-    """Give each column what it needs; where that is too much, the widest gives way."""
+    """Return the width of each column; if there is too little room, the widest shrink."""
     needed = [max(cell_len(cell.plain) for cell in column) for column in zip(*rows, strict=True)]
     widths = [min(each, room) for each in needed]
     while sum(widths) + _GAP * (len(widths) - 1) > room and max(widths) > 1:

@@ -1,4 +1,4 @@
-"""Spans and moments as people write them."""
+"""Durations and times as people write them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def span(text: str) -> timedelta:
-    """Read a span: `30s`, `15m`, `6h`, `1d`."""
+    """Parse a duration: `30s`, `15m`, `6h`, `1d`."""
     found = _SPAN.fullmatch(text.strip())
     if found is None:
         raise AuthoringError(f"an interval is a number and s, m, h or d, not {text!r}")
-    # No more digits than Python reads, and no more seconds than a duration of the contract has.
+    # Within what Python parses and a protobuf Duration holds.
     seconds = int(found[1]) * _UNITS_S[found[2]] if len(found[1]) <= _DIGITS_MAX else math.inf
     if seconds > _SPAN_S_MAX:
         raise AuthoringError(f"an interval of {text[:40]} is too long: at most {_SPAN_S_MAX}s")
@@ -28,7 +28,7 @@ def span(text: str) -> timedelta:
 
 
 def span_text(given: timedelta) -> str:
-    """Write a span as it is read, in the largest unit that it is a whole number of."""
+    """Format a duration in its largest whole unit."""
     seconds = given / timedelta(seconds=1)
     for unit, unit_s in reversed(_UNITS_S.items()):
         if seconds % unit_s == 0 and seconds >= unit_s:
@@ -37,7 +37,7 @@ def span_text(given: timedelta) -> str:
 
 
 def moment(text: str, *, now: datetime) -> datetime:
-    """Read a moment: ISO 8601, UTC where it names no offset, or a span from now, as `+30m`."""
+    """Parse a time: ISO 8601 (UTC without offset), or a duration from now, such as `+30m`."""
     said = text.strip()
     try:
         if said.startswith("+"):

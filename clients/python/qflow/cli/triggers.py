@@ -1,4 +1,4 @@
-"""Triggers: runs that a program elsewhere starts, by a secret and without a user of its own."""
+"""Triggers: runs started by other programs with a secret."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from qflow.client.client import Client
 
 app = typer.Typer(
-    no_args_is_help=True, help="Triggers: runs that a program elsewhere starts, by a secret."
+    no_args_is_help=True, help="Triggers: runs started by other programs with a secret."
 )
 
 TriggerId = Annotated[str, typer.Argument(help="The trigger's id.", metavar="TRIGGER")]
@@ -42,22 +42,22 @@ def create(
     given: Annotated[
         list[str] | None, typer.Argument(help="Inputs: NAME=VALUE.", metavar="[NAME=VALUE]…")
     ] = None,
-    payload: Annotated[str, typer.Option(help="The input that what is sent becomes.")] = "",
+    payload: Annotated[str, typer.Option(help="The input that receives the payload.")] = "",
     only: Annotated[
-        str, typer.Option("--filter", help="CEL over `payload`: what else is sent starts nothing.")
+        str, typer.Option("--filter", help="CEL over `payload`; other calls start nothing.")
     ] = "",
-    name: Annotated[str, typer.Option(help="What to call it; the workflow's name else.")] = "",
-    alias: Annotated[str, typer.Option(help="Start what this alias stands for.")] = "",
+    name: Annotated[str, typer.Option(help="The name; default: the workflow's.")] = "",
+    alias: Annotated[str, typer.Option(help="Start the version of this alias.")] = "",
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Make a trigger. Prints its id, and its secret, which is shown this once."""
+    """Create a trigger. Prints its id and its secret, which is shown only once."""
     from qflow.orchestrator.v1 import trigger_service_pb2 as pb
 
     async def creating(client: Client) -> Any:
         stored = await stored_workflow(client, workflow)
-        if payload and not alias:  # what an alias stands for may have other inputs
+        if payload and not alias:  # the alias may have other inputs
             known_input(stored, payload)
         request = pb.CreateTriggerRequest(
             workflow_id=stored.id,
@@ -76,7 +76,7 @@ def create(
 
 @app.command("ls")
 def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -> None:
-    """List the triggers, with when each fired last, and what kept it from it since."""
+    """List the triggers, with their last call and the last error."""
     from qflow.orchestrator.v1 import trigger_service_pb2 as pb
 
     request = pb.ListTriggersRequest(page_size=200)
@@ -99,16 +99,16 @@ def list_(context: ContextName = "", home: Home = "", as_json: AsJson = False) -
 @app.command("fire")
 def fire(
     trigger: TriggerId,
-    payload: Annotated[str, typer.Argument(help="What is sent, as JSON.", metavar="[JSON]")] = "",
+    payload: Annotated[str, typer.Argument(help="The payload, as JSON.", metavar="[JSON]")] = "",
     secret: Annotated[
-        str, typer.Option(help="Its secret.", envvar="QFLOW_TRIGGER_SECRET", show_envvar=True)
+        str, typer.Option(help="The secret.", envvar="QFLOW_TRIGGER_SECRET", show_envvar=True)
     ] = "",
-    key: Annotated[str, typer.Option(help="Starts one run, however often it is sent.")] = "",
+    key: Annotated[str, typer.Option(help="An idempotency key.")] = "",
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Start a run as the program elsewhere would; prints its id."""
+    """Call a trigger as another program would; prints the run's id."""
     from qflow.orchestrator.v1 import trigger_service_pb2 as pb
 
     if not secret:
@@ -126,7 +126,7 @@ def fire(
 def pause(
     trigger: TriggerId, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> None:
-    """Start nothing until it is resumed."""
+    """Pause a trigger."""
     _pause(trigger, paused=True, context=context, home=home, as_json=as_json)
 
 
@@ -134,7 +134,7 @@ def pause(
 def resume(
     trigger: TriggerId, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> None:
-    """Go on after a pause."""
+    """Resume a trigger."""
     _pause(trigger, paused=False, context=context, home=home, as_json=as_json)
 
 
@@ -142,7 +142,7 @@ def resume(
 def secret_(
     trigger: TriggerId, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> None:
-    """Give it a new secret, and print that: the one before holds no longer."""
+    """Rotate the secret and print the new one; the previous one is invalid at once."""
     from qflow.orchestrator.v1 import trigger_service_pb2 as pb
 
     request = pb.RotateTriggerSecretRequest(trigger_id=trigger, request_id=str(uuid.uuid4()))

@@ -1,4 +1,4 @@
-"""One node by itself, without a workflow."""
+"""Running a single node."""
 
 from __future__ import annotations
 
@@ -35,18 +35,20 @@ def run_node(
         str, typer.Option("--input", "-i", help="Inputs as a JSON object, or @FILE.")
     ] = "",
     version: Annotated[
-        int, typer.Option(help="The version; 0 for the current.", min=0, max=INT32_MAX)
+        int, typer.Option(help="The version; 0: current.", min=0, max=INT32_MAX)
     ] = 0,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait for it.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Do not wait for the end.")
+    ] = False,
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,
 ) -> int:
-    """Run one version of a node with one input, and print what it gives.
+    """Run one version of a node, and print its result.
 
     Inputs that are not given take the node's defaults; there are no retries and no variables.
     """
-    inputs_of(given or [], text)  # what is wrong in itself is told before anybody is asked
+    inputs_of(given or [], text)  # report syntax errors before any call
 
     async def running(client: Client) -> int:
         from qflow.cli import watching
@@ -83,7 +85,7 @@ async def _started(
         node_version=version,
         input_json=values.dump(inputs_of(given, text, types)),
         request_id=str(uuid.uuid4()),
-        wait=Duration(),  # for its id alone: it is waited for as any other run
+        wait=Duration(),  # returns its id at once; it is then watched as any run
     )
     answer = await call(client, "Run", "RunNode", request)
     return client.attach(answer.execution.id)

@@ -1,4 +1,4 @@
-"""What a run waits for."""
+"""Signals and approvals that a run waits for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def waits(
     run_id: RunId, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> None:
-    """List the signals and approvals that a run waits for now."""
+    """List the signals and approvals that a run is waiting for."""
     from qflow.orchestrator.v1 import control_service_pb2 as pb
 
     request = pb.ListWaitsRequest(execution_id=run_id)

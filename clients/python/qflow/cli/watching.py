@@ -1,4 +1,4 @@
-"""Runs while they go: begun, seen to their end, and left without being lost."""
+"""Starting and watching runs, and leaving them with Ctrl-C."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 _FAILED: Final = 1
 _INTERRUPTED: Final = 130
-_START_S: Final = 15.0  # how long Ctrl-C waits for the answer to a start that was sent
+_START_S: Final = 15.0  # how long Ctrl-C waits for the response of a start
 
 
 async def begun(
     starting: Coroutine[Any, Any, Run[Any]], view: LiveRun | None = None
 ) -> tuple[Run[Any], bool]:
-    """Start a run; Ctrl-C meanwhile waits for its id, so that no run begins unseen."""
+    """Start a run; Ctrl-C waits for its id, so that no run is started unnoticed."""
     task = asyncio.ensure_future(starting)
     try:
         return await asyncio.shield(task), False
@@ -47,7 +47,7 @@ async def begun(
 async def until_over(
     client: Client, started: Run[Any], view: LiveRun | None, *, as_json: bool
 ) -> int:
-    """Wait for the end, live where there is a view, and print what came of it."""
+    """Wait for the end, with the live view if there is one, and print the result."""
     waiting = asyncio.ensure_future(
         started.wait() if view is None else _seen(client, started, view)
     )
@@ -76,26 +76,26 @@ async def _seen(client: Client, started: Run[Any], view: LiveRun) -> None:
         async for change in started.watch():
             view.update(change.execution, change.nodes)
             if drawing is None and view.lacks_graph and change.execution.workflow_id:
-                # Beside the watch: what changes is not to wait for how it looks.
+                # In a separate task, so that drawing does not delay the watch.
                 drawing = asyncio.create_task(_drawn(client, view, change.execution))
     finally:
         if drawing is not None:
-            drawing.cancel()  # what is over needs no more than what is there
+            drawing.cancel()  # an ended run needs no graph any more
 
 
 async def _drawn(client: Client, view: LiveRun, execution: execution_pb2.Execution) -> None:
-    """Show the graph of a run; one that may not be read is done without."""
+    """Show the graph of a run, if it can be read."""
     with suppress(QflowError):
         stored = await client.workflow(execution.workflow_id, version=execution.workflow_version)
         view.draw_graph(*graph_of(stored.definition))
 
 
 async def asked(started: Run[Any]) -> int:
-    """Ask once what is to become of a run whose watcher leaves: it is never lost."""
+    """Ask once whether to cancel a run on Ctrl-C; otherwise it goes on."""
     typer.echo(f"\nThe run goes on: qflow watch {started.id}", err=True)
     if sys.stdin.isatty():
         try:
-            answer = input("Cancel it? [y/N] ")  # noqa: ASYNC250  # nothing else goes on here
+            answer = input("Cancel it? [y/N] ")  # noqa: ASYNC250  # nothing else is running
         except (EOFError, KeyboardInterrupt):
             answer = ""
         if answer.strip().lower() in {"y", "yes"}:

@@ -27,7 +27,7 @@ def retry(
     home: Home = "",
     as_json: AsJson = False,
 ) -> int:
-    """Run everything again, as a new run; `rerun` keeps completed results."""
+    """Run everything again, as a new run. `rerun` keeps completed results."""
 
     def again(client: Client) -> Coroutine[Any, Any, Run[Any]]:
         parent = client.attach(run_id)
@@ -50,7 +50,7 @@ def rerun(
     home: Home = "",
     as_json: AsJson = False,
 ) -> int:
-    """Rerun from some nodes, as a new run that keeps the results before them."""
+    """Rerun from some nodes, as a new run. It keeps the results before them."""
 
     def again(client: Client) -> Coroutine[Any, Any, Run[Any]]:
         return client.attach(run_id).rerun(places or [], newest=newest)
@@ -72,7 +72,7 @@ def fork(
     home: Home = "",
     as_json: AsJson = False,
 ) -> int:
-    """Fork: a new run beside one that may still be open; unchanged results are kept."""
+    """Fork a run, which may still be open. The new run keeps unchanged results."""
 
     async def again(client: Client) -> Run[Any]:
         parent = client.attach(run_id)

@@ -34,7 +34,7 @@ def backfill(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Start the runs of a past period; prints the backfill's id."""
+    """Start the runs of a past period. Prints the backfill's id."""
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
     now = datetime.now(UTC)
@@ -54,7 +54,7 @@ def backfill(
 def list_(
     schedule: ScheduleId, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> None:
-    """List the backfills of a schedule with their progress, newest first."""
+    """List the backfills of a schedule. With their progress, newest first."""
     from qflow.orchestrator.v1 import schedule_pb2
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
@@ -79,7 +79,7 @@ def cancel(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Cancel a backfill: it starts no more runs; those already started go on."""
+    """Cancel a backfill. It starts no more runs; those already started go on."""
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
     request = pb.CancelScheduleBackfillRequest(backfill_id=backfill)

@@ -83,7 +83,7 @@ def login(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Sign in to a Qflow and store its addresses and the token as a context (mode 0600)."""
+    """Sign in to a Qflow. Stores its addresses and the token as a context (mode 0600)."""
     import os
 
     from qflow.client.contexts import Context, Contexts, Tls

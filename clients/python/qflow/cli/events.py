@@ -194,7 +194,7 @@ def secret(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Rotate the secret and print the new one; the previous one also signs for a day."""
+    """Rotate the secret and print it. The previous one also signs for a day."""
     from qflow.orchestrator.v1 import event_subscription_service_pb2 as pb
 
     request = pb.RotateEventSecretRequest(

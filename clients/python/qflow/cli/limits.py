@@ -67,7 +67,7 @@ def create(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Create a limit for a workflow, a node, or all attempts of the tenant."""
+    """Create a limit. For a workflow, a node, or all attempts of the tenant."""
     from qflow.orchestrator.v1 import limit_service_pb2 as pb
 
     if workflow and node:

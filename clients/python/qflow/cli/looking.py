@@ -35,7 +35,7 @@ def plan(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show what a run would do: nodes, cache hits, environments, time, warnings."""
+    """Show what a run would do. Nodes, cache hits, environments, time, warnings."""
     from qflow.orchestrator.v1 import execution_service_pb2, plan_service_pb2
     from qflow.orchestrator.v1 import plan_service_pb2_grpc as pb_grpc
 
@@ -71,7 +71,7 @@ def diff(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show what changed between two versions, and which changes are breaking."""
+    """Show what changed between two versions. Breaking changes are marked."""
     from qflow.registry.v1 import diff_service_pb2 as pb
     from qflow.registry.v1 import diff_service_pb2_grpc as pb_grpc
 

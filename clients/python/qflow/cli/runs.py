@@ -222,7 +222,7 @@ def logs(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Print the logs of a run's nodes, in order; with JSON, one document per line."""
+    """Print the logs of a run's nodes. With JSON, one document per line."""
 
     async def reading(client: Client, run: str = run_id, within: str = "") -> None:
         async for line in client.attach(run).logs(follow=follow):
@@ -296,7 +296,7 @@ def skip(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Skip a node that is not running, or complete it with given outputs."""
+    """Skip a node, or complete it with given outputs. It must not be running."""
     outputs = inputs_of(given, "") if given else None
     _steer(run_id, lambda one: one.skip(node, outputs), context=context, home=home, as_json=as_json)
 

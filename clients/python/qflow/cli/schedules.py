@@ -80,7 +80,7 @@ def create(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Create a schedule: runs of a workflow by cron or interval."""
+    """Create a schedule. It runs a workflow by cron or interval."""
     from qflow.orchestrator.v1 import schedule_pb2
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
@@ -209,7 +209,7 @@ def ticks(
     home: Home = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show past times of a schedule, newest first: the run, or why there is none."""
+    """Show past times of a schedule. The run of each, or why there is none."""
     from qflow.orchestrator.v1 import schedule_pb2
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
@@ -254,7 +254,7 @@ def preview(
 def trigger(
     schedule: ScheduleId, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> None:
-    """Start a run now, apart from the schedule's times; see `qflow ls`."""
+    """Start a run now. Apart from the schedule's times; see `qflow ls`."""
     from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
     request = pb.TriggerScheduleRequest(schedule_id=schedule, request_id=str(uuid.uuid4()))

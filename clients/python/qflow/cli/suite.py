@@ -16,7 +16,7 @@ from qflow.exceptions import ConfigurationError
 def up(
     home: Annotated[str, typer.Option(help="The home folder; default: QFLOW_HOME or .qflow.")] = "",
 ) -> int:
-    """Run the whole suite on this machine: PostgreSQL, Redis, four services."""
+    """Run the whole suite on this machine. PostgreSQL, Redis and four services."""
     return _standalone(["up"], home)
 
 

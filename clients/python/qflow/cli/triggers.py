@@ -142,7 +142,7 @@ def resume(
 def secret_(
     trigger: TriggerId, context: ContextName = "", home: Home = "", as_json: AsJson = False
 ) -> None:
-    """Rotate the secret and print the new one; the previous one is invalid at once."""
+    """Rotate the secret and print it. The previous one is invalid at once."""
     from qflow.orchestrator.v1 import trigger_service_pb2 as pb
 
     request = pb.RotateTriggerSecretRequest(trigger_id=trigger, request_id=str(uuid.uuid4()))

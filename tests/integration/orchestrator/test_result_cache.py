@@ -379,6 +379,47 @@ async def test_a_plan_says_of_sub_workflows_what_is_in_the_cache(orchestra: Orch
             assert nothing == await planned(behind, '{"x":1}')
 
 
+async def test_a_result_is_found_by_all_that_it_was_computed_with(orchestra: Orchestra) -> None:
+    """By code, Python and packages, whichever node has them; asked where no runner is attached."""
+    cached = {"cache_ttl_ms": _HOUR_MS}
+
+    def made(**different: Any) -> str:
+        one = factories.node(orchestra.sql, orchestra.owner, **different)
+        if different.get("lock") == "pending":
+            orchestra.sql.execute(
+                "UPDATE node_version_locks SET state = 'locked', lock = 'x==1', lock_digest = 'd'"
+                " WHERE node_version_id = %s",
+                (one.version_id,),
+            )
+        workflow = factories.workflow(
+            orchestra.sql,
+            orchestra.owner,
+            nodes={"a": one},
+            edges=[("", "x", "a", "x")],
+            outputs=[("out", "a")],
+            node_settings={"a": cached},
+        )
+        return str(workflow)
+
+    async with orchestra.running():
+        async with (await orchestra.runner(Worker(orchestra))).attached():
+            await run(orchestra, made())
+            await kept(orchestra, 1)
+    async with orchestra.running():
+        stub = PlanServiceStub(orchestra.channel(orchestra.owner.token))
+        hits = list[bool]()
+        for different in (
+            {},
+            {"code": "def main(x: int) -> int:\n    return x + 2\n"},
+            {"python": "3.14"},
+            {"lock": "pending"},
+        ):
+            asked = pb.StartExecutionRequest(workflow_id=made(**different), input_json='{"x":1}')
+            answer = await stub.PlanExecution(plan_service_pb2.PlanExecutionRequest(start=asked))
+            hits.append(answer.workflows[0].nodes[0].cache_hit)
+    assert [True, False, False, False] == hits
+
+
 async def test_a_run_says_that_the_cache_is_asked(orchestra: Orchestra) -> None:
     """Not that it waits for a runner; and a cache that does not answer holds nothing up."""
     workflow = chain(orchestra, b={}, a={"cache_ttl_ms": _HOUR_MS})

@@ -145,3 +145,15 @@ def test_a_runner_is_told_who_has_what_it_runs_by_the_tokens_that_it_knows() -> 
         (ONE, Owned(dying.id, dying.killing, TAKER)),
         (ONE, Owned(going.id, going.token, TAKER)),
     ] == _held(run, TAKER)
+
+
+async def test_who_listens_to_a_run_of_a_shard_that_was_given_is_told_at_once() -> None:
+    """I13: and not with the next look, a quarter of a minute later."""
+    run = a_run()
+    engine = Engine(member=Giving(), connect=nothing, load=nothing)
+    engine.shards.put(ALL)
+    engine.core.adopt(run, now=0.0, due_s={}, deadline_s=None)
+    engine.journal.written = written  # type: ignore[method-assign]
+    with engine.hub.subscribed(run.id) as one:
+        assert await engine.release(SHARD, TAKER)
+        assert one.moved

@@ -415,6 +415,16 @@ BUGS: Final[dict[str, Bug]] = {
     )
 }
 
+# The seeds that found what hundreds of others do not, tried first: where a change of the worlds has
+# made one of them harmless, the search goes through them all as for any other bug.
+FOUND_BY: Final[dict[str, tuple[int, ...]]] = {
+    "result_of_another_taken": (135,),
+    "alone_forgotten": (180,),
+    "sub_workflow_left_running": (144,),
+    "kept_results_never_age": (49,),
+    "kept_results_not_verified": (334,),
+}
+
 
 @contextmanager
 def planted(name: str) -> Iterator[None]:

@@ -6,7 +6,7 @@ import gc
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count, takewhile
@@ -100,11 +100,11 @@ def _untaken() -> Iterator[int]:
         yield seed
 
 
-def first_failure(count: int) -> tuple[int, str] | None:
+def first_failure(count: int, *, tried_first: Sequence[int] = ()) -> tuple[int, str] | None:
     """Give the first seed that fails, and how; None where none of so many does."""
     quiet()
     with _collecting() as collect:
-        for seed in range(count):
+        for seed in (*tried_first, *range(count)):
             try:
                 World(seed).run()
             except AssertionError as error:  # any other is a mistake in the planting

@@ -69,7 +69,7 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("docker") and not docker_answers():
         if os.environ.get("QFLOW_REQUIRE_DOCKER"):
-            pytest.fail("no Docker daemon answers, and QFLOW_REQUIRE_DOCKER is set")
+            pytest.fail("no Docker daemon responds, and QFLOW_REQUIRE_DOCKER is set")
         pytest.skip("no Docker daemon responds (`docker info`)")
 
 

@@ -74,7 +74,7 @@ async def test_a_file_goes_into_a_run_and_another_comes_out(suite: Suite) -> Non
         missing = {"$file": "00000000-0000-4000-8000-000000000001"}
         failed = await client.run(workflow, {"source": missing})
         assert FAILED == failed.status
-        assert "not there" in str(failed)
+        assert "does not exist" in str(failed)
 
 
 async def test_a_pickle_goes_over_an_edge_and_to_nobody_else(suite: Suite) -> None:

@@ -306,7 +306,7 @@ def test_every_command_of_the_page_of_commands_does_what_it_says(
             arguments += runs.addresses(arguments)
             code = main(arguments)
             said = capsys.readouterr()
-            while "is being worked on" in said.err:  # the backup that a suite makes of itself
+            while "is in progress" in said.err:  # the backup that a suite makes of itself
                 code, said = main(arguments), capsys.readouterr()
             # What fails by itself fails again; everything else does what it says.
             assert (1 if verb == "retry" else 0) == code, f"{command}: {said.out}{said.err}"

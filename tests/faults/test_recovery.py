@@ -142,7 +142,7 @@ async def test_a_suite_goes_back_to_a_moment_before_a_mistake(
         until_replicated(db, "qflow_archive")
     suite.kill()
     refused = begin(home, "recover", "--to", moment[0].isoformat(), **backups)
-    assert "holds a database; with --replace" in refused.communicate()[0]
+    assert "contains a database; --replace keeps" in refused.communicate()[0]
     assert refused.returncode == 1
     said = command(home, "recover", "--to", moment[0].isoformat(), "--replace", **backups)
     assert "the database before is kept in" in said

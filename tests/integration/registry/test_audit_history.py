@@ -287,7 +287,7 @@ async def test_while_nothing_can_be_noted_nothing_is_done(database: Database) ->
     for _ in range(10_000):
         recorder.check_room()
         recorder.add(record())
-    with pytest.raises(Unavailable, match="cannot be noted"):
+    with pytest.raises(Unavailable, match="cannot be written"):
         recorder.check_room()
     await recorder.flush()
     recorder.check_room()

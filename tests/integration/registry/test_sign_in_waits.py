@@ -281,7 +281,7 @@ async def test_the_call_says_when_to_try_again(
     said = await refused(client.sessions.SignIn(request))
     assert said.code == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert said.reason == "SIGN_IN_DELAYED"
-    assert "may be tried in 1 s" in said.text
+    assert "try again in 1 s" in said.text
 
 
 async def test_signing_in_again_and_again_from_one_place_works(

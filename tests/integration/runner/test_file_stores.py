@@ -205,5 +205,5 @@ def test_a_store_that_does_not_answer_is_a_fault_and_no_missing_file(
     quick = object_store._CONFIG.merge(Config(retries={"mode": "standard", "max_attempts": 1}))
     monkeypatch.setattr(object_store, "_CONFIG", quick)
     away = ObjectStore("files", endpoint="http://127.0.0.1:9", region="us-east-1")
-    with pytest.raises(OSError, match="store of files"):
+    with pytest.raises(OSError, match="object store"):
         away.received(_key(uuid.uuid4()))

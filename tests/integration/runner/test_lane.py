@@ -93,7 +93,7 @@ async def test_a_frame_that_is_none_ends_the_session_with_a_line_in_the_runners_
         assert transport is not None
         transport.write(raw)
         await runner.until_said("stream_lost")
-        await runner.until_said("its lane: ")
+        await runner.until_said("the lane: ")
         await runner.until_said('"attached"', times=2)
         done = await run(orchestra, single(orchestra, _ADDS))
         assert {"out": 2} == json.loads(done.output_json)

@@ -256,6 +256,6 @@ async def test_a_daemon_that_takes_calls_and_answers_none_is_no_daemon(
 ) -> None:
     """F31: a hung socket is told as a missing daemon, in bounded time."""
     relay.hangs = True
-    with pytest.raises(DockerMissing, match="no Docker daemon answers"):
+    with pytest.raises(DockerMissing, match="no Docker daemon responds"):
         async with asyncio.timeout(18):
             await opened(interpreters, short_home / "hung")

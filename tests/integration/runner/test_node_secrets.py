@@ -191,7 +191,7 @@ async def test_a_new_root_key_is_taken_up_and_without_any_nothing_runs_in_the_da
             await runner.until_said("service_started", times=3)
             done = await run(orchestra, workflow)
             assert execution_pb2.EXECUTION_STATUS_FAILED == done.status
-            assert "no key to them" in str(done)
+            assert "no key for them" in str(done)
             async with secrets_of(orchestra, runner) as stub:
                 call = stub.SetSecret(pb.SetSecretRequest(name="OTHER", value="some value"))
                 assert "SECRETS_NOT_CONFIGURED" == (await refused(call)).reason

@@ -311,7 +311,7 @@ _HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: zipped({**_GOOD, f"{_INFO}/METADATA": _METADATA + "Requires-Dist: -e .\n"}),
         "cannot be read",
     ),
-    "packing": (lambda: zipped(dict(_GOOD), method=zipfile.ZIP_LZMA), "packed in a way"),
+    "packing": (lambda: zipped(dict(_GOOD), method=zipfile.ZIP_LZMA), "compressed by a method"),
 }
 
 

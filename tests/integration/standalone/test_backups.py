@@ -101,7 +101,7 @@ def test_what_was_signed_cannot_be_changed(place: Place) -> None:
     signed = json.loads(path.read_text("utf-8"))
     signed["facts"] = signed["facts"].replace('"rows_read": ', '"rows_read": 9')
     path.write_text(json.dumps(signed), "utf-8")
-    assert "not as it was signed" in place.entry(manifest.id).problem
+    assert "does not match its signature" in place.entry(manifest.id).problem
 
 
 def test_another_key_is_refused_before_anything_is_restored(place: Place) -> None:
@@ -194,14 +194,14 @@ def test_a_full_disk_is_said_and_leaves_nothing(place: Place) -> None:
         check=True,
     )
     answer, *left = done.stdout.splitlines()
-    assert "no room for the backup" in json.loads(answer)["error"], done.stderr
+    assert "no space for the backup" in json.loads(answer)["error"], done.stderr
     assert left == []
     with place.database.connect() as db:  # the database goes on
         factories.user(db)
 
 
 def test_two_at_once_are_refused(place: Place) -> None:
-    with place.folder.locked(), pytest.raises(StandaloneError, match="another process works"):
+    with place.folder.locked(), pytest.raises(StandaloneError, match="another process is using"):
         place.take()
 
 

@@ -121,7 +121,7 @@ def test_what_was_stored_in_clear_is_read_as_ever_and_nothing_is_sealed_without_
 
 def test_without_a_key_nothing_is_stored(tmp_path: Path) -> None:
     store = SealedFileStore(tmp_path / "files", DataKeys(), seals=True)
-    with pytest.raises(OSError, match="not known"):
+    with pytest.raises(OSError, match="not loaded"):
         written(store, b"x")
     assert [] == [each for each in (tmp_path / "files").rglob("*") if each.is_file()]
 

@@ -59,7 +59,10 @@ def plain(n: int) -> int:
     ],
     ids=["node", "decorator", "client"],
 )
-def test_an_option_that_there_is_not_is_told_with_what_is_meant(say: Callable[[], object]) -> None:
+async def test_an_option_that_there_is_not_is_told_with_what_is_meant(
+    say: Callable[[], object],
+) -> None:
+    """In a loop: a client opens channels, which belong to one."""
     with pytest.raises(qflow.AuthoringError, match=r"no option time_out \(is timeout meant\?\)"):
         say()
 

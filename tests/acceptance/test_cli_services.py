@@ -254,7 +254,7 @@ def test_a_node_is_held_up_let_go_on_and_ended_by_hand(qflow: Qflow, flows: Path
     assert 0 == qflow("resume", run, "--node", "shout").returncode
     assert '{"result":"A"}\n' == qflow("watch", run).stdout
     over = qflow("skip", run, "shout")
-    assert (3, True) == (over.returncode, "completed already" in over.stderr)
+    assert (3, True) == (over.returncode, "already completed" in over.stderr)
     other = json.loads(qflow("run", f"{flows}:asked", "-d", "--json").stdout)["id"]
     wrong = qflow("skip", other, "shout", "result=3")
     assert (3, True) == (wrong.returncode, "str was expected" in wrong.stderr)

@@ -442,7 +442,7 @@ async def test_a_pickle_stays_within_its_run_and_its_walls(bench: Bench) -> None
     )
     reader.request = _run(bench.sql, owner)
     kind, message = await reader.fails(x=made)
-    assert ("type_error", True) == (kind, "not there" in message)
+    assert ("type_error", True) == (kind, "does not exist" in message)
 
 
 async def test_only_what_a_node_pickled_is_opened_as_a_pickle(bench: Bench) -> None:

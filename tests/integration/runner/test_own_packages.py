@@ -282,7 +282,7 @@ _HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "file and folder": (lambda: zipped({**_GOOD, "a": "", "a/b": ""}), "folder"),
     "bomb": (lambda: zipped({**_GOOD, "mine.dat": b"\0" * (200 << 20)}), "packed"),
     "overlap": (with_overlap, "overlap"),
-    "lie": (with_lie, "sound"),
+    "lie": (with_lie, "CRC-32"),
     "no metadata": (lambda: zipped({f"{_INFO}/WHEEL": _WHEEL}), "METADATA"),
     "huge metadata": (
         lambda: zipped({**_GOOD, f"{_INFO}/METADATA": _METADATA + "x" * (1 << 20)}),
@@ -305,7 +305,7 @@ _HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: zipped(
             {**_GOOD, f"{_INFO}/METADATA": _METADATA + "Requires-Dist: x @ https://e.org/x.whl\n"}
         ),
-        "address",
+        "URL",
     ),
     "requirement": (
         lambda: zipped({**_GOOD, f"{_INFO}/METADATA": _METADATA + "Requires-Dist: -e .\n"}),

@@ -47,12 +47,13 @@ class Field:
 class FieldTable:
     """All fields of one list; `words` is the condition of a word without a field.
 
-    `families` make a field from any name with their prefix: `labels.` and a name.
+    `families` make a field from a name with their prefix, as in `labels.env`, or None if such a
+    name cannot be.
     """
 
     fields: Sequence[Field]
     words: LiteralString
-    families: Mapping[str, Callable[[str], Field]] = field(default_factory=dict)
+    families: Mapping[str, Callable[[str], Field | None]] = field(default_factory=dict)
 
     def find(self, name: str) -> Field | None:
         """Return a field by its name; None if there is none."""

@@ -35,6 +35,7 @@ CANDIDATES_MAX: Final = 2_000
 LABELS: Final = "labels."
 
 _STATUSES: Final = frozenset(RunStatus)
+_LABEL_KEY: Final = re.compile(r"[a-z][a-z0-9_./-]{0,62}")  # as StartExecution takes it
 _PRIORITY: Final = re.compile(r"-?[0-9]{1,3}")
 # What the first failing node raised is in its row; without a failure no row is looked up.
 _EXCEPTION_TYPE: Final[LiteralString] = """
@@ -61,15 +62,6 @@ def _nullable(field: Field, column: LiteralString) -> Field:
     return Field(field.name, conditions, field.read, field.wanted)
 
 
-def _text(name: str, column: LiteralString) -> Field:
-    conditions: dict[str, LiteralString] = {
-        "=": f"{column} = {{}}::text",
-        "!=": "",
-        ":": f"strpos(lower({column}), lower({{}}::text)) > 0",
-    }
-    return _nullable(Field(name, conditions, lambda text: text, "text"), column)
-
-
 def _status(text: str) -> str | None:
     return text if text in _STATUSES else None
 
@@ -78,9 +70,11 @@ def _priority(text: str) -> int | None:
     return int(text) if _PRIORITY.fullmatch(text) else None
 
 
-def _label(name: str) -> Field:
-    """Return the field of one label; conditions test containment in the labels column."""
+def _label(name: str) -> Field | None:
+    """Return the field of one label, which tests containment; None where no run can have it."""
     key = name.removeprefix(LABELS)
+    if not _LABEL_KEY.fullmatch(key):
+        return None
     return Field(
         name,
         {
@@ -121,13 +115,13 @@ FIELDS: Final = FieldTable(
         ),
         _nullable(id_field("node_version", "listed.node_version_id"), "listed.node_version_id"),
         id_field("owner", "listed.created_by"),
-        _text("business_key", "listed.business_key"),
-        _text("relation", "listed.relation"),
+        _nullable(text_field("business_key", "listed.business_key"), "listed.business_key"),
+        text_field("relation", "COALESCE(listed.relation, '')"),
         _nullable(id_field("parent", "listed.parent_execution_id"), "listed.parent_execution_id"),
         flag_field("repeated", _REPEATED),
-        _text("error_type", "listed.error_type"),
+        text_field("error_type", "COALESCE(listed.error_type, '')"),
         text_field("exception_type", _EXCEPTION_TYPE),
-        _text("failed_node", "listed.failed_node_id"),
+        text_field("failed_node", "COALESCE(listed.failed_node_id, '')"),
         Field(
             "priority",
             {

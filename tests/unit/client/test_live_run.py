@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from qflow.cli.show import LiveRun, timeline
+from qflow.cli.show import LiveRun, progress, timeline
 from qflow.orchestrator.v1 import execution_pb2
 from rich.console import Console
 
@@ -85,6 +85,16 @@ def test_no_line_of_the_timeline_is_folded(width: int) -> None:
     lines = [re.sub("\x1b\\[[0-9;]*m", "", line).strip() for line in last.splitlines()]
     begin = next(at for at, line in enumerate(lines) if line.startswith("node"))
     assert ["node", "read", "write_it_down"] == [line.split()[0] for line in lines[begin:] if line]
+
+
+def test_what_was_skipped_is_not_missing_from_a_run() -> None:
+    run = execution_pb2.Execution(id="r")
+    run.node_counts.CopyFrom(execution_pb2.NodeCounts(total=5, completed=3, skipped=2))
+    screen = io.StringIO()
+    with LiveRun(Console(file=screen, force_terminal=True, width=80, height=30)) as view:
+        view.update(run, [])
+    assert "3 of 3 nodes, 2 skipped" in screen.getvalue()
+    assert (3, 3) == progress(run.node_counts)
 
 
 def test_what_did_not_run_says_where_its_result_is_from() -> None:

@@ -172,12 +172,12 @@ def list_(
     def row(each: Any) -> Sequence[str | Text]:
         from qflow.cli import show
 
-        counts = each.node_counts
+        completed, total = show.progress(each.node_counts)
         return (
             each.id,
             names.get(each.workflow_id, each.workflow_id or "(one node)"),
             show.in_colour(show.run_status(each)),
-            f"{counts.completed}/{counts.total}",
+            f"{completed}/{total}",
             show.took(each.start_time, each.end_time),
             each.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S"),
         )

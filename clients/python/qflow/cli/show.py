@@ -61,6 +61,11 @@ def run_status(run: execution_pb2.Execution) -> str:
     return execution_pb2.ExecutionStatus.Name(run.status)[_RUN_PREFIX:].lower()
 
 
+def progress(counts: execution_pb2.NodeCounts) -> tuple[int, int]:
+    """Return how many nodes completed, and of how many; those that were skipped are left out."""
+    return counts.completed, counts.total - counts.skipped
+
+
 def styled(status: str) -> str:
     """Return a status in its colour, as markup."""
     style = _STYLES.get(status, "dim")
@@ -211,10 +216,11 @@ class LiveRun:
         if self._run is None:
             return Group(Text("starting …"), *graph)
         now_ms = round(time.time() * 1000)
-        counts = self._run.node_counts
+        completed, total = progress(self._run.node_counts)
+        skipped = self._run.node_counts.skipped
         head = Text.from_markup(
             f"{self._run.id}  {styled(run_status(self._run))}  "
-            f"{counts.completed} of {counts.total} nodes  "
+            f"{completed} of {total} nodes{f', {skipped} skipped' if skipped else ''}  "
             f"{took(self._run.start_time, self._run.end_time, now_ms=now_ms)}"
         )
         room = max(3, min(_ROWS_MAX, self._out.size.height - 4 - len(graph)))

@@ -59,8 +59,8 @@ class Account:
         raise StandaloneError(
             "PostgreSQL does not run as root; here user namespaces are barred, and another user "
             f"cannot reach {self._folder} or {self._program}. Start Qflow as an ordinary user, or "
-            "put both where all may enter (QFLOW_HOME=/var/lib/qflow), or set QFLOW_DATABASE_URL "
-            "to your own server"
+            "put both in a folder that all users may enter (QFLOW_HOME=/var/lib/qflow), or set "
+            "QFLOW_DATABASE_URL to your own server"
         )
 
     @property

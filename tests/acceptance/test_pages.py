@@ -233,13 +233,15 @@ def test_a_block_of_python_runs(block: Block) -> None:
     "block", [each for each in SHELL if each.key != CLI], ids=lambda each: " ".join(each.key)
 )
 def test_a_block_of_shell_runs(block: Block, place: Place) -> None:
-    for name, page in (("order", "docs/start.md"), ("orders", "docs/coming-from/airflow.md")):
+    own = block.page if "coming-from" in block.page else "docs/coming-from/airflow.md"
+    for name, page in (("order", "docs/start.md"), ("orders", own)):
         program = BLOCKS[page, "python 0"].text
         (place.folder / f"{name}.py").write_text(program, "utf-8")
     env = {**place.env, "TOKEN": place.suite.owner_token}
-    text = "\n".join(block.lines()).replace(
-        '"execution_id": "…"', f'"execution_id": "{run(place)}"'
-    )
+    text = "\n".join(block.lines())
+    if "SCHEDULE" in text:  # what the line before has made
+        text = re.sub(r"^(qflow schedule create .*)$", r"SCHEDULE=$(\1)", text, flags=re.MULTILINE)
+        text = re.sub(r"\bSCHEDULE\b(?!=)", '"$SCHEDULE"', text)
     text = text.replace("ada@", f"ada-{uuid.uuid4().hex[:8]}@")  # pages make the same people
     if PLACEHOLDER in text:
         text = text.replace(PLACEHOLDER, f'"execution_id": "{run(place)}"')

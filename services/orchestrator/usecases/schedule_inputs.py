@@ -34,7 +34,7 @@ async def inputs_at(
     """Return the inputs of the run that a tick starts, by the types of the version to start now."""
     if not timing.time_input:
         return said
-    known = await starter.known(caller, workflow_id, version, alias)
+    known = await starter.known(caller, workflow_id, version, alias, fresh=True)
     types = {each.name: each.type for each in known.plan.inputs}
     return with_time(said, types, timing, tick_at)
 

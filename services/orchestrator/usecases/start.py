@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -14,6 +15,7 @@ from services.kit.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    QflowError,
     QuotaExceeded,
     no_version,
 )
@@ -74,8 +76,9 @@ class Starter:
     engine: Engine
     plans: Plans
     router: Router
-    # By tenant, workflow and requested version. An entry may be stale, which the flush detects: it
-    # inserts nothing, and the start looks everything up again.
+    # By tenant, workflow and requested version. An entry may be stale: the flush detects that and
+    # inserts nothing, or a check refuses what the current version takes. Either way the start looks
+    # everything up again.
     _known: Recent[tuple[UUID, UUID, int], Known] = field(
         default_factory=lambda: Recent(_PLACES_MAX)
     )
@@ -111,7 +114,9 @@ class Starter:
                 if alias:
                     version = await self._aliased(caller, workflow_id, alias)
                 known = await self._fitting(
-                    caller, workflow_id, version, input_json, store=not validate_only
+                    *(caller, workflow_id, version),
+                    lambda plan: self._check_start(plan, input_json),
+                    dry=validate_only,
                 )
                 asked = Launch(
                     plan=known.plan,
@@ -157,7 +162,9 @@ class Starter:
         """Raise the error that a start would get now."""
         if alias:
             version = await self._aliased(caller, workflow_id, alias)
-        await self._fitting(caller, workflow_id, version, input_json)
+        await self._fitting(
+            caller, workflow_id, version, lambda plan: self._check_start(plan, input_json)
+        )
 
     async def check_some(
         self,
@@ -172,16 +179,34 @@ class Starter:
         """Raise the error that every start with these inputs, among others, would get now."""
         if alias:
             version = await self._aliased(caller, workflow_id, alias)
-        known = await self._plan(caller, workflow_id, version)
-        inputs.check_some(known.plan, input_json, payload_input=payload_input)
 
-    async def known(self, caller: Caller, workflow_id: UUID, version: int, alias: str) -> Known:
-        """Return the plan of a start, after checking that runners can run it."""
+        async def fits(plan: Plan) -> None:
+            inputs.check_some(plan, input_json, payload_input=payload_input)
+
+        await self._fitting(caller, workflow_id, version, fits)
+
+    async def known(
+        self,
+        caller: Caller,
+        workflow_id: UUID,
+        version: int,
+        alias: str,
+        *,
+        fresh: bool = False,
+    ) -> Known:
+        """Return the plan of a start, after checking that runners can run it.
+
+        It may be stale, unless it is to be `fresh`.
+        """
         if alias:
             version = await self._aliased(caller, workflow_id, alias)
-        found = await self._plan(caller, workflow_id, version)
-        check_runners(self.engine, found.plan)
-        return found
+
+        async def fits(plan: Plan) -> None:
+            check_runners(self.engine, plan)
+
+        if fresh:
+            self.forget(caller, workflow_id, version)
+        return await self._fitting(caller, workflow_id, version, fits)
 
     async def check_inputs(self, plan: Plan, input_json: str) -> None:
         """Refuse inputs that do not fit a plan."""
@@ -194,35 +219,44 @@ class Starter:
         """Drop a cached plan that the flush refused."""
         self._known.drop((caller.tenant_id, workflow_id, version))
 
+    async def _check_start(self, plan: Plan, input_json: str) -> None:
+        check_runners(self.engine, plan)
+        await self.check_inputs(plan, input_json)
+
     async def _fitting(
         self,
         caller: Caller,
         workflow_id: UUID,
         version: int,
-        input_json: str,
+        fits: Callable[[Plan], Awaitable[None]],
         *,
-        store: bool = True,
+        dry: bool = False,
     ) -> Known:
-        """Return the plan of a start, after checking its inputs."""
-        if store:
-            known = await self._plan(caller, workflow_id, version)
-        else:
-            known = await self._look_up(caller, workflow_id, version, store=False)
-        check_runners(self.engine, known.plan)
-        await self.check_inputs(known.plan, input_json)
+        """Return the plan of a start that a check lets through.
+
+        What does not fit a cached plan may fit the current one, so it is checked against that, too.
+        """
+        if not dry:
+            known = await self._cached(caller, workflow_id, version)
+            if known is not None:
+                with suppress(QflowError):
+                    await fits(known.plan)
+                    return known
+        known = await self._look_up(caller, workflow_id, version, store=not dry)
+        await fits(known.plan)
         return known
 
     async def _again(self, caller: Caller, earlier: Execution) -> Started:
         return Started(*await self._reader.again(caller, earlier), existing=True)
 
-    async def _plan(self, caller: Caller, workflow_id: UUID, version: int) -> Known:
-        key = (caller.tenant_id, workflow_id, version)
-        known = self._known.get(key)
+    async def _cached(self, caller: Caller, workflow_id: UUID, version: int) -> Known | None:
+        """Return the plan of an earlier start, unless a variable has changed since."""
+        known = self._known.get((caller.tenant_id, workflow_id, version))
         if known is not None and await self._still_reads(
             caller.tenant_id, workflow_id, known.variables
         ):
             return known
-        return await self._look_up(caller, workflow_id, version, store=True)
+        return None
 
     async def _look_up(
         self, caller: Caller, workflow_id: UUID, version: int, *, store: bool

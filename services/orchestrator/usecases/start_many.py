@@ -160,38 +160,49 @@ class _Batch:
         launches: dict[int, Launch] = {}
         faults: dict[int, QflowError] = {}
         plans: dict[tuple[UUID, int, str], Known | QflowError] = {}
+        fresh: set[tuple[UUID, int, str]] = set()
         for number, at in enumerate(places, 1):
             asked = self._asked[at]
             known = plans.get(asked.named)
             if known is None:
                 known = plans[asked.named] = await self._known(asked)
-            if isinstance(known, QflowError):
-                faults[at] = known
-                continue
-            try:
-                await self._starter.check_inputs(known.plan, asked.input_json)
-            except InvalidArgument as error:
-                faults[at] = error
+            fitted = await self._fitted(known, asked)
+            if isinstance(fitted, QflowError) and asked.named not in fresh:
+                fresh.add(asked.named)  # what does not fit a stale plan may fit the current one
+                known = plans[asked.named] = await self._known(asked, fresh=True)
+                fitted = await self._fitted(known, asked)
+            if isinstance(fitted, QflowError):
+                faults[at] = fitted
             else:
-                launches[at] = Launch(
-                    plan=known.plan,
-                    input_json=asked.input_json,
-                    request_id=asked.request_id,
-                    digest=asked.digest() if asked.request_id else "",
-                    wishes=asked.wishes,
-                    current=known.current,
-                    follows=known.follows,
-                    alias=asked.alias,
-                )
+                launches[at] = fitted
             if not number % _SLICE:
                 await asyncio.sleep(0)  # let streams and timers run
         return launches, faults
 
-    async def _known(self, asked: Asked) -> Known | QflowError:
+    async def _known(self, asked: Asked, *, fresh: bool = False) -> Known | QflowError:
         try:
-            return await self._starter.known(self._caller, *asked.named)
+            return await self._starter.known(self._caller, *asked.named, fresh=fresh)
         except QflowError as error:
             return error
+
+    async def _fitted(self, known: Known | QflowError, asked: Asked) -> Launch | QflowError:
+        """Return what to launch, or why this plan refuses it."""
+        if isinstance(known, QflowError):
+            return known
+        try:
+            await self._starter.check_inputs(known.plan, asked.input_json)
+        except InvalidArgument as error:
+            return error
+        return Launch(
+            plan=known.plan,
+            input_json=asked.input_json,
+            request_id=asked.request_id,
+            digest=asked.digest() if asked.request_id else "",
+            wishes=asked.wishes,
+            current=known.current,
+            follows=known.follows,
+            alias=asked.alias,
+        )
 
     async def _earlier(self, places: Iterable[int]) -> dict[int, Answer]:
         """Return the answers of starts whose request id has been used before."""

@@ -32,6 +32,21 @@ def floating_pair(orchestra: Orchestra) -> tuple[factories.Node, str]:
     return first, str(workflow_id)
 
 
+async def rename_its_input(orchestra: Orchestra, workflow_id: str) -> None:
+    """Give a workflow a version 2, which calls its input z."""
+    orchestra.sql.execute(
+        "INSERT INTO workflow_versions (workflow_id, version, name, nodes, connections, settings,"
+        " input_types, output_types, python_version, created_by)"
+        " SELECT workflow_id, 2, name, nodes,"
+        "        jsonb_set(connections, '{0,source_output}', '\"z\"'), settings,"
+        "        jsonb_set(input_types, '{0,name}', '\"z\"'), output_types, python_version,"
+        "        created_by"
+        "   FROM workflow_versions WHERE workflow_id = %s",
+        (workflow_id,),
+    )
+    await orchestra.change("UPDATE workflows SET version = 2 WHERE id = %s", workflow_id)
+
+
 def update(
     orchestra: Orchestra,
     node: factories.Node,
@@ -135,18 +150,7 @@ async def test_a_repeated_request_is_answered_though_the_workflow_takes_other_in
     )
     async with orchestra.running():
         first = await orchestra.stub.StartExecution(request)
-    # Version 2 of the workflow calls its input z.
-    orchestra.sql.execute(
-        "INSERT INTO workflow_versions (workflow_id, version, name, nodes, connections, settings,"
-        " input_types, output_types, python_version, created_by)"
-        " SELECT workflow_id, 2, name, nodes,"
-        "        jsonb_set(connections, '{0,source_output}', '\"z\"'), settings,"
-        "        jsonb_set(input_types, '{0,name}', '\"z\"'), output_types, python_version,"
-        "        created_by"
-        "   FROM workflow_versions WHERE workflow_id = %s",
-        (workflow_id,),
-    )
-    await orchestra.change("UPDATE workflows SET version = 2 WHERE id = %s", workflow_id)
+    await rename_its_input(orchestra, workflow_id)
     async with orchestra.running():
         again = await orchestra.stub.StartExecution(request)
         request.request_id = str(uuid.uuid4())
@@ -154,6 +158,44 @@ async def test_a_repeated_request_is_answered_though_the_workflow_takes_other_in
             await orchestra.stub.StartExecution(request)
     assert first.execution.id == again.execution.id
     assert grpc.StatusCode.INVALID_ARGUMENT == refused.value.code()
+
+
+async def test_inputs_are_checked_against_the_version_of_now(orchestra: Orchestra) -> None:
+    """What a start has looked up is used by the next one, unless that does not fit it."""
+    _, workflow_id = floating_pair(orchestra)
+
+    def asked(name: str) -> pb.StartExecutionRequest:
+        return pb.StartExecutionRequest(workflow_id=workflow_id, input_json=f'{{"{name}":1}}')
+
+    async with orchestra.running():
+        await orchestra.stub.StartExecution(asked("x"))
+        await rename_its_input(orchestra, workflow_id)
+        second = await orchestra.stub.StartExecution(asked("z"))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await orchestra.stub.StartExecution(asked("x"))
+    assert 2 == second.execution.workflow_version
+    assert grpc.StatusCode.INVALID_ARGUMENT == refused.value.code()
+
+
+async def test_inputs_of_a_batch_are_checked_against_the_version_of_now(
+    orchestra: Orchestra,
+) -> None:
+    _, workflow_id = floating_pair(orchestra)
+
+    def asked(*names: str) -> pb.BatchStartExecutionsRequest:
+        texts = [f'{{"{name}":1}}' for name in names]
+        return pb.BatchStartExecutionsRequest(
+            starts=[
+                pb.StartExecutionRequest(workflow_id=workflow_id, input_json=each) for each in texts
+            ]
+        )
+
+    async with orchestra.running():
+        await orchestra.stub.BatchStartExecutions(asked("x"))
+        await rename_its_input(orchestra, workflow_id)
+        told = await orchestra.stub.BatchStartExecutions(asked("x", "z", "y", "z"))
+    codes = [each.status.code for each in told.items]
+    assert [3, 0, 3, 0] == codes, told
 
 
 async def test_a_node_of_others_is_followed_only_while_it_is_public(orchestra: Orchestra) -> None:

@@ -14,7 +14,7 @@ from qflow.orchestrator.v1 import schedule_service_pb2 as pb
 
 from tests import factories
 from tests.integration.orchestrator.conftest import Orchestra
-from tests.integration.orchestrator.test_floating import details
+from tests.integration.orchestrator.test_floating import details, rename_its_input
 from tests.integration.orchestrator.test_schedules import (
     answer,
     create,
@@ -119,6 +119,16 @@ async def test_an_input_that_cannot_take_a_time_is_refused(
             await create(orchestra, of, timing=timing, input_json=text)
     assert grpc.StatusCode.INVALID_ARGUMENT == refused.value.code()
     assert (reason, ["definition.timing.time_input"]) == details(refused.value)
+
+
+async def test_that_input_is_looked_for_in_the_version_of_now(orchestra: Orchestra) -> None:
+    async with orchestra.running():
+        of = workflow(orchestra, "date")
+        await create(orchestra, of, timing=AT, input_json="")
+        await rename_its_input(orchestra, of)
+        timing = schedule_pb2.ScheduleTiming(cron=BERLIN, time_input="z")
+        made = await create(orchestra, of, timing=timing, input_json="")
+    assert "z" == made.definition.timing.time_input
 
 
 async def test_a_change_of_that_input_is_held_against_the_workflow(orchestra: Orchestra) -> None:

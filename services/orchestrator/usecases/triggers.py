@@ -159,8 +159,9 @@ async def update(
 
     if _STARTING & set(mask):
         before = await get(starter.api_pool, caller, trigger_id)
-        _check(merged(before), mask)
-        await _check_inputs(starter, caller, before.workflow_id, merged(before))
+        wanted = merged(before)
+        _check(wanted, mask)
+        await _check_inputs(starter, caller, before.workflow_id, wanted)
 
     async def write(db: Db) -> Trigger:
         held = await _held(db, trigger_id, etag)

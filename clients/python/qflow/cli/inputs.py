@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
 
 from qflow.cli.common import amounts_of
 from qflow.cli.times import moment, span
@@ -16,6 +18,11 @@ from qflow.exceptions import AuthoringError
 if TYPE_CHECKING:
     from qflow.registry.v1.workflow_pb2 import Workflow
     from qflow.types.model import Type
+
+Given = Annotated[
+    list[str] | None, typer.Argument(help="Inputs: NAME=VALUE.", metavar="[NAME=VALUE]…")
+]
+InputText = Annotated[str, typer.Option("--input", "-i", help="Inputs as a JSON object, or @FILE.")]
 
 _NO_TYPES: Final[Mapping[str, Any]] = MappingProxyType({})
 

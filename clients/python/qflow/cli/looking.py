@@ -18,7 +18,7 @@ from qflow.cli.common import (
     stored_workflow,
     with_client,
 )
-from qflow.cli.inputs import stored_inputs_json
+from qflow.cli.inputs import Given, stored_inputs_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 def plan(
     workflow: Annotated[str, typer.Argument(help="The workflow's name or id.")],
-    given: Annotated[
-        list[str] | None, typer.Argument(help="Inputs: NAME=VALUE.", metavar="[NAME=VALUE]…")
-    ] = None,
+    given: Given = None,
     context: ContextName = "",
     home: Home = "",
     as_json: AsJson = False,

@@ -23,7 +23,7 @@ from qflow.cli.common import (
     stored_workflow,
     with_client,
 )
-from qflow.cli.inputs import inputs_of, start_options, stored_inputs, typed_inputs
+from qflow.cli.inputs import Given, InputText, inputs_of, start_options, stored_inputs, typed_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,12 +38,8 @@ def run(
     workflow: Annotated[
         str, typer.Argument(help="A stored workflow's name or id, or FILE.py[:NAME].")
     ],
-    given: Annotated[
-        list[str] | None, typer.Argument(help="Inputs: NAME=VALUE.", metavar="[NAME=VALUE]…")
-    ] = None,
-    text: Annotated[
-        str, typer.Option("--input", "-i", help="Inputs as a JSON object, or @FILE.")
-    ] = "",
+    given: Given = None,
+    text: InputText = "",
     alias: Annotated[str, typer.Option(help="Start the version of this alias.")] = "",
     key: Annotated[str, typer.Option(help="A business key, held by at most one open run.")] = "",
     on_conflict: Annotated[

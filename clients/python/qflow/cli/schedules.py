@@ -23,7 +23,7 @@ from qflow.cli.common import (
     stored_workflow,
     with_client,
 )
-from qflow.cli.inputs import changed_inputs_json, inputs_of, known_input, stored_inputs_json
+from qflow.cli.inputs import Given, changed_inputs_json, inputs_of, known_input, stored_inputs_json
 from qflow.cli.times import span, span_text
 from qflow.exceptions import AuthoringError
 
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Schedules: runs by cron or interval.")
 
-Given = Annotated[
-    list[str] | None, typer.Argument(help="Inputs: NAME=VALUE.", metavar="[NAME=VALUE]…")
-]
 Cron = Annotated[str, typer.Option(help="A cron expression of five fields.")]
 Every = Annotated[str, typer.Option(help="An interval: 30s, 15m, 6h, 1d.")]
 Overlap = Annotated[

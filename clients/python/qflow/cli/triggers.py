@@ -21,7 +21,7 @@ from qflow.cli.common import (
     stored_workflow,
     with_client,
 )
-from qflow.cli.inputs import known_input, stored_inputs_json
+from qflow.cli.inputs import Given, known_input, stored_inputs_json
 from qflow.exceptions import AuthoringError
 
 if TYPE_CHECKING:
@@ -39,9 +39,7 @@ TriggerId = Annotated[str, typer.Argument(help="The trigger's id.", metavar="TRI
 @app.command("create")
 def create(
     workflow: Annotated[str, typer.Argument(help="The workflow's name or id.")],
-    given: Annotated[
-        list[str] | None, typer.Argument(help="Inputs: NAME=VALUE.", metavar="[NAME=VALUE]…")
-    ] = None,
+    given: Given = None,
     payload: Annotated[str, typer.Option(help="The input that receives the payload.")] = "",
     only: Annotated[
         str, typer.Option("--filter", help="CEL over `payload`; other calls start nothing.")

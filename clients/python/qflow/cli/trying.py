@@ -17,7 +17,7 @@ from qflow.cli.common import (
     stored_node,
     with_client,
 )
-from qflow.cli.inputs import inputs_of
+from qflow.cli.inputs import Given, InputText, inputs_of
 
 if TYPE_CHECKING:
     from typing import Any
@@ -28,12 +28,8 @@ if TYPE_CHECKING:
 
 def run_node(
     node: Annotated[str, typer.Argument(help="The node's name or id.", metavar="NODE")],
-    given: Annotated[
-        list[str] | None, typer.Argument(help="Inputs: NAME=VALUE.", metavar="[NAME=VALUE]…")
-    ] = None,
-    text: Annotated[
-        str, typer.Option("--input", "-i", help="Inputs as a JSON object, or @FILE.")
-    ] = "",
+    given: Given = None,
+    text: InputText = "",
     version: Annotated[
         int, typer.Option(help="The version; 0: current.", min=0, max=INT32_MAX)
     ] = 0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -139,31 +139,36 @@ class FakeRunner:
             yield await self._out.get()
 
     async def _read(self, call: Any) -> None:
-        while (frame := await call.read()) is not grpc.aio.EOF:
-            for define in frame.definitions:
-                self._defines[define.definition] = define
-            self.acks.extend(frame.acks)
-            self.kills.extend(frame.kills)
-            self.superseded.extend(frame.superseded)
-            for ack in [*frame.acks, *frame.superseded]:
-                self.unacked.pop(ack.attempt_ref, None)
-                self.held.pop(ack.attempt_ref, None)
-            for owner in frame.owners:
-                known = self.unacked.get(owner.attempt_ref)
-                if known is not None and self.other and owner.member_id == self.other.member:
-                    self.other._out.put_nowait(pb.AttachRequest(results=[known]))
-            for kill in frame.kills:
-                held = self.held.get(kill.attempt_ref)
-                known = self.unacked.get(kill.attempt_ref)
-                if held is not None:
-                    self.fail(held, "cancelled", killed=True)
-                elif known is not None:
-                    self._out.put_nowait(pb.AttachRequest(results=[known]))
-            for assign in frame.assignments:
-                self.assigns.append(assign)
-                self._make(assign)
-            self.told.set()
+        # A write that meets the end of a stream makes its read fail: that is an end, too.
+        with suppress(grpc.aio.AioRpcError):
+            while (frame := await call.read()) is not grpc.aio.EOF:
+                self._take(frame)
         self.ended.set()
+
+    def _take(self, frame: Any) -> None:
+        for define in frame.definitions:
+            self._defines[define.definition] = define
+        self.acks.extend(frame.acks)
+        self.kills.extend(frame.kills)
+        self.superseded.extend(frame.superseded)
+        for ack in [*frame.acks, *frame.superseded]:
+            self.unacked.pop(ack.attempt_ref, None)
+            self.held.pop(ack.attempt_ref, None)
+        for owner in frame.owners:
+            known = self.unacked.get(owner.attempt_ref)
+            if known is not None and self.other and owner.member_id == self.other.member:
+                self.other._out.put_nowait(pb.AttachRequest(results=[known]))
+        for kill in frame.kills:
+            held = self.held.get(kill.attempt_ref)
+            known = self.unacked.get(kill.attempt_ref)
+            if held is not None:
+                self.fail(held, "cancelled", killed=True)
+            elif known is not None:
+                self._out.put_nowait(pb.AttachRequest(results=[known]))
+        for assign in frame.assignments:
+            self.assigns.append(assign)
+            self._make(assign)
+        self.told.set()
 
     def _make(self, assign: pb.AttemptAssignment) -> None:
         define = self._defines[assign.definition]
